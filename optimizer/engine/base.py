@@ -1,7 +1,8 @@
 """What an engine is: two functions. What it gives back in the end is a runner."""
 
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -53,6 +54,16 @@ def in_batches(infer: Callable[[Array], Array], images: Array, batch: int) -> Ar
             chunk = np.concatenate([chunk, np.zeros((missing, *chunk.shape[1:]), np.float32)])
         parts.append(infer(chunk)[: batch - missing])
     return np.concatenate(parts)
+
+
+def scoring_batch(shape: Sequence[int], elements: int = 320_000, most: int = 50) -> int:
+    """Images ``[C, H, W]`` to score at once: about so many input values, which stay in the cache (two
+    photographs, fifty thumbnails). Larger batches score slower."""
+    return min(most, max(1, elements // math.prod(shape)))
+
+
+def one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 Load = Callable[[Path, int, tuple[int, ...]], Callable[[Array], Array]]

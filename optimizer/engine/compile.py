@@ -20,23 +20,20 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from optimizer.compression.apply import CompressedModel
 from optimizer.engine import inductor
-from optimizer.engine.base import Array, Build, Engine, Load, Runner, in_batches
+from optimizer.engine.base import Array, Build, Engine, Load, Runner, in_batches, one_line, scoring_batch
 from optimizer.engine.realised import simulated
-from optimizer.engine.torch import DTYPES, FACTORS, RoundActivations, activation_ranges
+from optimizer.engine.torch import DTYPES, FACTORS, RoundActivations, activation_ranges, parameters_of
 from optimizer.errors import WorkError
 from optimizer.model.layers import uses, walk
 from optimizer.records import Execution, KernelTime, LayerExecution
 from optimizer.system.paths import home, private
 from optimizer.system.threads import thread_count
 
-SCORING_ELEMENTS = 320_000
-MAX_BATCH = 50
 CACHE_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
 KERNEL = "inductor"
 TRIAL = "#include <Python.h>\n#include <omp.h>\nint main() { return 0; }\n"
@@ -109,10 +106,7 @@ class Compiled:
 
     def arguments(self, module: nn.Module) -> list[Tensor]:
         """The values of ``module``, which is the network after a recipe."""
-        own = {
-            **dict(module.named_parameters(remove_duplicate=False)),
-            **dict(module.named_buffers(remove_duplicate=False)),
-        }
+        own = parameters_of(module)
         return [(own[name] if name in own else self.constants[name]).detach() for name in self.names]
 
 
@@ -145,9 +139,8 @@ def compiled(
                 made.function(*made.constants.values(), images)
             return made
     except Exception as error:  # whatever the model, dynamo, inductor or the compiler raise
-        reason = " ".join(str(error).split())[:300]
         raise WorkError(
-            f"torch.compile can't compile this model: {reason}. Use engine torch for it."
+            f"torch.compile can't compile this model: {one_line(error)[:300]}. Use engine torch for it."
         ) from error
 
 
@@ -234,7 +227,7 @@ def build(
     if bits < 32:
         module = _with_grids(module, calibration, bits)
     module = in_precision(module, precision)
-    scoring_batch = min(MAX_BATCH, max(1, SCORING_ELEMENTS // int(np.prod(prepared.input_shape))))
+    at_once = scoring_batch(prepared.input_shape)
 
     @cache
     def runs(size: int, marked: bool = False) -> Callable[[Array], Array]:
@@ -244,7 +237,7 @@ def build(
 
     def score(images: Array) -> Array:
         with thread_count(threads):
-            return in_batches(runs(scoring_batch), images, scoring_batch)
+            return in_batches(runs(at_once), images, at_once)
 
     def profile(images: Array, calls: int) -> tuple[KernelTime, ...]:
         run = runs(len(images), marked=True)

@@ -13,8 +13,10 @@ from torch import Tensor, nn
 
 from optimizer.compression.apply import CompressedModel
 from optimizer.engine.base import Runner
+from optimizer.engine.torch import RoundActivations, activation_ranges, simulated_in_words
 from optimizer.engine.torch import build as build_eager
-from optimizer.model.layers import uses
+from optimizer.model.layers import uses, walk
+from optimizer.recipe import Recipe
 from optimizer.records import Execution, LayerExecution
 from optimizer.system.threads import thread_count
 
@@ -67,10 +69,14 @@ def to_csr(weight: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def build(compressed: CompressedModel, calibration: Tensor, *, threads: int, batch: int, why: str) -> Runner:
-    """The eager runner with CSR layers in it; ``why`` there are no kernels is told."""
-    model = copy.deepcopy(compressed.module)
+    """The eager runner with CSR layers in it, in float32; ``why`` there are no kernels is told."""
+    model, bits = copy.deepcopy(compressed.module), compressed.recipe.quantize.activation_bits
+    spans = activation_ranges(model, calibration) if bits <= 8 else {}
+    for layer, span in spans.items():
+        layer.register_forward_pre_hook(RoundActivations(*span, bits))
+    scored = copy.deepcopy(model)  # which layers are faster may change
     inputs: dict[nn.Module, Tensor] = {}
-    candidates = {layer.module: layer.name for layer in uses(model) if fits(layer.module)}
+    candidates = [layer.module for layer in uses(model) if fits(layer.module)]
 
     def keep(module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
         inputs[module] = arguments[0]
@@ -80,31 +86,39 @@ def build(compressed: CompressedModel, calibration: Tensor, *, threads: int, bat
         model(calibration[:1].expand(batch, *[-1] * (calibration.dim() - 1)))
         for handle in handles:
             handle.remove()
-        faster = {
-            name: sparse
-            for module, name in candidates.items()
-            if module in inputs
-            and _seconds(sparse := CsrLayer(module), inputs[module]) < _seconds(module, inputs[module])
-        }
-    for name, sparse in faster.items():
-        model.set_submodule(name.rpartition(".")[0], sparse)
-    runner = build_eager(replace(compressed, module=model), calibration, threads=threads, batch=batch)
+        faster: dict[nn.Module, nn.Module] = {}
+        for module, given in inputs.items():
+            sparse = CsrLayer(module)
+            if module in spans:
+                sparse.register_forward_pre_hook(RoundActivations(*spans[module], bits))
+            if _seconds(sparse, given) < _seconds(module, given):
+                faster[module] = sparse
+    for path, module in [*model.named_modules(remove_duplicate=False)]:
+        if path and module in faster:
+            model.set_submodule(path, faster[module])
+    model = faster.get(model, model)
+    timed, whole = (
+        build_eager(
+            replace(compressed, module=each, recipe=Recipe()), calibration, threads=threads, batch=batch
+        )
+        for each in (model, scored)
+    )
+    dense = {layer.name for layer in uses(model)}  # of those that share a weight, one may stay
     layers = tuple(
         LayerExecution(
             layer.name,
             "f32",
-            f"{KERNEL}, {layer.weight.count_nonzero()} weights" if layer.name in faster else "torch",
-            skips_zeros=layer.name in faster,
+            "torch" if layer.name in dense else f"{KERNEL}, {layer.weight.count_nonzero()} weights",
+            skips_zeros=layer.name not in dense,
         )
-        for layer in uses(compressed.module)
+        for layer in walk(compressed.module)
     )
-    message = f"no sparse kernels here ({why}): torch's CSR for {len(faster)} of {len(layers)} layers"
+    skipping = sum(layer.skips_zeros for layer in layers)
+    message = f"no sparse kernels here ({why}): torch's CSR for {skipping} of {len(layers)} layers"
     return replace(
-        runner,
-        score=build_eager(
-            compressed, calibration, threads=threads, batch=batch
-        ).score,  # which layers are faster may change
-        execution=Execution(layers, (*runner.execution.simulated, message), fallback=why),
+        timed,
+        score=whole.score,
+        execution=Execution(layers, (*simulated_in_words(compressed, layers), message), fallback=why),
     )
 
 

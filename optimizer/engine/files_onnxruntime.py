@@ -1,10 +1,8 @@
 """Networks of files on ONNX Runtime: :func:`opened` loads one for images of one shape."""
 
 import math
-import tempfile
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +12,7 @@ from optimizer.engine.base import Array, Runner
 from optimizer.engine.onnx_graph import Graph
 from optimizer.engine.opened import Answer, InnerLayer, Network, Opened, check_static, short
 from optimizer.errors import InputError
-from optimizer.records import Execution, LayerExecution
+from optimizer.records import Execution
 
 
 def opened(network: Network, shape: tuple[int, ...], threads: int, batch: int) -> Opened:
@@ -24,7 +22,10 @@ def opened(network: Network, shape: tuple[int, ...], threads: int, batch: int) -
     content = model.SerializeToString()
     layers = _layers(model.graph)
     known = Graph(model, False, tuple(layers), nodes={name: name for name in layers})
-    session, executed = _session(content, known, batch, threads, folded, list(shape))
+    try:
+        session, executed = onnxruntime.observed(content, batch, threads, folded, known)
+    except Exception as error:  # of its own kinds
+        raise InputError(f"ONNX Runtime can't load it for images of {list(shape)}: {short(error)}") from error
     names = [output.name for output in session.get_outputs()]
 
     def answer(images: Array) -> list[Array]:
@@ -78,21 +79,6 @@ def _set_input(model: Any, sizes: list[int]) -> None:
     given.CopyFrom(helper.make_tensor_value_info("images", TensorProto.FLOAT, sizes))
 
 
-def _session(
-    content: bytes, graph: Graph, batch: int, threads: int, folded: bool, shape: list[int]
-) -> tuple[Any, tuple[LayerExecution, ...]]:
-    import onnx
-
-    with tempfile.TemporaryDirectory(prefix="paretoscope-") as folder:
-        path = Path(folder, "optimised.onnx")
-        try:
-            session = onnxruntime.session_of(content, batch, threads, folded, path)
-        except Exception as error:  # of its own kinds
-            raise InputError(f"ONNX Runtime can't load it for images of {shape}: {short(error)}") from error
-        optimised = onnx.load(path, load_external_data=False).graph
-    return session, onnxruntime.executed(optimised, graph)
-
-
 OF_ONNX_WEIGHTS = {"DequantizeLinear", "QuantizeLinear", "Transpose", "Identity"}
 
 
@@ -115,7 +101,7 @@ def _layers(graph: Any) -> OnnxLayers:
     ends = {output.name for output in graph.output}
     found: OnnxLayers = {}
     for node in graph.node:
-        place = {"QLinearConv": 3, "QLinearMatMul": 3}.get(node.op_type, 1)
+        place = 3 if node.op_type in QUANTIZED else 1
         if node.op_type not in (*QUANTIZED, "Conv", "ConvTranspose", "Gemm", "MatMul"):
             continue
         if len(node.input) <= place or node.input[place] not in weights:

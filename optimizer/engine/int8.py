@@ -8,7 +8,7 @@ import openvino
 from openvino import opset13 as ops
 from torch import Tensor
 
-from optimizer.engine.openvino_core import core
+from optimizer.engine.openvino import compile_graph
 from optimizer.errors import WorkError
 
 LEVELS = 256
@@ -34,15 +34,7 @@ def chain(weights: Sequence[Tensor], inputs: np.ndarray, threads: int) -> Callab
         values = ops.matmul(rounded, _codes(weight), False, True)
         exact = exact @ weight.T
     model = openvino.Model([values], [source])
-    compiled = core().compile_model(
-        model,
-        "CPU",
-        {
-            "INFERENCE_PRECISION_HINT": "f32",
-            "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_NUM_THREADS": threads,
-        },
-    )
+    compiled = compile_graph(model, list(columns.shape), "LATENCY", threads, "f32")
     _check(compiled)
     request = compiled.create_infer_request()
     request.set_input_tensor(openvino.Tensor(columns, shared_memory=True))

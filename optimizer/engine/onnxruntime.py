@@ -28,6 +28,8 @@ from optimizer.engine.base import (
     Service,
     in_batches,
     one_by_one,
+    one_line,
+    scoring_batch,
 )
 from optimizer.engine.faithful import check_follows
 from optimizer.engine.onnx_export import Exported, export, lacking
@@ -35,10 +37,6 @@ from optimizer.engine.onnx_graph import Graph, graph_of
 from optimizer.engine.realised import UNTOLD, execution_of, named, simulated, some_of
 from optimizer.errors import WorkError
 from optimizer.records import Execution, KernelTime, LayerExecution, Role
-
-SCORING_ELEMENTS = 320_000
-MAX_BATCH = 50
-"""Images are scored in batches of about so many input values, which stay in the cache."""
 
 INTEGER_KERNELS = {
     *("QLinearConv", "QGemm", "QLinearMatMul", "MatMulIntegerToFloat", "MatMulInteger", "ConvInteger"),
@@ -72,15 +70,14 @@ def build(
     _check_batch(graph, batch)
     content = graph.model.SerializeToString()
     folded = not graph.int8
-    most = min(MAX_BATCH, max(1, SCORING_ELEMENTS // int(np.prod(exported.input_shape))))
-    scoring_batch = most if graph.dynamic else 1
+    at_once = scoring_batch(exported.input_shape) if graph.dynamic else 1
     timed, layers = _observed(content, batch, threads, folded, graph)
 
     @cache
     def scoring() -> tuple[Any, tuple[LayerExecution, ...]]:
         """Made when it first scores: a second baseline build, or a configuration of which only the speed is
         asked, never does."""
-        return _observed(content, scoring_batch, threads, folded, graph)
+        return _observed(content, at_once, threads, folded, graph)
 
     def infer(images: Array) -> Array:
         logits: Array = timed.run(None, {"images": images})[0]  # contiguous images are read where they are
@@ -88,7 +85,7 @@ def build(
 
     def score(images: Array) -> Array:
         session, _ = scoring()
-        return in_batches(lambda chunk: session.run(None, {"images": chunk})[0], images, scoring_batch)
+        return in_batches(lambda chunk: session.run(None, {"images": chunk})[0], images, at_once)
 
     return Runner(
         infer=infer,
@@ -219,19 +216,24 @@ def session_of(
 def _observed(
     content: bytes, batch: int, threads: int, folded: bool, graph: Graph
 ) -> tuple[Any, tuple[LayerExecution, ...]]:
-    """A session, and how it runs each layer."""
+    try:
+        return observed(content, batch, threads, folded, graph)
+    except Exception as error:  # of ONNX Runtime's own kinds
+        raise WorkError(
+            f"ONNX Runtime can't load this model: {one_line(error)[:300]}. Use engine torch for it."
+        ) from error
+
+
+def observed(
+    content: bytes, batch: int, threads: int, folded: bool, graph: Graph
+) -> tuple[Any, tuple[LayerExecution, ...]]:
+    """A session, and how it runs each layer. Raises what ONNX Runtime does."""
     import onnx
 
     with tempfile.TemporaryDirectory(prefix="paretoscope-") as folder:
-        path = Path(folder) / "optimised.onnx"
-        try:
-            session = session_of(content, batch, threads, folded, path)
-        except Exception as error:  # of ONNX Runtime's own kinds
-            reason = " ".join(str(error).split())[:300]
-            raise WorkError(
-                f"ONNX Runtime can't load this model: {reason}. Use engine torch for it."
-            ) from error
-        return session, executed(onnx.load(path).graph, graph)
+        path = Path(folder, "optimised.onnx")
+        session = session_of(content, batch, threads, folded, path)
+        return session, executed(onnx.load(path, load_external_data=False).graph, graph)
 
 
 def executed(optimised: Any, graph: Graph) -> tuple[LayerExecution, ...]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import nn
 
-from optimizer.engine.base import Array, Runner
+from optimizer.engine.base import Array, Runner, one_line
 from optimizer.errors import InputError
 from optimizer.records import Part
 
@@ -54,7 +54,7 @@ class Opened:
 
 
 def short(error: Exception) -> str:
-    return " ".join(str(error).split())[-300:]
+    return one_line(error)[-300:]
 
 
 def check_static(outputs: dict[str, bool]) -> None:

@@ -25,6 +25,7 @@ from optimizer.engine.base import (
     Runner,
     Service,
     one_by_one,
+    scoring_batch,
 )
 from optimizer.engine.faithful import check_follows
 from optimizer.engine.openvino_batches import run_batches
@@ -43,10 +44,6 @@ os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
 EXECUTED = ("Convolution", "FullyConnected", "MatMul")
 TOGETHER_IN_ONE = "Subgraph"
 """What small layers of a small batch become: several of them, with what lies between, in one kernel."""
-SCORING_ELEMENTS = 320_000
-MAX_BATCH = 50
-"""Images are scored in batches of about so many input values: two photographs, fifty thumbnails. Larger
-batches leave the cache and score slower."""
 
 
 def problem() -> str | None:
@@ -74,8 +71,7 @@ def build(
 ) -> Runner:
     _check_batch(prepared, batch)
     graph = graph_of(prepared, compressed, calibration)
-    most = min(MAX_BATCH, max(1, SCORING_ELEMENTS // int(np.prod(prepared.input_shape))))
-    scoring_batch = most if prepared.any_batch else 1
+    at_once = scoring_batch(prepared.input_shape) if prepared.any_batch else 1
     precision = compressed.recipe.quantize.precision
     shape = [batch, *prepared.input_shape]
     plain = compile_graph(graph, shape, "LATENCY", threads, precision)
@@ -85,12 +81,12 @@ def build(
     def scoring() -> Any:
         """Compiled when it first scores: a second baseline build, or a configuration of which only the speed
         is asked, never does."""
-        return compile_graph(graph, [scoring_batch, *shape[1:]], "THROUGHPUT", threads, precision)
+        return compile_graph(graph, [at_once, *shape[1:]], "THROUGHPUT", threads, precision)
 
     layers = executed(timed, fast, prepared)
     return Runner(
         infer=one_call(timed),
-        score=lambda images: run_batches(scoring(), scoring_batch, images),
+        score=lambda images: run_batches(scoring(), at_once, images),
         scored=lambda: executed(scoring(), graph, prepared),
         execution=Execution(layers, tuple(simulated(compressed, layers, "openvino"))),
         memory_probe=lambda folder: save_graph(fast, Path(folder), precision),
@@ -146,16 +142,12 @@ def one_call(compiled: Any) -> Callable[[Array], Array]:
 def compile_graph(graph: Any, shape: list[int], hint: str, threads: int, precision: str, **more: Any) -> Any:
     batched = graph.clone()
     batched.reshape(shape)
-    return core().compile_model(batched, "CPU", _settings(hint, threads, precision) | more)
-
-
-def _settings(hint: str, threads: int, precision: str) -> dict[str, Any]:
-    """Left alone, OpenVINO computes in bfloat16 where the CPU can."""
-    return {
-        "INFERENCE_PRECISION_HINT": precision,
+    settings = {
+        "INFERENCE_PRECISION_HINT": precision,  # left alone, it computes in bfloat16 where the CPU can
         "PERFORMANCE_HINT": hint,
         "INFERENCE_NUM_THREADS": threads,
     }
+    return core().compile_model(batched, "CPU", settings | more)
 
 
 def _serve(

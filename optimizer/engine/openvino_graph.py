@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from optimizer.compression.apply import CompressedModel, CompressedWeight
-from optimizer.engine.base import Array
+from optimizer.engine.base import Array, one_line
 from optimizer.engine.openvino_quantizers import (
     WEIGHTED,
     Quantizer,
@@ -29,7 +29,6 @@ from optimizer.engine.openvino_quantizers import (
     insert,
     nncf_quantized,
     nodes_of,
-    one_line,
     place,
     ranges,
     set_levels,

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from optimizer.engine.base import Array
+from optimizer.engine.base import Array, one_line
 from optimizer.engine.openvino_batches import run_batches
 from optimizer.engine.openvino_core import core
 from optimizer.errors import WorkError
@@ -220,7 +220,3 @@ def nncf_quantized(graph: Any, images: Array) -> Any:
 def nodes_of(graph: Any) -> dict[str, Any]:
     """Operations by name."""
     return {node.get_friendly_name(): node for node in graph.get_ops()}
-
-
-def one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

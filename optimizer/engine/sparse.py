@@ -7,7 +7,6 @@ Without kernels, torch's own sparse matrices are used.
 """
 
 import copy
-import math
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -20,20 +19,29 @@ from torch import Tensor, nn
 
 from optimizer.compression.apply import CompressedModel
 from optimizer.engine import csr, kernels, openvino
-from optimizer.engine.base import Array, Build, Engine, Load, Runner, Service, in_batches, one_by_one
+from optimizer.engine.base import (
+    Array,
+    Build,
+    Engine,
+    Load,
+    Runner,
+    Service,
+    in_batches,
+    one_by_one,
+    scoring_batch,
+)
 from optimizer.engine.faster import is_faster
 from optimizer.engine.kernels.network import Network, fixed
 from optimizer.engine.kernels.plan import plan
 from optimizer.engine.kernels.trace import Trace, trace
 from optimizer.engine.realised import TAKES_TIME, simulated
-from optimizer.engine.torch import RoundActivations, activation_ranges
+from optimizer.engine.torch import RoundActivations, activation_ranges, parameters_of
 from optimizer.errors import WorkError
 from optimizer.model.layers import walk
 from optimizer.records import Execution, LayerExecution
 from optimizer.system.threads import thread_count
 
-SCORING_ELEMENTS = 160_000
-MAX_BATCH = 64
+SCORING_ELEMENTS, MAX_BATCH = 160_000, 64
 """Images are scored in batches of about so many input values: one photograph, 64 thumbnails."""
 SURELY_SPARSE = 0.25
 """Share of the weights up to which no dense execution of the whole network is tried."""
@@ -134,7 +142,7 @@ def _build(
         found, values, library = traced(size), parameters_of(module), kernels.kernels()
         return Network(found, values, library, threads, taken=fixed(plan(found, values, library)))
 
-    scoring = min(MAX_BATCH, max(1, SCORING_ELEMENTS // math.prod(calibration.shape[1:])))
+    scoring = scoring_batch(calibration.shape[1:], SCORING_ELEMENTS, MAX_BATCH)
 
     def infer(images: Array) -> Array:
         return built(batch).infer(images)
@@ -165,14 +173,6 @@ def _build(
         serve=serve,
     )
     return runner, built(batch).share
-
-
-def parameters_of(module: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers by every path that they have."""
-    return {
-        **dict(module.named_parameters(remove_duplicate=False)),
-        **dict(module.named_buffers(remove_duplicate=False)),
-    }
 
 
 def saved() -> Load:

@@ -4,7 +4,7 @@ import copy
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -73,6 +73,14 @@ def activation_ranges(model: nn.Module, images: Tensor) -> dict[nn.Module, tuple
     return ranges
 
 
+def parameters_of(module: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers by every path that they have."""
+    return {
+        **dict(module.named_parameters(remove_duplicate=False)),
+        **dict(module.named_buffers(remove_duplicate=False)),
+    }
+
+
 def build(compressed: CompressedModel, calibration: Tensor, *, threads: int, batch: int) -> Runner:
     """A module takes any batch, so ``batch`` needs no preparation here."""
     model = compressed.module
@@ -86,6 +94,7 @@ def build(compressed: CompressedModel, calibration: Tensor, *, threads: int, bat
         model = copy.deepcopy(model).to(dtype)
 
     infer = partial(_one_call, model, dtype)
+    layers = tuple(LayerExecution(layer.name, precision, "torch eager") for layer in walk(model))
 
     def score(images: Array) -> Array:
         with thread_count(threads):
@@ -95,7 +104,7 @@ def build(compressed: CompressedModel, calibration: Tensor, *, threads: int, bat
     return Runner(
         infer=infer,
         score=score,
-        execution=Execution(_layers(compressed, model), tuple(_simulated(compressed, model))),
+        execution=Execution(layers, tuple(simulated_in_words(compressed, layers))),
         memory_probe=lambda folder: torch.save(model, Path(folder) / "model.pt"),
         loader=saved,
         session=lambda: thread_count(threads),
@@ -235,16 +244,11 @@ def saved() -> Load:
     return load
 
 
-def _layers(compressed: CompressedModel, model: nn.Module) -> tuple[LayerExecution, ...]:
-    precision = compressed.recipe.quantize.precision
-    return tuple(LayerExecution(layer.name, precision, "torch eager") for layer in walk(model))
-
-
-def _simulated(compressed: CompressedModel, model: nn.Module) -> Iterator[str]:
-    layers = _layers(compressed, model)
+def simulated_in_words(compressed: CompressedModel, layers: Sequence[LayerExecution]) -> Iterator[str]:
     yield from simulated(compressed, layers, "torch", rounding=TAKES_TIME)
     bits = compressed.recipe.quantize.activation_bits
-    if bits < 32 and any(isinstance(module, nn.MultiheadAttention) for module in model.modules()):
+    attends = any(isinstance(module, nn.MultiheadAttention) for module in compressed.module.modules())
+    if bits < 32 and attends:
         yield f"{bits}-bit activations: attention's output projection, inside torch's own code, is left out"
 
 

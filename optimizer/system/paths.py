@@ -18,34 +18,9 @@ HOME_VARIABLE = "PARETOSCOPE_HOME"
 STORE_VARIABLE = "PARETOSCOPE_STORE"
 """Names a database for the results, in place of a file in the data folder."""
 NETWORKS = (
-    *(
-        "nfs",
-        "cifs",
-        "smb",
-        "ncpfs",
-        "afs",
-        "9p",
-        "virtiofs",
-        "vboxsf",
-        "vmhgfs",
-        "prl_fs",
-        "fuse.",
-        "macfuse",
-    ),
-    *(
-        "webdav",
-        "lustre",
-        "ceph",
-        "gpfs",
-        "beegfs",
-        "gluster",
-        "ocfs2",
-        "gfs2",
-        "orangefs",
-        "pvfs2",
-        "wekafs",
-    ),
-)
+    "nfs", "cifs", "smb", "ncpfs", "afs", "9p", "virtiofs", "vboxsf", "vmhgfs", "prl_fs", "fuse.", "macfuse",
+    "webdav", "lustre", "ceph", "gpfs", "beegfs", "gluster", "ocfs2", "gfs2", "orangefs", "pvfs2", "wekafs",
+)  # fmt: skip
 """How the names of file systems begin that another machine, or the host of this virtual one, writes too."""
 PACKAGE = Path(__file__).resolve().parents[1]
 

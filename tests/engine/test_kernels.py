@@ -33,6 +33,7 @@ from optimizer.engine.kernels.matrix import (
 from optimizer.engine.kernels.network import Network, step_of
 from optimizer.engine.kernels.plan import Choice, KernelPlan, plan
 from optimizer.engine.kernels.trace import trace
+from optimizer.engine.torch import parameters_of
 from optimizer.recipe import PruneSpec, Recipe
 from optimizer.records import Execution, LayerExecution
 
@@ -88,7 +89,7 @@ def agree(
     """A network of each library's kernels gives what torch does, by every algorithm that its layers have."""
     expected = model(images)
     found = trace(model, images.shape)
-    parameters = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    parameters = parameters_of(model)
     networks = []
     for library in libraries:
         chosen = Network(found, parameters, library, threads)

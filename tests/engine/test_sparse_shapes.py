@@ -12,8 +12,9 @@ from optimizer.compression.apply import compress
 from optimizer.engine import csr, kernels
 from optimizer.engine.kernels.network import Network
 from optimizer.engine.kernels.trace import trace
-from optimizer.engine.sparse import parameters_of, prepare
-from optimizer.recipe import Recipe
+from optimizer.engine.sparse import prepare
+from optimizer.engine.torch import parameters_of
+from optimizer.recipe import QuantizeSpec, Recipe
 
 
 class Ending(nn.Module):
@@ -71,6 +72,36 @@ def test_a_batch_that_openvino_does_not_take_is_left_to_the_kernels() -> None:
     model, images = OneByOne().eval(), torch.randn(2, 6, 1, 1)
     runner = prepare(model, (6, 1, 1))(compress(model, Recipe()), images, threads=1, batch=2)
     np.testing.assert_allclose(runner.infer(images.numpy()), model(images), atol=1e-5)
+
+
+class TwoBiases(nn.Module):
+    """Two layers with a weight in common, each with a bias of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right = nn.Linear(6, 6), nn.Linear(6, 6)
+        self.right.weight = self.left.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.right(self.left(x.flatten(1)))
+
+
+@pytest.mark.parametrize("model", [TwoBiases(), nn.Linear(6, 6)], ids=["a shared weight", "a layer alone"])
+def test_without_kernels_every_layer_is_replaced_by_its_own(
+    model: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(csr, "_seconds", lambda layer, inputs: 0 if isinstance(layer, csr.CsrLayer) else 1)
+    inputs = torch.randn(2, 6)
+    for quantize in QuantizeSpec(activation_bits=8), QuantizeSpec(precision="bf16"), QuantizeSpec():
+        compressed = compress(model.eval(), Recipe(quantize=quantize))
+        runner = csr.build(compressed, inputs, threads=1, batch=2, why="no compiler")
+        answers, scored = runner.infer(inputs.numpy()), runner.score(inputs.numpy())
+        np.testing.assert_allclose(answers, scored, atol=1e-5)
+        exact = np.allclose(answers, model(inputs).detach(), atol=1e-5)
+        assert exact is not quantize.rounds_activations
+    (layer,) = runner.execution.layers
+    assert layer.kernel == "torch CSR, 36 weights"
+    assert "torch's CSR for 1 of 1 layers" in runner.execution.simulated[-1]
 
 
 @pytest.mark.parametrize("shape", [(6,), (6, 2, 2, 2)])

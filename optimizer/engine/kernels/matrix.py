@@ -295,12 +295,10 @@ def _run(
 
 
 def _fastest(steps: Sequence[dict[Algorithm, Step]], kernels: Kernels, threads: int) -> ctypes.Array[Step]:
-    taken: dict[Algorithm, list[int]] = {}
-    for algorithm in set.intersection(*map(set, steps)):
-        array = (Step * len(steps))(*(algorithms[algorithm] for algorithms in steps))
-        shortest = (ctypes.c_int64 * len(steps))()
-        kernels.functions.time_steps(array, len(steps), threads, REPEATS, shortest)
-        taken[algorithm] = list(shortest)
+    taken = {
+        algorithm: kernels.time([algorithms[algorithm] for algorithms in steps], threads, REPEATS)
+        for algorithm in set.intersection(*map(set, steps))
+    }
     best = [min(taken, key=lambda algorithm: taken[algorithm][index]) for index in range(len(steps))]
     return (Step * len(steps))(
         *(algorithms[algorithm] for algorithms, algorithm in zip(steps, best, strict=True))

@@ -1,6 +1,5 @@
 """A network on the sparse engine's kernels: runs a plan, times its steps, and chooses each layer's kernel."""
 
-import ctypes
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -91,7 +90,7 @@ class Network:
         for _ in range(calls):
             for action in self.actions:
                 if isinstance(action, Native):
-                    spent = self.time(action.steps, 1)
+                    spent = self.library.time(action.steps, self.threads, 1)
                     for item, nanoseconds in zip(action.items, spent, strict=True):
                         taken.setdefault(id(item), []).append(nanoseconds)
                 else:
@@ -146,12 +145,6 @@ class Network:
             return self.logits.copy()
         logits: Tensor = self._value(self.found.output)
         return logits.numpy().copy()  # it may be a view of memory that the next call writes to
-
-    def time(self, steps: Any, repeats: int) -> list[int]:
-        """Nanoseconds of each step, the shortest of so many runs of all."""
-        shortest = (ctypes.c_int64 * len(steps))()
-        self.library.functions.time_steps(steps, len(steps), self.threads, repeats, shortest)
-        return list(shortest)
 
     def build_actions(self) -> list[Native | InTorch]:
         actions: list[Native | InTorch] = []
@@ -227,9 +220,7 @@ def fastest(planned: KernelPlan, found: Trace, library: Kernels, threads: int) -
         for number in range(max(map(len, left.values()))):
             now = {name: algorithms[min(number, len(algorithms) - 1)] for name, algorithms in left.items()}
             steps = [step_of(item, now.get(item.name)) for item in native]
-            shortest = (ctypes.c_int64 * len(steps))()
-            library.functions.time_steps((Step * len(steps))(*steps), len(steps), threads, REPEATS, shortest)
-            for item, nanoseconds in zip(native, shortest, strict=True):
+            for item, nanoseconds in zip(native, library.time(steps, threads, REPEATS), strict=True):
                 if item.name in now:
                     algorithm = now[item.name]
                     taken[item.name][algorithm] = min(

@@ -518,28 +518,26 @@ class _Planner:
         self._emit(op.output, step)
 
     def _max_pool(self, op: Op, added: Value | None) -> None:
-        source = self._planes(op.inputs[0])
-        output = self._output(op)
+        step = self._pooled(op, Kind.MAX_POOL)
         assert op.window is not None
-        step = self._step(op, output.layout, output, None, source.channels)
-        step.kind, step.input, step.input_stride = Kind.MAX_POOL, source.address, source.layout.plane
-        step.images, _, step.height, step.width = op.shape
-        step.input_image, step.input_row = source.layout.image, source.layout.row
-        step.output_image, step.output_row = output.strides[0], output.layout.row
+        step.height, step.width = op.shape[2:]
+        step.output_row = self.layout(op.shape).row
         step.kernel, step.step = op.window.kernel[0], op.window.stride
         step.pad_top, step.pad_left = op.window.top, op.window.left
-        step.input_height, step.input_width = source.shape[2:]
         self._emit(op.output, step)
 
     def _mean(self, op: Op, added: Value | None) -> None:
+        self._emit(op.output, self._pooled(op, Kind.MEAN))
+
+    def _pooled(self, op: Op, kind: Kind) -> Step:
         source = self._planes(op.inputs[0])
         output = self._output(op)
         step = self._step(op, output.layout, output, None, source.channels)
-        step.kind, step.input, step.input_stride = Kind.MEAN, source.address, source.layout.plane
+        step.kind, step.input, step.input_stride = kind, source.address, source.layout.plane
         step.images, step.output_image = op.shape[0], output.strides[0]
         step.input_image, step.input_row = source.layout.image, source.layout.row
         step.input_height, step.input_width = source.shape[2:]
-        self._emit(op.output, step)
+        return step
 
     def _flatten(self, op: Op, added: Value | None) -> None:
         source = self._source(op.inputs[0])

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Node
 
+from optimizer.engine.base import one_line
 from optimizer.errors import WorkError
 
 aten = torch.ops.aten
@@ -137,7 +138,7 @@ def trace(model: nn.Module, shape: Sequence[int]) -> Trace:
             exported = torch.export.export(model, (torch.zeros(*shape),), strict=False)
     except Exception as error:  # exporting runs the model's own code: anything may come out of it
         raise WorkError(
-            f"the model can't be exported for the sparse engine: {' '.join(str(error).split())[:300]}. "
+            f"the model can't be exported for the sparse engine: {one_line(error)[:300]}. "
             "Use engine torch for it."
         ) from error
     signature = exported.graph_signature
