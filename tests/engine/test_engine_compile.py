@@ -2,6 +2,7 @@
 
 import os
 import stat
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +47,23 @@ def test_compiled_layers_round_their_inputs_as_eager_ones_do(small: Small, small
     apart = np.abs(found.score(small_images.numpy()) - expected)
     assert np.median(apart) < 1e-5
     assert "rounded between float32 kernels" in " ".join(found.execution.simulated)
+
+
+@pytest.mark.slow
+@needs_compiler
+def test_compiling_from_nothing_is_part_of_a_cold_start(
+    small_images: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(CACHE_VARIABLE, os.environ[CACHE_VARIABLE])  # it is put back
+    model, images = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU()).eval(), small_images[:1]
+    runner = run("compile", model, Recipe(), small_images)
+    assert runner.memory_probe is not None
+    assert runner.loader is not None
+    runner.memory_probe(str(tmp_path))
+    with warnings.catch_warnings(action="ignore"):  # torch's own, where its compiler is first imported
+        infer = runner.loader()(tmp_path, 1, tuple(images.shape))
+    assert [*(tmp_path / "inductor").rglob("*.so")], "compiled here, not what the machine has kept"
+    close(infer(images.numpy()), eager(model, Recipe(), images))
 
 
 def test_without_a_compiler_it_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

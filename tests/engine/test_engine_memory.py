@@ -1,19 +1,17 @@
 """A fresh process: resident memory and cold start."""
 
-import os
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from engine_runs import Ready, Small, close, eager, needs_compiler, run
+from engine_runs import Ready, Small, close, run
 from small_models import SMALL_SHAPE
 from torch import Tensor, nn
 
 from optimizer.compression.apply import compress
 from optimizer.engine import memory
-from optimizer.engine.compile import CACHE_VARIABLE
 from optimizer.engine.memory import measure_start
 from optimizer.errors import UnavailableError, WorkError
 from optimizer.recipe import QuantizeSpec, Recipe
@@ -31,47 +29,23 @@ def test_resident_memory_is_at_least_the_weights() -> None:
     assert 0 < start.cold_start_ns < time.perf_counter_ns() - began
 
 
-STARTED_ELSEWHERE = [("torch", 8), ("onnxruntime", 32)]
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("engine", "bits"),
     [("openvino", 8), ("onnxruntime", 8), ("onnxruntime", 32), ("torch", 8), ("sparse", 8)],
 )
-def test_every_loader_starts_what_was_saved(
+def test_every_loader_loads_what_was_saved(
     ready: Ready, small_images: Tensor, engine: str, bits: int, tmp_path: Path
 ) -> None:
-    """Here, and in a fresh process unless another test starts one with the same loader."""
+    """Here; tests/measurement/test_fresh_processes.py has each do so in a fresh process."""
     model, build = ready(engine, "cnn")
     recipe = Recipe(quantize=QuantizeSpec(weight_bits=8, activation_bits=bits))
     runner = build(compress(model, recipe), small_images, threads=1, batch=1)
-    if (engine, bits) not in STARTED_ELSEWHERE:
-        start = measure_start(runner, 1, (1, *SMALL_SHAPE))
-        assert start is not None
-        assert start.memory_bytes > 0
-        assert start.cold_start_ns > 0
     assert runner.memory_probe is not None
     assert runner.loader is not None
     runner.memory_probe(str(tmp_path))
     images = small_images[:1].numpy()
     close(runner.loader()(tmp_path, 1, images.shape)(images), runner.infer(images))
-
-
-@pytest.mark.slow
-@needs_compiler
-def test_compiling_from_nothing_is_part_of_a_cold_start(
-    small_images: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv(CACHE_VARIABLE, os.environ[CACHE_VARIABLE])  # it is put back
-    model, images = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU()).eval(), small_images[:1]
-    runner = run("compile", model, Recipe(), small_images)
-    assert runner.memory_probe is not None
-    assert runner.loader is not None
-    runner.memory_probe(str(tmp_path))
-    infer = runner.loader()(tmp_path, 1, tuple(images.shape))
-    assert [*(tmp_path / "inductor").rglob("*.so")], "compiled here, not what the machine has kept"
-    close(infer(images.numpy()), eager(model, Recipe(), images))
 
 
 def test_a_runner_without_a_loader_has_no_figures(small: Small, small_images: Tensor) -> None:
