@@ -24,6 +24,7 @@ from optimizer.compression.calibration.moments import (
     as_rows,
     channels_last,
     damped,
+    solved,
     whole_attention,
 )
 from optimizer.compression.calibration.statistics import seen_and_held_out
@@ -208,7 +209,7 @@ def _change(
     matrix = damped(moments.second if bias is None else moments.covariance)
     rows, kept = (as_rows(part, len(matrix)) for part in (dense.weight, mask))
     try:
-        aimed = rows + asymmetry * torch.linalg.solve(matrix, rows @ covariance, left=False)
+        aimed = rows + asymmetry * solved(matrix, (rows @ covariance).mT).mT
         values = aimed if mask.all() else refit(aimed, kept, matrix)
         if grid is not None:
             values = as_rows(_rounded(aimed, values, mask, grid, matrix), len(matrix))

@@ -29,6 +29,7 @@ from optimizer.compression.step_time import keep_step_time
 from optimizer.engine.base import Build
 from optimizer.engine.faithful import prepare
 from optimizer.errors import unknown
+from optimizer.formats import count
 from optimizer.measurement.size import size_of
 from optimizer.measurement.workspace import OpenModel, Workspace, once
 from optimizer.model.layers import walk
@@ -36,6 +37,9 @@ from optimizer.progress import Report, quiet, uninterrupted
 from optimizer.recipe import PruneSpec, Recipe
 from optimizer.records import SAME_PERCENT, Anatomy, GroupSensitivity, Inspection, LayerFacts, Sensitivity
 from optimizer.system.machine_lock import exclusive
+
+ENOUGH_CALIBRATION = 32
+"""Images. With fewer, another few give clearly another network; a hundred or more are better."""
 
 
 def inspect(workspace: Workspace, recipe: Recipe, report: Report = quiet) -> Inspection:
@@ -310,6 +314,16 @@ def notes_on_equalisation(model: nn.Module, recipe: Recipe) -> tuple[str, ...]:
     specs = recipe.quantize_for(layer.name for layer in walk(model))
     asked = any(spec.equalises for spec in specs.values())
     return (NOTHING_TO_EQUALISE,) if asked and not equalised_pairs(model, specs) else ()
+
+
+def notes_on_calibration(images: int, recipe: Recipe) -> tuple[str, ...]:
+    """What is to be said where a recipe that works from calibration images had few of them."""
+    if not recipe.needs_images or images >= ENOUGH_CALIBRATION:
+        return ()
+    return (
+        f"only {count(images, 'calibration image')}: what this recipe reads off images rests on so few; give "
+        f"{ENOUGH_CALIBRATION} or more",
+    )
 
 
 def notes_on_ties(recipe: Recipe, inspection: Inspection) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ from optimizer.compression.calibration.moments import (
 )
 from optimizer.errors import InputError
 from optimizer.model.layers import walk
+from optimizer.system.threads import thread_count
 
 Small = Callable[[str], nn.Module]
 
@@ -60,6 +61,17 @@ def test_moments_of_convolutions_are_those_of_the_unrolled_inputs(layer: nn.Conv
 
 
 @pytest.mark.usefixtures("unshrunk")
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("size", [4, moments.SOLVED_TOGETHER + 64])
+def test_several_matrices_are_solved_with_on_several_threads(size: int) -> None:
+    random = torch.Generator().manual_seed(0)
+    factors = torch.randn(2, size, size, generator=random)
+    matrices, right = factors @ factors.mT / size + torch.eye(size), torch.randn(2, size, 3, generator=random)
+    with thread_count(2):
+        found = moments.solved(matrices, right)
+    torch.testing.assert_close(matrices @ found, right, rtol=1e-3, atol=1e-3)
+
+
 def test_what_a_change_costs_is_what_it_does_to_the_outputs() -> None:
     layer, images = nn.Conv2d(3, 5, 3, padding="same"), torch.randn(12, 3, 6, 6)
     change = 0.1 * torch.randn_like(layer.weight)

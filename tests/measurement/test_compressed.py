@@ -6,7 +6,12 @@ from dataclasses import replace
 import pytest
 from torch import nn
 
-from optimizer.measurement.compressed import compressed_model, inspection_of, notes_on_ties
+from optimizer.measurement.compressed import (
+    compressed_model,
+    inspection_of,
+    notes_on_calibration,
+    notes_on_ties,
+)
 from optimizer.measurement.workspace import Workspace, open_model
 from optimizer.model.catalogue import LoadedModel
 from optimizer.model.own import own_model
@@ -47,3 +52,18 @@ def test_whole_weights_of_small_layers_are_no_ties() -> None:
     found = inspection_of(workspace.model, compressed_model(workspace, uniform))
     assert found.pruned_percent == pytest.approx(200 / 3)
     assert not notes_on_ties(uniform, found)
+
+
+@pytest.mark.parametrize(
+    ("images", "recipe", "told"),
+    [
+        (8, Recipe.of(sparsity=0.5), True),
+        (8, Recipe.of(weight_bits=8, activation_bits=8, rounding="nearest"), True),
+        (8, Recipe.of(sparsity=0.5, pruning="magnitude"), False),
+        (32, Recipe.of(sparsity=0.5), False),
+    ],
+)
+def test_it_is_told_where_a_recipe_rests_on_few_images(images: int, recipe: Recipe, told: bool) -> None:
+    notes = notes_on_calibration(images, recipe)
+    assert bool(notes) is told
+    assert not told or notes[0].startswith("only 8 calibration images")

@@ -37,6 +37,10 @@ MAX_COLUMNS = 9_216
 """A wider layer (VGG's first linear one) would take gigabytes: it gets no moments, and is treated by
 magnitude alone. The covariance of the widest that is taken is 324 MiB."""
 
+SOLVED_TOGETHER = 128
+"""Columns of the largest matrices that are solved with several at once: from 160 on, torch 2.13 on two
+threads prints an error of oneMKL's and never ends."""
+
 aten = torch.ops.aten
 CONVOLUTIONS = (aten.conv1d.default, aten.conv2d.default, aten.conv3d.default)
 PADDED_BY_NAME = (aten.conv1d.padding, aten.conv2d.padding, aten.conv3d.padding)
@@ -297,6 +301,14 @@ def damped(matrix: Tensor, share: float = 0.01) -> Tensor:
     mean = matrix.diagonal(dim1=1, dim2=2).mean(1)
     ridge = torch.where(mean > 0, share * mean, torch.ones_like(mean))
     return matrix + ridge[:, None, None] * torch.eye(matrix.shape[1])
+
+
+def solved(matrices: Tensor, right: Tensor) -> Tensor:
+    """``M^-1 r`` for each of the matrices ``[N, d, d]`` and what stands right of it ``[N, d, R]``."""
+    if matrices.shape[1] <= SOLVED_TOGETHER:
+        together: Tensor = torch.linalg.solve(matrices, right)
+        return together
+    return torch.stack([torch.linalg.solve(*pair) for pair in zip(matrices, right, strict=True)])
 
 
 def quadratic(rows: Tensor, matrix: Tensor) -> Tensor:

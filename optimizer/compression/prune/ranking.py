@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from optimizer.compression.calibration.moments import Moments, damped
+from optimizer.compression.calibration.moments import Moments, damped, solved
 from optimizer.compression.calibration.sensitivity import divergences
 from optimizer.compression.prune.group import Group
 from optimizer.compression.prune.readers import refitted
@@ -142,8 +142,7 @@ class _Reader:
         blocks = self.weight.unflatten(1, (-1, self.size)).permute(1, 2, 0)
         count = len(blocks)
         corners = self.inverse.reshape(count, self.size, count, self.size).diagonal(dim1=0, dim2=2)
-        solved = torch.linalg.solve(corners.permute(2, 0, 1), blocks)
-        total: Tensor = (solved * blocks).sum((1, 2))
+        total: Tensor = (solved(corners.permute(2, 0, 1), blocks) * blocks).sum((1, 2))
         return total
 
     def remove(self, index: int) -> None:

@@ -146,7 +146,7 @@ def _candidate(ref: NetworkRef, kept: _Kept, words: str, size: int) -> Candidate
     )
 
 
-def _read(reader: str, file: Path, called: str, **options: str) -> _Kept:
+def _read(reader: str, file: Path, called: str, **options: Any) -> _Kept:
     """Read in the limited process and kept under the digest of what that wrote."""
     files.forget_unused()
     target = cards.folder() / f"{uuid.uuid4().hex}.partial"
