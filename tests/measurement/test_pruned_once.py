@@ -18,13 +18,14 @@ from optimizer.recipe import Override, Recipe
 def pruned(monkeypatch: pytest.MonkeyPatch) -> list[Recipe]:
     """The recipes that weights were pruned for."""
     asked = list[Recipe]()
-    really = apply._prune
+    really = apply.prune_weights
 
     def prune(weights: object, scored: object, recipe: Recipe, statistics: object) -> object:
         asked.append(recipe)
         return really(weights, scored, recipe, statistics)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(apply, "_prune", prune)
+    for module in (apply, compressed):
+        monkeypatch.setattr(module, "prune_weights", prune)
     return asked
 
 

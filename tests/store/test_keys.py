@@ -41,7 +41,8 @@ def test_any_part_of_a_request_changes_its_key(other: Request) -> None:
 
 def test_a_request_keeps_its_key(monkeypatch: pytest.MonkeyPatch) -> None:
     """The key that this request had once, all else held still: what is stored is found."""
-    machine = replace(environment(), cpu="", instruction_sets=(), cores=1, governor=None, libraries={})
+    here = environment()
+    machine = replace(here, cpu="", instruction_sets=(), cores=1, governor=None, libraries={}, variables={})
     monkeypatch.setattr(keys, "environment", lambda: machine)
     monkeypatch.setattr(keys, "__version__", "1")
     monkeypatch.setattr(keys, "recent_fingerprint", lambda data: "files")
