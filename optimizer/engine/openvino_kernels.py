@@ -16,6 +16,7 @@ import tempfile
 import timeit
 from collections.abc import Callable, Mapping
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -36,10 +37,10 @@ SETS = {"avx512f": "avx512", "avx2": "avx2"}
 KINDS = ("jit", "brgconv")
 SHAPES = ("_1x1", "_dw", "")
 ROUNDS = 5
-CALLS = (3, 15)
-"""Timed in a round at least and at most, within ROUND_SECONDS."""
-SETTLING = 3
-ROUND_SECONDS = 0.05
+MOST_CALLS, SETTLING = 15, 3
+"""Of a network in a round: those that are timed, and those before them."""
+SECONDS = 3.0
+"""For all timed calls; a slow network has fewer, and at least one in a round."""
 GAIN = 0.95
 """Share of the time of OpenVINO's own choice that another must stay under, or it is not worth a change."""
 
@@ -180,14 +181,13 @@ def _times(compiled: Mapping[str, Any], images: Array) -> dict[str, dict[str, fl
         made[name] += times
 
     for name in requests:
-        call(name, SETTLING)  # kernels are made in the first
-    least, most = CALLS
-    seconds = timeit.timeit(lambda: call(next(iter(requests)), 1), number=1)
-    calls = min(most, max(least, int(ROUND_SECONDS / seconds)))
+        call(name, 1)  # kernels are made in the first
+    seconds = sum(timeit.timeit(partial(call, name, 1), number=1) for name in requests)
+    calls = min(MOST_CALLS, max(1, int(SECONDS / ROUNDS / seconds)))
     random = np.random.default_rng(0)
     for _ in range(ROUNDS):
         for name in random.permutation(list(requests)):
-            call(name, SETTLING)
+            call(name, min(SETTLING, calls))
             before = total_ns(requests[name], made[name])
             call(name, calls)
             for operation, total in total_ns(requests[name], made[name]).items():
