@@ -65,13 +65,13 @@ def load(name: str, progress: Report | None = None) -> LoadedModel:
         with torch.random.fork_rng(devices=[]):  # building a module draws initial weights
             loaded = source.load(name, progress or quiet)
             _check(known, loaded)
+            module = without_computed(loaded.module.eval())
     except ParetoscopeError:
         raise
     except Exception as error:
         raise WorkError(
             f"source {known.source} could not load {name}: {type(error).__name__}: {error}"
         ) from error
-    module = without_computed(loaded.module.eval())
     return replace(loaded, card=replace(loaded.card, source=known.source), module=module)
 
 
