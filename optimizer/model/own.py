@@ -22,6 +22,8 @@ CROP_SHARE = 0.875
 NAME_DIGITS = 10
 CHANNELS = (1, 3, 4)
 """Of images that are grey, in colour, and in colour with transparency."""
+STATISTICS = ("running_mean", "running_var")
+"""Buffers that a norm learns."""
 GIVE_SHAPE = "Give the shape that it takes with input_shape, or an example_input"
 
 
@@ -56,8 +58,12 @@ def own_model(module: nn.Module, input_shape: Sequence[int], of_images: bool = F
 def tried(module: nn.Module, shape: tuple[int, ...], of_images: bool = False) -> Tensor:
     """What a module in evaluation mode answers to two inputs of ``shape``: ``[2, ...]``. Raises InputError
     for one that can't be measured, as :func:`own_model` says."""
+    parameters = {name for name, _ in module.named_parameters(remove_duplicate=False)}
     for name, tensor in module.state_dict().items():
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+        learned = name in parameters or name.rpartition(".")[2] in STATISTICS
+        if not tensor.is_floating_point():
+            continue
+        if tensor.isnan().any() or (learned and tensor.isinf().any()):  # in other buffers, masks have -inf
             raise InputError(f"{name} has values that are not finite: load whole weights into the model")
     if not any(walk(module)):
         raise InputError(
