@@ -124,7 +124,7 @@ def _copied(module: nn.Module) -> nn.Module:
             "and what else it holds must be what copy.deepcopy copies. If it keeps results of a forward, run "
             "it once under torch.no_grad(), or delete them"
         ) from error
-    taken = taken.cpu().float().eval()
+    taken = taken.eval().cpu().float()  # in training, spectral norms of recurrent layers go on as these move
     for part in taken.modules():  # they would call back into what is not copied
         for hooks in (part._forward_hooks, part._forward_pre_hooks, part._backward_hooks):
             for number in [number for number, hook in hooks.items() if not isinstance(hook, HOOKS)]:

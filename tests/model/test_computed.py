@@ -88,6 +88,26 @@ class Noise(nn.Module):
         return weight + torch.randn_like(weight)
 
 
+class Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.head = nn.LSTM(4, 6, batch_first=True), nn.Linear(6, 5)
+        parametrizations.spectral_norm(self.layer, "weight_hh_l0")
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.layer(images)[0][:, -1])  # type: ignore[no-any-return]
+
+
+def test_a_network_in_training_is_measured_as_it_is_in_evaluation() -> None:
+    """Moving a recurrent layer reads its weights, and each reading is a step of the norm in training."""
+    torch.manual_seed(0)
+    net, image = Recurrent().train(), torch.randn(2, 3, 4)
+    taken = own_model(net, (3, 4))
+    assert net.training
+    assert torch.equal(taken.module.layer.weight_hh_l0, net.eval().layer.weight_hh_l0)
+    assert torch.allclose(taken.module(image), net(image), atol=1e-6)
+
+
 def test_a_weight_that_each_forward_computes_otherwise_is_refused() -> None:
     layer = parametrize.register_parametrization(nn.Linear(4, 5), "weight", Noise())
     with pytest.raises(InputError, match="parametrization of weight does not give Linear the same weights"):
