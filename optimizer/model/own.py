@@ -35,8 +35,9 @@ def own_model(module: nn.Module, input_shape: Sequence[int], of_images: bool = F
     that of the images that were given, so that an error asks for other images. The name holds a digest
     of code, weights and that shape (:func:`optimizer.model.identity.content`), so that retrained weights are
     another model. Files of photographs are preprocessed as is usual for ImageNet. Raises InputError for a
-    module that is TorchScript or can't be copied, has weights that are not finite, nothing to compress, or
-    does not answer a batch of one input tensor with one tensor of floats in evaluation mode.
+    module that is TorchScript or can't be copied, has weights that are not finite or not the same in each
+    forward, nothing to compress, or does not answer a batch of one input tensor with one tensor of floats in
+    evaluation mode.
     """
     shape = tuple(int(side) for side in input_shape)
     if not shape or min(shape) < 1:
