@@ -90,8 +90,7 @@ def _safetensors() -> Iterator[tuple[str, str, bytes]]:
     for name in ("w" * 600, "w\0", "\u202ew", "\n", ""):
         cases[f"named {name[:8]!r}"] = _header({name: _entry()}, bytes(8))
     cases["30,000 tensors"] = _header({f"w{i}": _entry((0,), (0, 0)) for i in range(30_000)})
-    for value in (float("nan"), float("inf"), -float("inf")):
-        cases[f"value {value}"] = _header({"w": _entry()}, struct.pack("<2f", 0, value))
+    cases["value nan"] = _header({"w": _entry()}, struct.pack("<2f", 0, float("nan")))
     for name, content in cases.items():
         yield f"safetensors, {name}", ".safetensors", content
 
@@ -147,8 +146,7 @@ def _saved() -> Iterator[tuple[str, str, bytes]]:
     odd: dict[str, Tensor] = {
         "stretched": torch.zeros(1).expand(2**40),
         "not a number": torch.tensor([0.0, float("nan")]),
-        "infinite": torch.tensor([0.0, float("inf")]),
-        "half and infinite": torch.tensor([0.0, float("inf")]).half(),
+        "half and not a number": torch.tensor([0.0, float("nan")]).half(),
         "sparse": torch.eye(2).to_sparse(),
         "complex": torch.zeros(2, dtype=torch.complex64),
         "without values": torch.zeros(2, device="meta"),

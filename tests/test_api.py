@@ -127,6 +127,32 @@ def test_a_module_is_measured_and_stays_as_it_was(net: nn.Module, images: Tensor
     assert torch.equal(torch.get_rng_state(), random)
 
 
+class Causal(nn.Module):
+    """Rows of pixels, each with those above: the mask has -inf."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows, self.head = nn.Linear(48, 16), nn.Linear(16, 10)
+        self.attention = nn.MultiheadAttention(16, 2, batch_first=True)
+        self.register_buffer("mask", nn.Transformer.generate_square_subsequent_mask(16))
+
+    def forward(self, images: Tensor) -> Tensor:
+        rows = self.rows(images.transpose(1, 2).flatten(2))
+        attended, _ = self.attention(rows, rows, rows, attn_mask=self.mask, need_weights=False)
+        return self.head((rows + attended).mean(1))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    "engine",
+    ["torch", "openvino", pytest.param("onnxruntime", marks=pytest.mark.slow)],
+)
+def test_a_mask_of_attention_may_be_infinite(engine: str, images: Tensor) -> None:
+    torch.manual_seed(0)
+    recipe = px.Recipe.of(sparsity=0.3, weight_bits=8, activation_bits=8)
+    result = px.measure(Causal(), recipe, images, engine=engine, progress=False)
+    assert result.accuracy.value.value > 80
+
+
 def test_the_same_weights_are_measured_once(net: nn.Module, images: Tensor, labels: Tensor) -> None:
     first = measured(net, (images, labels))
     again = measured(copy.deepcopy(net), (images.clone(), labels.clone()))
@@ -470,11 +496,24 @@ def not_finite(images: Tensor) -> nn.Module:
     return net
 
 
+def infinite(name: str, value: float = torch.inf) -> Callable[[Tensor], nn.Module]:
+    def made(images: Tensor) -> nn.Module:
+        net = Net()
+        net.register_buffer("mask", torch.zeros(2))
+        net.state_dict()[name][0] = value
+        return net
+
+    return made
+
+
 REFUSED: list[tuple[Callable[[Tensor], Any], Callable[[Tensor], Any], str]] = [
     (lambda _: Pair(), lambda images: images, "gives tuple, not one tensor of floats"),
     (lambda _: TwoInputs(), lambda images: images, r"needs 2 inputs \(first, second\): wrap it"),
     (lambda _: FailsInEvaluation(), lambda images: images, "fails in evaluation mode.*only for training"),
     (not_finite, lambda images: images, "head.weight has values that are not finite"),
+    (infinite("head.bias"), lambda images: images, "head.bias has values that are not finite"),
+    (infinite("body.1.running_var"), lambda images: images, "running_var has values that are not finite"),
+    (infinite("mask", torch.nan), lambda images: images, "mask has values that are not finite"),
     (lambda _: nn.ReLU(), lambda images: images, "nothing to compress"),
     (lambda _: 3, lambda images: images, "int is no model"),
     (lambda _: Net(), lambda images: None, "needs images: give data"),

@@ -9,6 +9,7 @@ import torch
 from optimizer.errors import InputError, ParetoscopeError, WorkError, unknown
 from optimizer.model.added import cards, files, hub
 from optimizer.model.added.cards import AddedModel, Choices, Examined
+from optimizer.model.computed import without_computed
 from optimizer.model.sources import LoadedModel, Source, added, bundled, plugins, torchvision_hub
 from optimizer.progress import Report, quiet
 from optimizer.records import ModelCard
@@ -64,13 +65,14 @@ def load(name: str, progress: Report | None = None) -> LoadedModel:
         with torch.random.fork_rng(devices=[]):  # building a module draws initial weights
             loaded = source.load(name, progress or quiet)
             _check(known, loaded)
+            module = without_computed(loaded.module.eval())
     except ParetoscopeError:
         raise
     except Exception as error:
         raise WorkError(
             f"source {known.source} could not load {name}: {type(error).__name__}: {error}"
         ) from error
-    return replace(loaded, card=replace(loaded.card, source=known.source), module=loaded.module.eval())
+    return replace(loaded, card=replace(loaded.card, source=known.source), module=module)
 
 
 def download(name: str, progress: Report | None = None, force: bool = False) -> Path:

@@ -4,7 +4,6 @@ A layer here is a weight of two or more dimensions that multiplies activations: 
 and the joint projection of ``nn.MultiheadAttention``. Biases, normalisation and position embeddings are not.
 """
 
-import copy
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,6 +15,8 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
+
+from optimizer.model.computed import copied, replace_computed
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -156,7 +157,7 @@ def fold_batch_norm(
     A model that can't be traced is run once instead, where the ``input_shape`` of an example is known. Then
     the copy's outputs are compared with the model's too: where they differ nothing is folded.
     Returns the copy (in evaluation mode) and notes: what could not be folded, if anything. The argument is
-    left as it was.
+    left as it was. Weights that it computes from others are parameters in the copy.
     """
     folded = _frozen(model)
     if not any(isinstance(module, BATCH_NORMS) for module in folded.modules()):
@@ -173,7 +174,7 @@ def fold_batch_norm(
     try:
         before = answers(folded, input_shape) if input_shape else []
         _fold(folded, pairs)
-        alike = _agree(before, answers(folded, input_shape) if input_shape else [])
+        alike = agree(before, answers(folded, input_shape) if input_shape else [])
     except Exception:  # the model's own code again
         alike = False
     if not alike:
@@ -183,7 +184,9 @@ def fold_batch_norm(
 
 
 def _frozen(model: nn.Module) -> nn.Module:
-    return copy.deepcopy(model).eval().requires_grad_(False)
+    frozen = copied(model).eval()
+    replace_computed(frozen)
+    return frozen.requires_grad_(False)
 
 
 def _fold(model: nn.Module, pairs: list[tuple[str, str]]) -> None:
@@ -216,7 +219,7 @@ def _fused(convolution: Any, norm: Any) -> tuple[Any, nn.Module] | None:
     shape = (convolution.in_channels, *sides)
     expected = answers(nn.Sequential(convolution, norm), shape)
     for rest in (nn.Identity(), nn.Sequential(*norm.children())):
-        if _agree(expected, answers(nn.Sequential(fused, rest), shape)):
+        if agree(expected, answers(nn.Sequential(fused, rest), shape)):
             return fused, rest
     return None
 
@@ -232,11 +235,17 @@ def answers(
     return [one for one in tree_leaves(given) if isinstance(one, Tensor)]
 
 
-def _agree(some: list[Tensor], others: list[Tensor]) -> bool:
+def agree(some: list[Tensor], others: list[Tensor]) -> bool:
+    """Whether two models' :func:`answers` differ by no more than rounding."""
     return all(
-        torch.linalg.norm(one.float() - other.float()) <= TOLERANCE * torch.linalg.norm(one.float())
+        torch.equal(one.isfinite(), other.isfinite())  # logits of what is masked out are none
+        and torch.linalg.norm(_finite(one) - _finite(other)) <= TOLERANCE * torch.linalg.norm(_finite(one))
         for one, other in zip(some, others, strict=True)
     )
+
+
+def _finite(values: Tensor) -> Tensor:
+    return values.float().nan_to_num(0, 0, 0)
 
 
 def _traced_pairs(model: nn.Module) -> list[tuple[str, str]]:

@@ -1,16 +1,18 @@
 """A module of one's own as a model: checked, copied, and named by its architecture and weights."""
 
-import copy
 import inspect
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import type_before_parametrizations
 
 from optimizer.errors import InputError
+from optimizer.model.computed import HOOKS, computed, copied, replace_computed
 from optimizer.model.identity import content
-from optimizer.model.layers import walk
+from optimizer.model.layers import agree, answers, walk
 from optimizer.model.sources import LoadedModel
 from optimizer.records import ModelCard
 
@@ -20,23 +22,28 @@ CROP_SHARE = 0.875
 NAME_DIGITS = 10
 CHANNELS = (1, 3, 4)
 """Of images that are grey, in colour, and in colour with transparency."""
+STATISTICS = ("running_mean", "running_var")
+"""Buffers that a norm learns."""
 GIVE_SHAPE = "Give the shape that it takes with input_shape, or an example_input"
 
 
 def own_model(module: nn.Module, input_shape: Sequence[int], of_images: bool = False) -> LoadedModel:
     """A copy of ``module`` on the CPU in float32 and evaluation mode; the module itself is left as it was.
+    Weights that it computes from others (:mod:`optimizer.model.computed`) are parameters in the copy.
 
     ``input_shape`` is that of one example without its batch, such as ``[C, H, W]``; ``of_images`` where it is
     that of the images that were given, so that an error asks for other images. The name holds a digest
     of code, weights and that shape (:func:`optimizer.model.identity.content`), so that retrained weights are
     another model. Files of photographs are preprocessed as is usual for ImageNet. Raises InputError for a
-    module that is TorchScript or can't be copied, has weights that are not finite, nothing to compress, or
-    does not answer a batch of one input tensor with one tensor of floats in evaluation mode.
+    module that is TorchScript or can't be copied, has weights that are not finite or not the same in each
+    forward, nothing to compress, or does not answer a batch of one input tensor with one tensor of floats in
+    evaluation mode.
     """
     shape = tuple(int(side) for side in input_shape)
     if not shape or min(shape) < 1:
         raise InputError(f"input shape {shape} is not allowed: sides of 1 or more, such as (3, 224, 224)")
     taken = _copied(module)
+    _make_parameters(taken, shape)
     outputs = tried(taken, shape, of_images)
     card = ModelCard(
         name=f"{_kind(module)}-{content((taken, shape))[:NAME_DIGITS]}",
@@ -52,8 +59,12 @@ def own_model(module: nn.Module, input_shape: Sequence[int], of_images: bool = F
 def tried(module: nn.Module, shape: tuple[int, ...], of_images: bool = False) -> Tensor:
     """What a module in evaluation mode answers to two inputs of ``shape``: ``[2, ...]``. Raises InputError
     for one that can't be measured, as :func:`own_model` says."""
+    parameters = {name for name, _ in module.named_parameters(remove_duplicate=False)}
     for name, tensor in module.state_dict().items():
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+        learned = name in parameters or name.rpartition(".")[2] in STATISTICS
+        if not tensor.is_floating_point():
+            continue
+        if tensor.isnan().any() or (learned and tensor.isinf().any()):  # in other buffers, masks have -inf
             raise InputError(f"{name} has values that are not finite: load whole weights into the model")
     if not any(walk(module)):
         raise InputError(
@@ -107,20 +118,40 @@ def _copied(module: nn.Module) -> nn.Module:
             "the module that it was made from, with its weights"
         )
     try:
-        taken = copy.deepcopy(module)
+        taken = copied(module)
     except Exception as error:  # what a module holds may refuse to be copied in ways of its own
         raise InputError(
-            f"{_kind(module)} can't be copied ({error}): its parameters must be leaf tensors"
+            f"{_kind(module)} can't be copied ({_first_line(error)}): its parameters must be leaf tensors, "
+            "and what else it holds must be what copy.deepcopy copies. If it keeps results of a forward, run "
+            "it once under torch.no_grad(), or delete them"
         ) from error
-    taken = taken.cpu().float().eval().requires_grad_(False)
+    taken = taken.eval().cpu().float()  # in training, spectral norms of recurrent layers go on as these move
     for part in taken.modules():  # they would call back into what is not copied
         for hooks in (part._forward_hooks, part._forward_pre_hooks, part._backward_hooks):
-            hooks.clear()
+            for number in [number for number, hook in hooks.items() if not isinstance(hook, HOOKS)]:
+                del hooks[number]
     return taken
 
 
+def _make_parameters(taken: nn.Module, shape: tuple[int, ...]) -> None:
+    """Of the weights that it computes from others, and no parameter learns any more. Raises InputError where
+    they are not the same in each forward."""
+    names = [*computed(taken)]
+    before = None
+    if names:
+        with suppress(Exception):  # of the model's own code: `tried` says it
+            before = [answers(taken, shape) for _ in range(2)][1]  # a hook may come before what it reads
+        replace_computed(taken)
+    taken.requires_grad_(False)
+    if before is not None and not agree(before, answers(taken, shape)):
+        raise InputError(
+            f"the parametrization of {', '.join(names)} does not give {_kind(taken)} the same weights in "
+            "each forward in evaluation mode: remove it (torch.nn.utils.parametrize.remove_parametrizations)"
+        )
+
+
 def _kind(module: nn.Module) -> str:
-    return type(module).__name__
+    return type_before_parametrizations(module).__name__
 
 
 def _advice(shape: tuple[int, ...]) -> str:

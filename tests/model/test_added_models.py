@@ -23,6 +23,7 @@ from optimizer.model import catalogue
 from optimizer.model.added import architectures, cards, files, tensors
 from optimizer.model.added.cards import Choices, Examined
 from optimizer.model.cifar_resnet import CifarResNet
+from optimizer.model.layers import walk
 from optimizer.model.preprocessing import IMAGENET
 from optimizer.records import Request
 from optimizer.store import keys
@@ -321,6 +322,15 @@ class Net(nn.Module):
     def forward(self, images):
         return self.net(images)
 
+class Masked(Net):
+    def __init__(self, classes):
+        super().__init__(classes)
+        nn.utils.parametrizations.weight_norm(self.net[0])
+        self.register_buffer("mask", nn.Transformer.generate_square_subsequent_mask(3))
+
+    def forward(self, images):
+        return super().forward(images) + self.mask.softmax(1)[0, 0]
+
 class Odd(nn.Module):
     def __init__(self, classes):
         super().__init__()
@@ -359,6 +369,24 @@ def test_a_prefix_may_be_the_architecture_s_own(
     assert loaded.card.classes == 5
     with torch.inference_mode():
         assert torch.equal(loaded.module(images), net(images))
+
+
+def test_computed_weights_are_layers_and_a_mask_may_be_infinite(
+    net: torch.nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_this_process(monkeypatch)
+    install(monkeypatch, masked="nets_of_a_package:Masked")
+    masked, path = importlib.import_module("nets_of_a_package").Masked(5).eval(), tmp_path / "net.pt"
+    torch.save(masked.state_dict(), path)
+    loaded, images = files.opened(files.examine(path, "masked"), Choices()), torch.rand(2, 3, 32, 32)
+    assert [layer.name for layer in walk(loaded.module)] == ["net.0.weight", "net.3.weight"]
+    with torch.inference_mode():
+        assert torch.allclose(loaded.module(images), masked(images))
+    masked.state_dict()["net.3.bias"][0] = -torch.inf
+    torch.save(masked.state_dict(), path)
+    about = files.examine(path, "masked")
+    with pytest.raises(InputError, match=r"net\.3\.bias has values that are not finite"):
+        catalogue.add(about, Choices("other"))
 
 
 def test_a_package_s_architecture_that_fails_is_named_and_the_others_are_tried(

@@ -418,9 +418,8 @@ class Activated(nn.BatchNorm2d):
     [
         lambda: (Standardised(4, 4, 3), nn.BatchNorm2d(4)),
         lambda: (nn.Conv2d(4, 4, 3), Activated(4)),
-        lambda: (nn.utils.parametrizations.weight_norm(nn.Conv2d(4, 4, 3)), nn.BatchNorm2d(4)),
     ],
-    ids=["standardised weight", "norm with an activation", "computed weight"],
+    ids=["standardised weight", "norm with an activation"],
 )
 def test_what_is_more_than_a_convolution_and_its_norm_stays_and_the_others_are_folded(
     pair: Callable[[], tuple[nn.Module, nn.BatchNorm2d]], shape: tuple[int, ...] | None

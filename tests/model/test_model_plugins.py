@@ -14,6 +14,7 @@ from PIL import Image
 
 from optimizer.errors import InputError, UnavailableError, WorkError
 from optimizer.model import catalogue
+from optimizer.model.layers import walk
 from optimizer.model.sources import efficientnet_lite
 
 PLUGIN = """
@@ -69,6 +70,12 @@ def test_an_installed_package_adds_models(install: Install, attribute: str) -> N
     assert loaded.card.source == origin
     assert not loaded.module.training
     assert loaded.module(torch.ones(2, 3, 4, 4)).shape == (2, 3)
+
+
+def test_weights_that_a_plugin_s_model_computes_are_layers(install: Install) -> None:
+    made = "torch.nn.utils.parametrizations.weight_norm(torch.nn.Conv2d(3, 3, 1)), torch.nn.Flatten()"
+    install(PLUGIN.replace("torch.nn.Flatten()", made), "SOURCE")
+    assert [layer.name for layer in walk(catalogue.load("mean").module)] == ["1.weight"]
 
 
 @pytest.mark.parametrize(

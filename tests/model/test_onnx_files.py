@@ -12,6 +12,7 @@ from hostile_graphs import SIDES, classifier, graph, node, save
 
 from optimizer.engine import engine_named
 from optimizer.errors import InputError
+from optimizer.model import own
 from optimizer.model.added import cards, files, onnx_check, onnx_reading
 from optimizer.model.added.onnx_conversion import convert
 from optimizer.model.added.onnx_reading import read_onnx
@@ -282,6 +283,17 @@ def test_openvino_still_has_the_weights_before_a_hard_sigmoid(tmp_path: Path) ->
     kept, _ = read(graph(nodes, CONV), tmp_path)
     build = engine_named("openvino").prepare(convert(kept, SIDES).eval(), SIDES)
     assert callable(build)
+
+
+def test_a_mask_of_attention_may_be_infinite(tmp_path: Path) -> None:
+    """As what is exported with ``is_causal=True`` has it: a constant that is added before a softmax."""
+    nodes = [node("MatMul", "x w", "a"), node("Add", "a m", "b"), node("Softmax", "b", axis=-1)]
+    mask = np.triu(np.full((16, 16), -np.inf, np.float32), 1)
+    path, _ = read(graph(nodes, {"w": weights(16, 16), "m": mask}), tmp_path)
+    assert onnx_check.check(path, SIDES)["difference"] < 1e-5
+    network = convert(path, SIDES).eval()
+    assert own.tried(network, SIDES).shape == (2, *SIDES)
+    assert any(one.isneginf().any() for one in network.buffers())
 
 
 def test_batch_norm_is_folded(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from optimizer.model.added.cards import AddedModel, Choices, Examined
 from optimizer.model.added.containers import CHECKPOINTS, MODEL_FILES
 from optimizer.model.added.hub import Repository
 from optimizer.model.added.limits import read_limited
+from optimizer.model.computed import without_computed
 from optimizer.model.own import tried
 from optimizer.model.sources import LoadedModel
 from optimizer.model.sources.imagenet import is_imagenet, wordnet_ids
@@ -139,7 +140,7 @@ def _built(about: Examined, choices: Choices, report: Report) -> tuple[AddedMode
     model = kind.described(about, choices)
     report(None, f"trying {about.name}")
     with torch.random.fork_rng(devices=[]):  # building a module draws initial weights
-        module = kind.module(model).float().eval().requires_grad_(False)
+        module = without_computed(kind.module(model).eval().float()).requires_grad_(False)
     outputs = tried(module, model.preprocessing.input_shape)
     logits = choices.classifier and outputs.ndim == 2 and outputs.shape[1] > 1
     classes = outputs.shape[1] if logits else 0
@@ -156,7 +157,7 @@ def _built(about: Examined, choices: Choices, report: Report) -> tuple[AddedMode
 def _loaded(model: AddedModel, module: nn.Module) -> LoadedModel:
     return LoadedModel(
         model.card,
-        module.float().eval().requires_grad_(False),
+        without_computed(module.eval().float()).requires_grad_(False),
         lambda image: torch.from_numpy(model.preprocessing(image)),
         model.class_names,
         wordnet_ids() if is_imagenet(model.class_names) else (),
