@@ -35,6 +35,7 @@ from optimizer.engine.openvino_quantizers import (
     set_levels,
 )
 from optimizer.errors import WorkError
+from optimizer.methods.engines import use_another
 from optimizer.model.layers import multiplications, uses, walk
 from optimizer.records import Part
 
@@ -104,7 +105,7 @@ def convert(model: nn.Module, input_shape: tuple[int, ...]) -> Converted:
         if name not in operations:
             raise WorkError(
                 f"layer {name} is not in OpenVINO's graph as a convolution or matrix product, "
-                "so its weights can't be replaced. Use engine torch for this model."
+                f"so its weights can't be replaced. {use_another('openvino')}"
             )
     converted = Converted(graph, operations, {}, input_shape, _takes_two(graph, input_shape), rows)
     _check_weights(converted, model)
@@ -128,7 +129,7 @@ def _graph(module: nn.Module, input_shape: tuple[int, ...], *weights: Tensor) ->
         graph.reshape({number: [*one.shape] for number, one in enumerate(example)})
     except Exception as error:  # the converter raises whatever its frontend or the model raises
         raise WorkError(
-            f"OpenVINO can't convert this model: {one_line(error)}. Use engine torch for it."
+            f"OpenVINO can't convert this model: {one_line(error)}. {use_another('openvino')}"
         ) from error
     return graph
 
@@ -191,7 +192,7 @@ def _check_weights(converted: Converted, model: nn.Module) -> None:
             ):
                 raise WorkError(
                     f"layer {name} has other weights in OpenVINO's graph than in torch, so they can't be "
-                    "replaced. Use engine torch for this model."
+                    f"replaced. {use_another('openvino')}"
                 )
 
 
