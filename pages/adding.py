@@ -29,8 +29,9 @@ def show(data: DataSpec) -> None:
         [suffix.removeprefix(".") for suffix in MODEL_FILES],
         key=f"model file {session().uploads}",
         max_upload_size=MAX_UPLOAD_MB,
-        help="Weights as .safetensors, or as .pt and .pth that hold nothing but tensors; or a network as "
-        ".onnx. It is read in a process of its own, nothing in it is run, and it stays on this machine.",
+        help="Weights as .safetensors, or as .pt and .pth that hold nothing but tensors; or a network of "
+        "images as .onnx. It is read in a process of its own, nothing in it is run, and it stays on this "
+        "machine.",
     )
     named = st.text_input(
         "Or a classifier of the Hugging Face hub",

@@ -367,6 +367,15 @@ def test_compressed_is_what_was_measured(
     assert (result.record.accuracy.outcomes == right).all()
 
 
+@pytest.mark.slow
+def test_a_module_of_other_inputs_than_images_is_measured(labels: Tensor) -> None:
+    """As the refusal of such an ONNX file promises."""
+    layers = nn.Conv1d(1, 4, 5, stride=4), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 16, 10)
+    inputs = torch.randn(60, 1, 65, generator=torch.Generator().manual_seed(1))
+    result = measured(nn.Sequential(*layers), (inputs, labels))
+    assert [layer.pruned > 0 for layer in result.record.inspection.layers] == [True, True]
+
+
 def test_a_result_is_saved_by_the_extension(net: nn.Module, images: Tensor, tmp_path: Path) -> None:
     onnxruntime, openvino = pytest.importorskip("onnxruntime"), pytest.importorskip("openvino")
     result = measured(net, images, EIGHT_BITS)

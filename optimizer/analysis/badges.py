@@ -6,6 +6,18 @@ from dataclasses import dataclass
 from optimizer.analysis.labels import Labelled
 from optimizer.methods.engines import engine_info
 
+NOT_SAID = (
+    "Fine-tuning, or more of it, can raise the accuracy.",
+    "Accuracy holds for images like those it was measured on. Other images can lose more, and a class more "
+    "than the mean.",
+    "Times hold for the engine, machine, batch size and thread count named here, and not for other runtimes. "
+    "On a busy machine, or behind a server, calls take longer.",
+    "Zeros in a dense kernel are multiplied like any other number: unless the kernels are named sparse, "
+    "pruning changes accuracy and zstd size, not time.",
+    "A precision called simulated shows what accuracy it has, not how fast kernels of it would be.",
+)
+"""What no figure says, in a report or on a model card."""
+
 
 class BadgeKind(Labelled):
     """How far a figure can be trusted."""

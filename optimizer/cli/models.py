@@ -57,7 +57,9 @@ def add_add_options(parser: argparse.ArgumentParser) -> None:
         metavar="ID",
         help="an image classifier of the Hugging Face hub, such as timm/resnet18.a1_in1k",
     )
-    file.add_argument("--onnx", metavar="FILE", help="a network; its outputs are held against ONNX Runtime's")
+    file.add_argument(
+        "--onnx", metavar="FILE", help="a network of images; its outputs are held against ONNX Runtime's"
+    )
     parser.add_argument(
         "--architecture",
         metavar="A",

@@ -125,6 +125,9 @@ def prune_weights(
         alike.setdefault(spec, []).append(name)
     pruned: dict[str, Pruned] = {}
     for spec, names in alike.items():
+        if not spec.active:  # its method may ask for images that nothing needs
+            pruned |= {name: Pruned(weights[name].clone(), _whole(weights[name])) for name in names}
+            continue
         pruner: Pruner = spec.pruner.load()
         pruned |= pruner(
             {name: weights[name] for name in names},
@@ -133,6 +136,10 @@ def prune_weights(
             statistics,
         )
     return pruned
+
+
+def _whole(weight: Tensor) -> Tensor:
+    return torch.ones_like(weight, dtype=torch.bool)
 
 
 def _check_pattern(weights: Mapping[str, Tensor], recipe: Recipe) -> None:

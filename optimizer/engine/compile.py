@@ -29,6 +29,7 @@ from optimizer.engine.base import Array, Build, Engine, Load, Runner, in_batches
 from optimizer.engine.realised import simulated
 from optimizer.engine.torch import DTYPES, FACTORS, RoundActivations, activation_ranges, parameters_of
 from optimizer.errors import WorkError
+from optimizer.methods.engines import use_another
 from optimizer.model.layers import uses, walk
 from optimizer.records import Execution, KernelTime, LayerExecution
 from optimizer.system.paths import home, private
@@ -140,7 +141,7 @@ def compiled(
             return made
     except Exception as error:  # whatever the model, dynamo, inductor or the compiler raise
         raise WorkError(
-            f"torch.compile can't compile this model: {one_line(error)[:300]}. Use engine torch for it."
+            f"torch.compile can't compile this model: {one_line(error)[:300]}. {use_another('compile')}"
         ) from error
 
 

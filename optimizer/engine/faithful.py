@@ -16,7 +16,7 @@ from optimizer.compression.apply import CompressedModel, compress
 from optimizer.engine import engine_named
 from optimizer.engine.base import Array, Build, Runner
 from optimizer.errors import WorkError
-from optimizer.methods.engines import REFERENCE_ENGINE, engine_info
+from optimizer.methods.engines import REFERENCE_ENGINE, engine_info, use_another
 from optimizer.recipe import PruneSpec, Recipe
 from optimizer.system.threads import thread_count
 
@@ -40,8 +40,9 @@ def check_follows(build: Build, model: nn.Module, input_shape: tuple[int, ...], 
         own = build(compress(model, Recipe()), images, threads=1, batch=1)
         check_answers(model, images.numpy(), own.score(images.numpy()), engine)
         raise WorkError(
-            f"{engine} can't take other weights for this model: it multiplies with values that are worked "
-            "out from a layer's weight, and they would stay as they are. Use engine torch for it."
+            f"{engine_info(engine).label} can't take other weights for this model: it multiplies with values "
+            "that are worked out from a layer's weight, and they would stay as they are. "
+            f"{use_another(engine)}"
         )
 
 
@@ -52,7 +53,7 @@ def prepare(engine: str, model: nn.Module, input_shape: tuple[int, ...]) -> Buil
     Raises InputError for an unknown engine, UnavailableError where it can't run; ``score`` of a runner raises
     WorkError where the answers differ.
     """
-    build, label = engine_named(engine).prepare(model, input_shape), engine_info(engine).label
+    build = engine_named(engine).prepare(model, input_shape)
     if engine == REFERENCE_ENGINE:
         return build
     agreed: set[bool] = set()
@@ -64,7 +65,7 @@ def prepare(engine: str, model: nn.Module, input_shape: tuple[int, ...]) -> Buil
         def score(images: Array) -> Array:
             answers = runner.score(images)
             if recipe.identity not in agreed:
-                check_answers(compressed.module, images, answers, label)
+                check_answers(compressed.module, images, answers, engine)
                 agreed.add(recipe.identity)
             return answers
 
@@ -85,7 +86,7 @@ def check_answers(module: nn.Module, images: Array, answers: Array, engine: str)
         if np.linalg.norm(found - expected) <= TOLERANCE * np.linalg.norm(expected):
             return
     raise WorkError(
-        f"on {engine} this model does not give torch's answers, so its accuracy would be that of another "
-        "network. Use engine torch for it. (Nor does a model that draws random numbers, or whose answer to "
-        "an image depends on those beside it.)"
+        f"on {engine_info(engine).label} this model does not give torch's answers, so its accuracy would be "
+        f"that of another network. {use_another(engine)} (Nor does a model that draws random numbers, or "
+        "whose answer to an image depends on those beside it.)"
     )

@@ -36,6 +36,7 @@ from optimizer.engine.onnx_export import Exported, export, lacking
 from optimizer.engine.onnx_graph import Graph, graph_of
 from optimizer.engine.realised import UNTOLD, execution_of, named, simulated, some_of
 from optimizer.errors import WorkError
+from optimizer.methods.engines import use_another
 from optimizer.records import Execution, KernelTime, LayerExecution, Role
 
 INTEGER_KERNELS = {
@@ -58,8 +59,8 @@ def prepare(model: nn.Module, input_shape: tuple[int, ...]) -> Build:
     try:
         from_graph = partial(build, export(model, input_shape))
     except WorkError as error:
-        raise WorkError(f"{error}. Use engine torch for it.") from error
-    check_follows(from_graph, model, input_shape, "ONNX Runtime")
+        raise WorkError(f"{error}. {use_another('onnxruntime')}") from error
+    check_follows(from_graph, model, input_shape, "onnxruntime")
     return from_graph
 
 
@@ -220,7 +221,7 @@ def _observed(
         return observed(content, batch, threads, folded, graph)
     except Exception as error:  # of ONNX Runtime's own kinds
         raise WorkError(
-            f"ONNX Runtime can't load this model: {one_line(error)[:300]}. Use engine torch for it."
+            f"ONNX Runtime can't load this model: {one_line(error)[:300]}. {use_another('onnxruntime')}"
         ) from error
 
 

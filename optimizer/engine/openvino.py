@@ -57,12 +57,12 @@ def prepare(model: nn.Module, input_shape: tuple[int, ...]) -> Build:
     """Convert once, and build from the converted graph. Raises WorkError where OpenVINO can't."""
     converted = convert(model, input_shape)
     try:
-        check_follows(partial(build, converted), model, input_shape, "OpenVINO")
+        check_follows(partial(build, converted), model, input_shape, "openvino")
     except WorkError:
         if not converted.any_batch:
             raise
         converted = replace(converted, any_batch=False)  # images may have been mixed
-        check_follows(partial(build, converted), model, input_shape, "OpenVINO")
+        check_follows(partial(build, converted), model, input_shape, "openvino")
     return partial(build, converted)
 
 

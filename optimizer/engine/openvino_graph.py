@@ -12,7 +12,7 @@ import warnings
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from optimizer.compression.apply import CompressedModel, CompressedWeight
 from optimizer.engine.base import Array, one_line
+from optimizer.engine.openvino_given import Given, Rows, of_images, take_in
 from optimizer.engine.openvino_quantizers import (
     WEIGHTED,
     Quantizer,
@@ -34,6 +35,7 @@ from optimizer.engine.openvino_quantizers import (
     set_levels,
 )
 from optimizer.errors import WorkError
+from optimizer.methods.engines import use_another
 from optimizer.model.layers import multiplications, uses, walk
 from optimizer.records import Part
 
@@ -50,7 +52,8 @@ class Converted:
     """The uncompressed graph, and for each layer the operations that multiply with its weight.
 
     ``additions``: the addition of a bias that follows an operation, where one does. ``any_batch``: the graph
-    can be given any number of images, else one at a time.
+    can be given any number of images, else one at a time. ``rows``: which rows of the weight an operation
+    multiplies with, where not with all of them.
     """
 
     graph: Any
@@ -58,6 +61,11 @@ class Converted:
     additions: dict[str, str]
     input_shape: tuple[int, ...]
     any_batch: bool = True
+    rows: dict[str, Rows] = field(default_factory=dict)
+
+    def rows_of(self, operation: str) -> slice:
+        """Which rows of its layer's weight it multiplies with."""
+        return slice(*self.rows.get(operation, (None, None)))
 
     @cached_property
     def quantizers(self) -> tuple[Quantizer, ...] | None:
@@ -81,9 +89,34 @@ class Converted:
 
 def convert(model: nn.Module, input_shape: tuple[int, ...]) -> Converted:
     """Convert once. Raises WorkError when OpenVINO can't, or when a layer can't be found in its graph."""
+    running = [name for name, runs in multiplications(model, input_shape).items() if runs]
+    # The others have no runs: a classifier for training only, as Inception's.
+    graph = _graph(model, input_shape)
+    operations, rows = _operations(graph, model), dict[str, Rows]()
+    if hidden := [name for name in running if name not in operations]:
+        weights = {name: model.get_parameter(name).detach() for name in hidden}
+        graph = _graph(Given(model, hidden), input_shape, *weights.values())
+        operations = _operations(graph, model, Given.prefix)
+        for product in take_in(graph, {name: weight.numpy() for name, weight in weights.items()}):
+            operations[product.layer] = (*operations.get(product.layer, ()), product.operation)
+            if product.rows != (0, len(weights[product.layer])):
+                rows[product.operation] = product.rows
+    for name in running:
+        if name not in operations:
+            raise WorkError(
+                f"layer {name} is not in OpenVINO's graph as a convolution or matrix product, "
+                f"so its weights can't be replaced. {use_another('openvino')}"
+            )
+    converted = Converted(graph, operations, {}, input_shape, _takes_two(graph, input_shape), rows)
+    _check_weights(converted, model)
+    return replace(converted, additions=_additions(converted, model))
+
+
+def _graph(module: nn.Module, input_shape: tuple[int, ...], *weights: Tensor) -> Any:
+    """The graph for one image and, behind it, these weights. Raises WorkError."""
     import openvino
 
-    example = torch.zeros(1, *input_shape)
+    example = torch.zeros(1, *input_shape), *weights
     # As OpenVINO traces by itself, but not a second time: outputs are compared with other weights and images.
     trace_options = {"check_trace": False}
     try:
@@ -91,16 +124,22 @@ def convert(model: nn.Module, input_shape: tuple[int, ...]) -> Converted:
 
         # What torch says of its own tracer is no concern of a user's.
         with _whole_attention_projections(), warnings.catch_warnings(action="ignore"):
-            traced = TorchScriptPythonDecoder(model, example_input=example, trace_kwargs=trace_options)
+            traced = TorchScriptPythonDecoder(module, example_input=example, trace_kwargs=trace_options)
             graph = openvino.convert_model(traced, example_input=example)
-        graph.reshape([1, *input_shape])
+        graph.reshape({number: [*one.shape] for number, one in enumerate(example)})
     except Exception as error:  # the converter raises whatever its frontend or the model raises
         raise WorkError(
-            f"OpenVINO can't convert this model: {one_line(error)}. Use engine torch for it."
+            f"OpenVINO can't convert this model: {one_line(error)}. {use_another('openvino')}"
         ) from error
+    return graph
+
+
+def _operations(graph: Any, model: nn.Module, prefix: str = "") -> dict[str, tuple[str, ...]]:
+    """By layer, the operations that multiply with its weight, of a graph that has this prefix to all names of
+    the model's parameters."""
     names = {id(layer.weight): layer.name for layer in walk(model)}
     aliases = {
-        alias: names[id(parameter)]
+        f"{prefix}{alias}": names[id(parameter)]
         for alias, parameter in model.named_parameters(remove_duplicate=False)
         if id(parameter) in names
     }
@@ -109,16 +148,7 @@ def convert(model: nn.Module, input_shape: tuple[int, ...]) -> Converted:
         if node.get_type_name() in WEIGHTED:
             for name in {aliases[alias] for alias in _weight_names(node) if alias in aliases}:
                 operations[name] = (*operations.get(name, ()), node.get_friendly_name())
-    for name, runs in multiplications(model, input_shape).items():
-        if runs and name not in operations:  # without runs: a classifier for training only, as Inception's
-            raise WorkError(
-                f"layer {name} is not in OpenVINO's graph as a convolution or matrix product, "
-                "so its weights can't be replaced. Use engine torch for this model."
-            )
-    additions, any_batch = _additions(graph, operations, model), _takes_two(graph, input_shape)
-    converted = Converted(graph, operations, additions, input_shape, any_batch)
-    _check_weights(converted, model)
-    return converted
+    return operations
 
 
 def _takes_two(graph: Any, input_shape: tuple[int, ...]) -> bool:
@@ -153,30 +183,31 @@ def _weight_names(node: Any) -> list[str]:
 def _check_weights(converted: Converted, model: nn.Module) -> None:
     """A wrong match would give wrong accuracy in silence: compare every weight once."""
     nodes = nodes_of(converted.graph)
-    weights = {layer.name: layer.weight.detach().numpy().ravel() for layer in walk(model)}
+    weights = {layer.name: layer.weight.detach().numpy() for layer in walk(model)}
     for name, operations in converted.operations.items():
         for operation in operations:
             source = nodes[operation].input_value(1).get_node()
             if source.get_type_name() != "Constant" or not np.array_equal(
-                source.get_data().ravel(), weights[name]
+                source.get_data().ravel(), weights[name][converted.rows_of(operation)].ravel()
             ):
                 raise WorkError(
                     f"layer {name} has other weights in OpenVINO's graph than in torch, so they can't be "
-                    "replaced. Use engine torch for this model."
+                    f"replaced. {use_another('openvino')}"
                 )
 
 
-def _additions(graph: Any, operations: dict[str, tuple[str, ...]], model: nn.Module) -> dict[str, str]:
+def _additions(converted: Converted, model: nn.Module) -> dict[str, str]:
     """By operation, what adds its layer's bias. (The converter leaves out a bias of zeros.)"""
-    nodes = nodes_of(graph)
+    nodes = nodes_of(converted.graph)
     found: dict[str, str] = {}
     for layer in uses(model):
         if layer.bias is None:
             continue
         values = layer.bias.detach().numpy()
-        for operation in operations.get(layer.name, ()):
+        for operation in converted.operations.get(layer.name, ()):
+            own = values[converted.rows_of(operation)]
             for target in nodes[operation].output(0).get_target_inputs():
-                if _adds(target.get_node(), values):
+                if _adds(target.get_node(), own):
                     found[operation] = target.get_node().get_friendly_name()
     return found
 
@@ -225,13 +256,16 @@ def _replace_weights(graph: Any, prepared: Converted, compressed: CompressedMode
     nodes = nodes_of(graph)
     for name, operations in prepared.operations.items():
         weight = compressed.weights[name]
-        shape = list(nodes[operations[0]].input_value(1).get_shape())
-        if as_codes and weight.fits_int8:
-            replacement = _int8_constant(weight, shape)
-        else:
-            replacement = _constant(weight.values, shape)
+        made: dict[tuple[Rows | None, bool], Any] = {}  # those that multiply with the same share it
         for operation in operations:
-            nodes[operation].input(1).replace_source_output(replacement.output(0))
+            node, rows = nodes[operation], prepared.rows_of(operation)
+            # What multiplies a learned query is worked out for good: OpenVINO can't do that from codes.
+            in_codes = as_codes and weight.fits_int8 and of_images(node.input_value(0).get_node())
+            key, shape = (prepared.rows.get(operation), in_codes), list(node.input_value(1).get_shape())
+            if key not in made:
+                values = weight.values[rows]
+                made[key] = _int8_constant(weight, rows, shape) if in_codes else _constant(values, shape)
+            node.input(1).replace_source_output(made[key].output(0))
 
 
 def _shift_biases(graph: Any, prepared: Converted, compressed: CompressedModel) -> None:
@@ -240,10 +274,11 @@ def _shift_biases(graph: Any, prepared: Converted, compressed: CompressedModel) 
 
     nodes = nodes_of(graph)
     for name, operations in prepared.operations.items():
-        change = compressed.weights[name].bias_change
-        if change is None:
+        whole = compressed.weights[name].bias_change
+        if whole is None:
             continue
         for operation in operations:
+            change = whole[prepared.rows_of(operation)]
             if operation in prepared.additions:
                 addition = nodes[prepared.additions[operation]]
                 bias = torch.tensor(addition.input_value(1).get_node().get_data())
@@ -266,14 +301,16 @@ def _constant(values: Tensor, shape: list[int]) -> Any:
     return ops.constant(np.ascontiguousarray(values.numpy()).reshape(shape))
 
 
-def _int8_constant(weight: CompressedWeight, shape: list[int]) -> Any:
-    """int8 codes, a conversion and a scale a channel: the pattern that OpenVINO turns into int8 kernels."""
+def _int8_constant(weight: CompressedWeight, rows: slice, shape: list[int]) -> Any:
+    """int8 codes of these rows, a conversion and a scale a channel: the pattern that OpenVINO turns into int8
+    kernels."""
     from openvino import opset13 as ops
 
     assert weight.codes is not None
-    codes = weight.codes.centred.to(torch.int8).numpy().reshape(shape)
+    centred = weight.codes.centred[rows]
+    codes = centred.to(torch.int8).numpy().reshape(shape)
     scale = weight.codes.scale.numpy().ravel()
-    channels = scale if scale.size > 1 else np.repeat(scale, weight.codes.centred.shape[0])
+    channels = scale[rows] if scale.size > 1 else np.repeat(scale, len(centred))
     leading = shape[:1] if shape[0] == len(channels) else shape[:2]  # outputs, or groups and each one's
     channels = channels.reshape([*leading, *[1] * (len(shape) - len(leading))])
     return ops.multiply(ops.convert(ops.constant(codes), np.float32), ops.constant(channels))

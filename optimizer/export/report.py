@@ -5,7 +5,7 @@ from types import MappingProxyType
 
 import pandas as pd
 
-from optimizer.analysis.badges import BadgeKind
+from optimizer.analysis.badges import NOT_SAID, BadgeKind
 from optimizer.analysis.frontier import frontier_of
 from optimizer.analysis.headline import may_be
 from optimizer.analysis.labels import engine_label
@@ -30,13 +30,7 @@ MAX_ROWS_IN_A_CHART = 12
 LIMITS = Section(
     "What these figures do not say",
     items=(
-        "Fine-tuning, or more of it, can raise the accuracy.",
-        "Accuracy holds for images like these. Other images can lose more, and a class more than the mean.",
-        "Times hold for this machine, engine, batch size and thread count. On a busy machine, or behind a "
-        "server, calls take longer.",
-        "Zeros in a dense kernel are multiplied like any other number: unless the kernels are named sparse, "
-        "pruning changes accuracy and zstd size, not time.",
-        "A simulated precision shows what accuracy it would have, not how fast kernels of it would be.",
+        *NOT_SAID,
         "Of twenty comparisons without any real difference, one is expected to show a difference by chance: "
         "read a long table with that in mind.",
     ),

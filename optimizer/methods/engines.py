@@ -68,6 +68,12 @@ ENGINES: dict[str, EngineInfo] = by_name(
 )
 
 
+def use_another(name: str) -> str:
+    """What to do where that engine can't run a model, as a sentence."""
+    *others, last = [other for other in ENGINES if other != name]
+    return f"Use another engine: {', '.join(others)} or {last}."
+
+
 def engine_info(name: str) -> EngineInfo:
     """The entry of that name. Of one that is not here, as stored results may have, only the name is known."""
     return ENGINES.get(name, EngineInfo(name, name))

@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,16 @@ from torch import Tensor, nn
 from optimizer.compression.apply import compress, compress_weights
 from optimizer.errors import InputError
 from optimizer.model.layers import walk
-from optimizer.recipe import GRANULARITIES, RANGES, WEIGHT_BITS, Override, PruneSpec, QuantizeSpec, Recipe
+from optimizer.recipe import (
+    GRANULARITIES,
+    NORMAL,
+    RANGES,
+    WEIGHT_BITS,
+    Override,
+    PruneSpec,
+    QuantizeSpec,
+    Recipe,
+)
 
 Small = Callable[[str], nn.Module]
 
@@ -163,6 +173,20 @@ def test_weights_alone_are_those_of_the_whole_model(small: Small) -> None:
 def test_a_recipe_that_needs_data_says_so_when_there_is_none(small: Small) -> None:
     with pytest.raises(InputError, match="works from calibration images: give some, or take magnitude"):
         compress(small("cnn"), Recipe(PruneSpec("compensated", 0.5)))
+
+
+def test_an_override_by_magnitude_needs_no_images_where_the_rest_is_not_pruned(small: Small) -> None:
+    model = small("cnn")
+    layer, *others = [layer.name for layer in walk(model)]
+    override = Override(layer, sparsity=0.25, pruning="magnitude")
+    recipe = replace(NORMAL, layers=(override,)).canonical()
+    assert recipe.prune.pruner.needs_data
+    assert not recipe.needs_data
+    weights = compress_weights(model, recipe)
+    assert 0 < (~weights[layer].mask).sum() < weights[layer].mask.numel()
+    for name in others:
+        assert weights[name].mask.all()
+        torch.testing.assert_close(weights[name].values, model.get_parameter(name).detach(), rtol=0, atol=0)
 
 
 def test_an_override_of_no_layer_lists_the_layers(small: Small) -> None:

@@ -15,6 +15,7 @@ from pairs import pairs
 from small_models import SMALL_SHAPE
 from torch import Tensor, nn
 
+from optimizer.analysis.badges import NOT_SAID
 from optimizer.analysis.summary import summarise
 from optimizer.analysis.two_files import NetworkRef
 from optimizer.compression.apply import compress
@@ -210,6 +211,11 @@ def test_a_card_without_a_result_claims_nothing(small: Small, small_images: Tens
     card = entries(write("packed", taken(small("cnn"), RECIPES["half"], small_images)))[CARD_FILE].decode()
     assert "Not measured." in card
     assert "Environment" not in card
+
+
+def test_a_card_says_what_the_numbers_do_not_as_a_report_does(small: Small, small_images: Tensor) -> None:
+    card = model_card(taken(small("cnn"), RECIPES["half"], small_images), (), "")
+    assert all(f"\n- {line}\n" in card for line in NOT_SAID)
 
 
 def test_a_card_says_that_batch_norm_is_folded_where_none_is_left(small: Small, small_images: Tensor) -> None:

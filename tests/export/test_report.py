@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from factories import OTHER_MACHINE, make_latency, make_result, make_sweep, recipe, remade
 
+from optimizer.analysis.badges import NOT_SAID
 from optimizer.analysis.frame import frame
 from optimizer.analysis.headline import headlines
 from optimizer.analysis.outcomes import AccuracyVerdict, paired_drop
@@ -236,7 +237,7 @@ def test_report_says_how_and_what_it_does_not_say() -> None:
         "3 images could not be read",
         "simulated: 4-bit weights",
         "What these figures do not say",
-        "Fine-tuning, or more of it",
+        *map(html.escape, NOT_SAID),
         "How to read this",
         "Environment",
         "time shared with uncompressed",

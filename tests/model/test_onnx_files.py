@@ -28,6 +28,12 @@ def weights(*shape: int) -> np.ndarray:
     return np.random.default_rng(sum(shape)).normal(size=shape).astype(np.float32)
 
 
+def test_a_network_of_other_inputs_than_images_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    words = r"it takes inputs \[N, 1, 784\], .*px.measure\(module, data=\(inputs, labels\)\)"
+    with pytest.raises(InputError, match=words):
+        read(graph([node("Relu", "x")], sides=("N", 1, 784)), tmp_path)
+
+
 CONV = {"w": weights(4, 3, 3, 3), "b": weights(4)}
 VECTOR = {"w": weights(3), "b": weights(3)}
 GRAPHS: dict[str, Any] = {

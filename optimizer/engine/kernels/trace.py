@@ -17,6 +17,7 @@ from torch.fx import Node
 
 from optimizer.engine.base import one_line
 from optimizer.errors import WorkError
+from optimizer.methods.engines import use_another
 
 aten = torch.ops.aten
 
@@ -139,7 +140,7 @@ def trace(model: nn.Module, shape: Sequence[int]) -> Trace:
     except Exception as error:  # exporting runs the model's own code: anything may come out of it
         raise WorkError(
             f"the model can't be exported for the sparse engine: {one_line(error)[:300]}. "
-            "Use engine torch for it."
+            + use_another("sparse")
         ) from error
     signature = exported.graph_signature
     constants: dict[str, str | Tensor] = {
@@ -179,7 +180,7 @@ def _read(node: Node, constants: dict[str, Any], shapes: dict[str, tuple[int, ..
     if schema and schema.is_mutable and any(len(source.users) > 1 for source in node.all_input_nodes[:1]):
         raise WorkError(
             f"the model changes {node.all_input_nodes[0].name} in place and uses it elsewhere, which the "
-            "sparse engine can't follow. Use engine torch for it."
+            f"sparse engine can't follow. {use_another('sparse')}"
         )
     reader = READERS.get(node.target)
     known = reader(op, *_arguments(node)) if reader else None

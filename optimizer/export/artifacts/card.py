@@ -5,6 +5,7 @@ from typing import Any
 
 from optimizer import __version__
 from optimizer.analysis import fidelity
+from optimizer.analysis.badges import NOT_SAID
 from optimizer.analysis.labels import engine_label
 from optimizer.analysis.metrics import METRICS
 from optimizer.analysis.summary import FIDELITY, label_of, summarise
@@ -17,15 +18,6 @@ from optimizer.system.environment import describe
 FIGURES = (
     *("accuracy", "balanced_accuracy", "drop", "agreement", "file_size", "packed_size", "compressed_size"),
     *("memory", "cold_start", "nonzero", "operations", "latency", "latency_ratio"),
-)
-
-LIMITS = (
-    "Fine-tuning, or more of it, can raise the accuracy.",
-    "Accuracy holds for images like those it was measured on, and a class can lose more than the mean.",
-    "Times hold for the engine, machine, batch size and thread count named here, and not for other runtimes.",
-    "Zeros in a dense kernel are multiplied like any other number: unless the kernels are named sparse, "
-    "pruning changes accuracy and the size of the file, not time.",
-    "A precision called simulated shows what accuracy it has, not how fast kernels of it would be.",
 )
 
 
@@ -49,7 +41,7 @@ def model_card(
         "## Measured\n\n" + (_measured(source.result) if source.result else "Not measured."),
         *([f"## Environment\n\n{describe(source.result.environment)}"] if source.result else []),
         f"## Load it again\n\n```python\n{loading}\n```",
-        "## What the numbers do not say\n\n" + _bullets(LIMITS),
+        "## What the numbers do not say\n\n" + _bullets(NOT_SAID),
     ]
     return "\n\n".join(blocks) + "\n"
 

@@ -288,8 +288,9 @@ def _image_input(graph: Any) -> Any:
         raise InputError(f"its input {value.name[:40]!r} is {said}: export it with a float32 input")
     if len(dimensions(value)) != 4:
         raise InputError(
-            f"its input {value.name[:40]!r} is {dimensions(value)}: a network of images [N, C, H, W] is "
-            "needed"
+            f"it takes inputs [{', '.join(map(str, dimensions(value)))}], and a file must take images "
+            "[N, C, H, W]. A network of other inputs is measured in Python, as the torch module that it was "
+            "exported from: px.measure(module, data=(inputs, labels))"
         )
     return value
 

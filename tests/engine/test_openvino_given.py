@@ -1,0 +1,83 @@
+"""Layers whose products OpenVINO cuts, or works out for good: cross-attention, and what a learned query is
+multiplied with."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from engine_runs import EXACT, INT8, ON_INT8_KERNELS
+from torch import Tensor, nn
+
+from optimizer.compression.apply import compress
+from optimizer.engine import openvino
+from optimizer.engine.openvino_given import Product, take_in
+from optimizer.model.layers import uses
+
+SHAPE = 6, 8
+
+
+class Asks(nn.Module):
+    """Cross-attention of a learned query, or of the first row with other keys than values."""
+
+    def __init__(self, learned: bool) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.query = nn.Parameter(torch.randn(1, 2, 8)) if learned else None
+        self.head = nn.Linear(8, 3)
+        nn.init.normal_(self.attention.in_proj_bias)
+
+    def forward(self, images: Tensor) -> Tensor:
+        if self.query is None:
+            asked = self.attention(images[:, :1], images + 1, images, need_weights=False)
+        else:
+            query = self.query.expand(images.shape[0], -1, -1)
+            asked = self.attention(query, images, images, need_weights=False)
+        return self.head(asked[0].mean(1))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("learned", [True, False])
+@torch.inference_mode()
+def test_each_product_of_cross_attention_gets_its_rows_of_a_recipe(learned: bool) -> None:
+    torch.manual_seed(0)
+    model, images = Asks(learned).eval(), torch.randn(4, *SHAPE)
+    build = openvino.prepare(model, SHAPE)
+    pruned = compress(model, EXACT[3])
+    for layer in uses(pruned.module):
+        change = torch.linspace(-1, 1, len(layer.weight))
+        pruned.weights[layer.name] = replace(pruned.weights[layer.name], bias_change=change)
+        assert layer.bias is not None
+        layer.bias.add_(change)
+    int8 = compress(model, ON_INT8_KERNELS[0])
+    for compressed, tolerance in (pruned, 1e-5), (int8, 0.05):
+        runner, expected = build(compressed, images, threads=1, batch=1), compressed.module(images).numpy()
+        off = np.linalg.norm(runner.score(images.numpy()) - expected) / np.linalg.norm(expected)
+        assert off < tolerance, compressed.recipe
+    assert {layer.precision for layer in runner.execution.layers} <= {*INT8}, runner.execution.layers
+
+
+@pytest.mark.parametrize(
+    ("axis", "lengths", "multiplied"),
+    [(0, [2, 4], [0, 1]), (0, [2, 4], [1]), (1, [2, 2], [0, 1])],
+    ids=["all rows", "not all rows", "columns"],
+)
+def test_a_layer_is_understood_where_all_of_its_rows_are_multiplied(
+    axis: int, lengths: list[int], multiplied: list[int]
+) -> None:
+    import openvino as runtime
+    from openvino import opset13 as ops
+
+    weight = np.arange(24, dtype=np.float32).reshape(6, 4)
+    given = ops.parameter([6, 4], np.float32)
+    cut = ops.variadic_split(given, axis, lengths).outputs()
+    images = ops.parameter([1, cut[0].get_shape()[1]], np.float32)
+    products = [ops.matmul(images, cut[number], False, True) for number in multiplied]
+    found = take_in(runtime.Model(products, [images, given]), {"head": weight})
+    if (axis, multiplied) == (0, [0, 1]):
+        names = [one.get_friendly_name() for one in products]
+        assert {*found} == {Product("head", names[0], (0, 2)), Product("head", names[1], (2, 6))}
+        values = [one.input_value(1).get_node().get_data() for one in products]
+        np.testing.assert_array_equal(np.concatenate(values), weight)
+    else:
+        assert found == []
