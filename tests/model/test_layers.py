@@ -477,3 +477,50 @@ def test_a_weight_that_two_convolutions_share_stays_shared() -> None:
     assert notes == ("batch norms that can't be folded into a convolution: 2",)
     images = torch.randn(2, 3, 4, 4)
     assert torch.equal(folded(images), model(images))
+
+
+class Transposed(nn.Linear):
+    """A linear layer in code of its own."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.weight.t() + self.bias
+
+
+class Scaled(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(x, self.weight / self.weight.norm(), self.bias)
+
+
+class Gated(nn.Linear):
+    """It takes another input than a linear layer does."""
+
+    def forward(self, x: Tensor, gate: Tensor) -> Tensor:
+        return super().forward(x) * gate
+
+
+class Standardising(nn.Conv2d):
+    def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return super()._conv_forward(x, weight - weight.mean(), bias)
+
+
+@pytest.mark.parametrize(
+    ("made", "touched"),
+    [
+        (lambda: Standardised(4, 4, 3), False),
+        (lambda: Standardising(4, 4, 3), False),
+        (lambda: Scaled(4, 4), False),
+        (lambda: Transposed(4, 4), True),
+        (lambda: Gated(4, 4), True),
+    ],
+)
+@pytest.mark.parametrize("inference", [False, True])
+def test_a_library_s_layer_that_multiplies_with_what_its_weight_becomes_is_none_to_touch(
+    made: Callable[[], nn.Module], touched: bool, inference: bool
+) -> None:
+    """Zeros of its weight are none in what is multiplied."""
+    torch.manual_seed(0)
+    layer, state = made(), torch.get_rng_state()
+    layer.register_forward_hook(lambda *_: pytest.fail("a hook of whoever measures"))
+    with torch.inference_mode(inference):
+        assert [one.name for one in walk(nn.Sequential(layer))] == (["0.weight"] if touched else [])
+    assert torch.equal(torch.get_rng_state(), state)
