@@ -24,6 +24,9 @@ CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 TOLERANCE = 1e-3
 """Of a model's outputs: more than folding changes in them by rounding."""
+MIN_OTHER_SHARE = 0.05
+"""Of a model's weights, outside of all layers: a smaller share is biases, norms and position embeddings."""
+MAX_NAMED = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +105,32 @@ def _kind(module: nn.Module) -> str | None:
     if isinstance(module, nn.MultiheadAttention):
         return "attention projection"
     return None
+
+
+def notes_on_others(model: nn.Module) -> tuple[str, ...]:
+    """What is to be said where a considerable share of the weights lies in what is no layer of :func:`walk`:
+    recurrent layers, embeddings, transposed convolutions, a parameter of a module's own code."""
+    within = {id(own) for layer in uses(model) for own in layer.module.parameters(recurse=False)}
+    outside: Counter[str] = Counter()
+    total = 0
+    for name, own in model.named_parameters():
+        if own.is_floating_point():
+            total += own.numel()
+            path = f".{name}".rpartition(".")[0].partition(".parametrizations.")[0][1:]
+            outside[path] += 0 if id(own) in within else own.numel()
+    if not total or outside.total() < MIN_OTHER_SHARE * total:
+        return ()
+    named = [
+        f"{path} ({type(model.get_submodule(path)).__name__})" if path else type(model).__name__
+        for path, elements in outside.most_common()
+        if elements
+    ]
+    more = f" and {len(named) - MAX_NAMED} more" if len(named) > MAX_NAMED else ""
+    percent = 100 * outside.total() / total
+    return (
+        f"{percent:.0f} % of this model's weights are in layers that no recipe prunes or rounds: "
+        f"{', '.join(named[:MAX_NAMED])}{more}",
+    )
 
 
 def _is_plain(module: nn.Module) -> bool:
