@@ -120,12 +120,14 @@ FEWER_THREADS = "Fewer threads, set in the sidebar, leave a core to other progra
 
 
 def badges(summary: Summary) -> None:
-    """How far the figures can be trusted, each badge with its reason."""
+    """How far the figures can be trusted, each badge with its reason; and the notes of model and images."""
     with st.container(horizontal=True, width="content", gap="xsmall"):
         for badge in summary.badges:
             crowded = badge.kind is BadgeKind.NOISY and summary.threads > 1 and not summary.other_machine
             words = plain(badge.words) + (f".\n\n{FEWER_THREADS}" if crowded else "")
             st.badge(badge.kind.label, color=BADGE_COLOURS[badge.kind], help=words)
+        if summary.notes:
+            st.badge("notes", color="gray", help="\n".join(f"- {plain(note)}" for note in summary.notes))
 
 
 def sentences(words: Iterable[str]) -> None:

@@ -304,7 +304,8 @@ def _operations(inspection: Inspection | None) -> Headline:
         mood="same" if left == before else "better",
         basis=f"{format_percent(100 * size.nonzero / size.elements)} of {format_count(size.elements)} weights"
         f"{_thresholds(inspection)}",
-        help=f"{METRICS['operations'].help} Fewer operations take less time only where kernels skip zeros.",
+        help=f"{METRICS['operations'].help} Fewer operations take less time only where kernels skip zeros. "
+        "Weights are those of convolutions, linear layers and attention's projections.",
     )
 
 

@@ -109,7 +109,7 @@ class ResultView:
         rows = self._rows()
         width = max(len(label) for label, *_ in rows)
         lines = [f"  {label:<{width}}  {value}{before}" for label, value, before in rows]
-        notes = [f"  {badge.text}" for badge in self.summary.badges]
+        notes = [f"  {note}" for note in self._notes()]
         return "\n".join((self._title(), *lines, *notes))
 
     def _repr_html_(self) -> str:
@@ -117,8 +117,15 @@ class ResultView:
             f"<tr><th>{html.escape(label)}</th><td>{html.escape(value)}</td><td>{html.escape(before)}</td></tr>"
             for label, value, before in self._rows()
         )
-        badges = "; ".join(html.escape(badge.text) for badge in self.summary.badges)
-        return f"<p>{html.escape(self._title())}</p><table>{rows}</table><p>{badges}</p>"
+        notes = "; ".join(map(html.escape, self._notes()))
+        return f"<p>{html.escape(self._title())}</p><table>{rows}</table><p>{notes}</p>"
+
+    def _notes(self) -> list[str]:
+        """How far the figures can be trusted, and what else there is to know about model and images."""
+        return [
+            *(badge.text for badge in self.summary.badges),
+            *(f"note: {one}" for one in self.summary.notes),
+        ]
 
     def _title(self) -> str:
         found = self.summary

@@ -25,7 +25,7 @@ from optimizer.errors import EngineError, InputError, UnavailableError, words_of
 from optimizer.measurement.size import size_of
 from optimizer.model.added.cards import version_of
 from optimizer.model.catalogue import LoadedModel, load
-from optimizer.model.layers import fold_batch_norm, multiplications, walk
+from optimizer.model.layers import fold_batch_norm, multiplications, notes_on_others, walk
 from optimizer.model.own import check_keeps_input
 from optimizer.progress import Report, quiet, uninterrupted
 from optimizer.recipe import Recipe
@@ -85,7 +85,7 @@ class OpenModel:
 
     ``published`` are its layers' weights before folding, by name: by their magnitude weights are pruned.
     ``multiplications`` has how often each weight of a layer is multiplied for one input, ``size`` the
-    uncompressed model's, ``notes`` what folding could not do.
+    uncompressed model's, ``notes`` what folding could not do, and what no recipe prunes or rounds.
     """
 
     loaded: LoadedModel
@@ -235,5 +235,5 @@ def open_model(loaded: LoadedModel) -> OpenModel:
         {layer.name: layer.weight.detach() for layer in walk(loaded.module)},
         multiplications(module, loaded.card.input_shape),
         size_of(module, compress_weights(module, Recipe())),
-        notes,
+        (*notes, *notes_on_others(module)),
     )

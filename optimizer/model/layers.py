@@ -1,19 +1,22 @@
 """The one walk over the layers that a recipe may touch, and the batch norm folded before it.
 
 A layer here is a weight of two or more dimensions that multiplies activations: convolutions, linear layers
-and the joint projection of ``nn.MultiheadAttention``. Biases, normalisation and position embeddings are not.
+and the joint projection of ``nn.MultiheadAttention``. Biases, normalisation and position embeddings are not,
+nor is a library's convolution or linear layer that multiplies with something worked out from its weight.
 """
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.fx
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from optimizer.model.computed import copied, replace_computed
@@ -22,6 +25,9 @@ CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 TOLERANCE = 1e-3
 """Of a model's outputs: more than folding changes in them by rounding."""
+MIN_OTHER_SHARE = 0.05
+"""Of a model's weights, outside of all layers: a smaller share is biases, norms and position embeddings."""
+MAX_NAMED = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +75,8 @@ def uses(model: nn.Module) -> Iterator[Layer]:
         weight = getattr(module, attribute)
         if not isinstance(weight, nn.Parameter):  # three weights instead of one, or computed from others
             continue
+        if not _is_plain(module) and not _multiplies_with_weight(module):
+            continue
         name = names.setdefault(id(weight), f"{path}.{attribute}" if path else attribute)
         yield Layer(name, kind, module, weight)
 
@@ -98,6 +106,98 @@ def _kind(module: nn.Module) -> str | None:
     if isinstance(module, nn.MultiheadAttention):
         return "attention projection"
     return None
+
+
+def notes_on_others(model: nn.Module) -> tuple[str, ...]:
+    """What is to be said where a considerable share of the weights lies in what is no layer of :func:`walk`:
+    recurrent layers, embeddings, transposed convolutions, a parameter of a module's own code."""
+    within = {id(own) for layer in uses(model) for own in layer.module.parameters(recurse=False)}
+    outside: Counter[str] = Counter()
+    total = 0
+    for name, own in model.named_parameters():
+        if own.is_floating_point():
+            total += own.numel()
+            path = f".{name}".rpartition(".")[0].partition(".parametrizations.")[0][1:]
+            outside[path] += 0 if id(own) in within else own.numel()
+    if not total or outside.total() < MIN_OTHER_SHARE * total:
+        return ()
+    named = [
+        f"{path} ({type(model.get_submodule(path)).__name__})" if path else type(model).__name__
+        for path, elements in outside.most_common()
+        if elements
+    ]
+    more = f" and {len(named) - MAX_NAMED} more" if len(named) > MAX_NAMED else ""
+    percent = 100 * outside.total() / total
+    return (
+        f"{percent:.0f} % of this model's weights are in layers that no recipe prunes or rounds: "
+        f"{', '.join(named[:MAX_NAMED])}{more}",
+    )
+
+
+def _is_plain(module: nn.Module) -> bool:
+    """Whether it runs torch's own code, or is attention, which has inputs of its own."""
+    kind = type(module)
+    for base in (*CONVOLUTIONS, nn.Linear):
+        if isinstance(module, base):
+            own = (getattr(one, "_conv_forward", None) for one in (kind, base))
+            return kind.forward is base.forward and len({*own}) == 1
+    return True
+
+
+aten = torch.ops.aten
+PRODUCTS = {
+    *(aten.convolution, aten.conv1d, aten.conv2d, aten.conv3d),
+    *(aten.linear, aten.matmul, aten.mm, aten.addmm, aten.bmm, aten.baddbmm, aten.mv, aten.addmv),
+}
+
+
+class _Products(TorchDispatchMode):
+    """Whether a product is with ``weight``, or a view of it, as it lies in memory."""
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.place = weight.untyped_storage().data_ptr()
+        self.found = False
+
+    def __torch_dispatch__(self, operation: Any, types: Any, arguments: Any = (), options: Any = None) -> Any:
+        if operation.overloadpacket in PRODUCTS:
+            read = (one for one in arguments if isinstance(one, Tensor))
+            self.found |= any(one.untyped_storage().data_ptr() == self.place for one in read)
+        return operation(*arguments, **(options or {}))
+
+
+_MULTIPLY: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
+
+
+def _multiplies_with_weight(module: Any) -> bool:
+    """Whether a library's own class multiplies with its weight as it is.
+
+    Zeros in a weight that it standardises first are none in what is multiplied. Found once, by a random
+    input; what takes another input is believed.
+    """
+    if module not in _MULTIPLY:
+        _MULTIPLY[module] = _seen_to_multiply(module)
+    return _MULTIPLY[module]
+
+
+@torch.no_grad()
+def _seen_to_multiply(module: Any) -> bool:
+    weight = module.weight
+    shape = _small_input(module) if isinstance(module, CONVOLUTIONS) else (weight.shape[1],)
+    products = _Products(weight)
+    with torch.random.fork_rng(devices=()), products:
+        torch.manual_seed(0)
+        try:
+            module.forward(torch.randn(1, *shape, dtype=weight.dtype))  # hooks are those of whoever measures
+        except Exception:  # a library's own code: anything may come out of it
+            return True
+    return products.found
+
+
+def _small_input(convolution: Any) -> tuple[int, ...]:
+    """The shape of an input that its kernel fits in."""
+    sides = zip(convolution.kernel_size, convolution.dilation, strict=True)
+    return convolution.in_channels, *(2 * side * apart for side, apart in sides)
 
 
 @torch.inference_mode()
@@ -213,10 +313,7 @@ def _fused(convolution: Any, norm: Any) -> tuple[Any, nn.Module] | None:
     fused = fuse_conv_bn_eval(convolution, norm)
     if type(convolution) in CONVOLUTIONS and type(norm) in BATCH_NORMS:
         return fused, nn.Identity()
-    sides = [
-        2 * side * apart for side, apart in zip(convolution.kernel_size, convolution.dilation, strict=True)
-    ]
-    shape = (convolution.in_channels, *sides)
+    shape = _small_input(convolution)
     expected = answers(nn.Sequential(convolution, norm), shape)
     for rest in (nn.Identity(), nn.Sequential(*norm.children())):
         if agree(expected, answers(nn.Sequential(fused, rest), shape)):

@@ -68,7 +68,8 @@ def tried(module: nn.Module, shape: tuple[int, ...], of_images: bool = False) ->
             raise InputError(f"{name} has values that are not finite: load whole weights into the model")
     if not any(walk(module)):
         raise InputError(
-            f"{_kind(module)} has nothing to compress: no convolution, linear layer or attention projection"
+            f"{_kind(module)} has nothing to compress: no convolution, linear layer or attention projection "
+            "that multiplies with its weight as it is"
         )
     outputs = _answer(module, shape, _advice(shape) if of_images else GIVE_SHAPE)
     check_keeps_input(module, shape, _kind(module))

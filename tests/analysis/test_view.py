@@ -24,3 +24,9 @@ def test_what_is_told_against_the_uncompressed_model_has_no_value_of_its_own_the
     lines = repr(ResultView(detector(recipe(0.5), 0.1))).splitlines()
     assert ["uncompressed" in line for line in lines if "cosine similarity" in line] == [False]
     assert ["uncompressed" in line for line in lines if "file size" in line] == [True]
+
+
+def test_notes_are_shown_beside_the_figures() -> None:
+    view = ResultView(remade(detector(recipe(0.5), 0.1), notes=("43 % of it: gru <GRU>",)))
+    assert repr(view).endswith("\n  note: 43 % of it: gru <GRU>")
+    assert "note: 43 % of it: gru &lt;GRU&gt;</p>" in view._repr_html_()

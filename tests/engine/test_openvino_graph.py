@@ -8,7 +8,7 @@ from torch import nn
 
 from optimizer.compression.apply import compress
 from optimizer.engine import openvino
-from optimizer.recipe import QuantizeSpec, Recipe
+from optimizer.recipe import PruneSpec, QuantizeSpec, Recipe
 
 
 @pytest.mark.slow
@@ -38,3 +38,22 @@ def test_activations_below_8_bits_run_in_float32_in_every_layer() -> None:
     assert "6-bit activations: rounded between float32 kernels" in runner.execution.simulated
     expected = compressed.module(images).detach().numpy()
     assert 1e-3 < np.linalg.norm(runner.score(images.numpy()) - expected) / np.linalg.norm(expected) < 0.2
+
+
+class Standardised(nn.Conv2d):
+    """As libraries do it."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return self._conv_forward(input, self.weight / self.weight.std((1, 2, 3), keepdim=True), self.bias)
+
+
+@pytest.mark.slow
+@torch.inference_mode()
+def test_a_weight_that_is_standardised_first_stays_and_the_others_are_replaced() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), Standardised(8, 8, 3), nn.Flatten(), nn.Linear(32, 5)).eval()
+    compressed, images = compress(model, Recipe(PruneSpec(sparsity=0.5))), torch.randn(2, 3, 6, 6)
+    assert list(compressed.weights) == ["0.weight", "3.weight"]
+    runner = openvino.prepare(model, (3, 6, 6))(compressed, images, threads=1, batch=2)
+    expected = compressed.module(images).numpy()
+    np.testing.assert_allclose(runner.infer(images.numpy()), expected, rtol=1e-3, atol=1e-4)

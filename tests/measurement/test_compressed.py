@@ -67,3 +67,11 @@ def test_it_is_told_where_a_recipe_rests_on_few_images(images: int, recipe: Reci
     notes = notes_on_calibration(images, recipe)
     assert bool(notes) is told
     assert not told or notes[0].startswith("only 8 calibration images")
+
+
+def test_a_model_says_once_what_no_recipe_changes() -> None:
+    """Such as 80 % of all weights pruned, where most are in an embedding."""
+    model = nn.Sequential(nn.ConvTranspose2d(1, 8, 3), nn.Flatten(), nn.Linear(8 * 16, 1))
+    assert open_model(own_model(model, (1, 2, 2))).notes == (
+        "38 % of this model's weights are in layers that no recipe prunes or rounds: 0 (ConvTranspose2d)",
+    )

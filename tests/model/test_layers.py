@@ -10,7 +10,15 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from optimizer.model import layers
 from optimizer.model.architectures import ARCHITECTURES, IMAGE_SHAPE
-from optimizer.model.layers import BATCH_NORMS, fold_batch_norm, multiplications, uses, walk, with_shared_bias
+from optimizer.model.layers import (
+    BATCH_NORMS,
+    fold_batch_norm,
+    multiplications,
+    notes_on_others,
+    uses,
+    walk,
+    with_shared_bias,
+)
 
 Small = Callable[[str], nn.Module]
 
@@ -476,3 +484,86 @@ def test_a_weight_that_two_convolutions_share_stays_shared() -> None:
     assert notes == ("batch norms that can't be folded into a convolution: 2",)
     images = torch.randn(2, 3, 4, 4)
     assert torch.equal(folded(images), model(images))
+
+
+class Transposed(nn.Linear):
+    """A linear layer in code of its own."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.weight.t() + self.bias
+
+
+class Scaled(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(x, self.weight / self.weight.norm(), self.bias)
+
+
+class Gated(nn.Linear):
+    """It takes another input than a linear layer does."""
+
+    def forward(self, x: Tensor, gate: Tensor) -> Tensor:
+        return super().forward(x) * gate
+
+
+class Standardising(nn.Conv2d):
+    def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return super()._conv_forward(x, weight - weight.mean(), bias)
+
+
+@pytest.mark.parametrize(
+    ("made", "touched"),
+    [
+        (lambda: Standardised(4, 4, 3), False),
+        (lambda: Standardising(4, 4, 3), False),
+        (lambda: Scaled(4, 4), False),
+        (lambda: Transposed(4, 4), True),
+        (lambda: Gated(4, 4), True),
+    ],
+)
+@pytest.mark.parametrize("inference", [False, True])
+def test_a_library_s_layer_that_multiplies_with_what_its_weight_becomes_is_none_to_touch(
+    made: Callable[[], nn.Module], touched: bool, inference: bool
+) -> None:
+    """Zeros of its weight are none in what is multiplied."""
+    torch.manual_seed(0)
+    layer, state = made(), torch.get_rng_state()
+    layer.register_forward_hook(lambda *_: pytest.fail("a hook of whoever measures"))
+    with torch.inference_mode(inference):
+        assert [one.name for one in walk(nn.Sequential(layer))] == (["0.weight"] if touched else [])
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+class Experts(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.banks = nn.Parameter(torch.zeros(2, 10, 10))
+
+
+def test_what_no_recipe_changes_is_named_largest_first_where_it_is_a_considerable_share() -> None:
+    plain = nn.Linear(10, 10, bias=False)
+    assert notes_on_others(nn.Sequential(plain, nn.BatchNorm1d(2), nn.Flatten())) == ()
+    model = nn.ModuleDict(
+        {
+            "head": plain,
+            "gru": nn.GRU(10, 10, bias=False),
+            "up": nn.ConvTranspose2d(5, 5, 2, bias=False),
+            "moe": Experts(),
+            "table": nn.utils.parametrizations.weight_norm(nn.Linear(2, 2, bias=False)),
+            "apart": nn.MultiheadAttention(10, 1, kdim=5, vdim=5, bias=False),
+        }
+    )
+    outside = 600 + 100 + 200 + 6 + 200
+    percent = 100 * outside / (outside + 100 + 100)
+    assert notes_on_others(model) == (
+        f"{percent:.0f} % of this model's weights are in layers that no recipe prunes or rounds: "
+        "gru (GRU), moe (Experts), apart (MultiheadAttention) and 2 more",
+    )
+    others = "of this model's weights are in layers that no recipe prunes or rounds:"
+    tied = nn.ModuleDict({"head": nn.Linear(4, 9), "table": nn.Embedding(9, 4), "pair": nn.Linear(2, 2)})
+    assert notes_on_others(tied) == (f"41 % {others} table (Embedding)",)
+    tied["table"].weight = tied["head"].weight
+    assert notes_on_others(tied) == ()
+    assert notes_on_others(Experts()) == (f"100 % {others} Experts",)
+    assert notes_on_others(nn.Sequential(plain, Standardised(5, 4, 1))) == (
+        f"19 % {others} 1 (Standardised)",
+    )

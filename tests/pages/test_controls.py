@@ -124,3 +124,19 @@ def test_charts_and_tables_are_exported_above_model_files(started: Started) -> N
     assert not page.exception
     labels = [button.proto.label for button in page.get("download_button")]
     assert labels == [entry.label for entry in (*EXPORTERS.values(), *ARTIFACTS.values())]
+
+
+def test_notes_of_a_result_stand_beside_its_badges() -> None:
+    def script() -> None:
+        from factories import make_result, recipe, remade
+
+        from optimizer.analysis.summary import summarise
+        from pages import drawing
+
+        drawing.badges(summarise(remade(make_result(recipe(0.5)), notes=("43 % are in gru",))))
+        drawing.badges(summarise(make_result(recipe(0.5))))
+
+    page = AppTest.from_function(script).run()
+    assert not page.exception
+    (notes,) = [one for one in page.markdown if "notes" in one.value]
+    assert "43 % are in gru" in notes.help
