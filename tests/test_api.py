@@ -341,6 +341,14 @@ def test_compressed_is_what_was_measured(
     assert (result.record.accuracy.outcomes == right).all()
 
 
+def test_a_compressed_module_computes_with_float_activations(net: nn.Module, images: Tensor) -> None:
+    recipes = (px.Recipe.of(None, 8, activation_bits=bits, rounding="nearest") for bits in (8, 32))
+    module, plain = (px.compress(net, one, calibration=images, progress=False) for one in recipes)
+    with torch.inference_mode():
+        assert torch.equal(module(images), plain(images))
+    assert "float32 activations" in str(px.compress.__doc__)
+
+
 def test_a_result_is_saved_by_the_extension(net: nn.Module, images: Tensor, tmp_path: Path) -> None:
     onnxruntime, openvino = pytest.importorskip("onnxruntime"), pytest.importorskip("openvino")
     result = measured(net, images, EIGHT_BITS)
