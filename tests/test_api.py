@@ -264,7 +264,7 @@ def test_a_result_shows_itself(net: nn.Module, images: Tensor, labels: Tensor) -
     result = measured(net, (images, labels))
     words = repr(result)
     assert re.match(
-        r"Net-[0-9a-f]{10}: 50 % of all weights pruned.*, on torch eager, 1 thread, 48 images", words
+        r"Net-[0-9a-f]{10}: 50 % of layer weights pruned.*, on torch eager, 1 thread, 48 images", words
     )
     assert all(label in words for label in ("accuracy lost", "file size", "latency ratio"))
     assert "<table>" in result._repr_html_()
