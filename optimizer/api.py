@@ -334,6 +334,10 @@ def compress(
 ) -> "nn.Module":
     """The model after the recipe, as a torch module in evaluation mode, its batch norm folded.
 
+    Its weights are the recipe's, and it computes with float32 activations, whatever ``activation_bits`` are:
+    engines round those. For figures with rounded activations ask :func:`measure`, with ``engine="torch"`` by
+    the same module; what :func:`save` writes as ``.xml`` rounds them.
+
     ``calibration`` are images ``[N, C, H, W]``, a Dataset or a folder, for a recipe that works from them.
     Raises InputError, UnavailableError, WorkError.
 

@@ -528,7 +528,7 @@ class Inspection:
 
     @property
     def pruned_percent(self) -> float | None:
-        """Of all weights, what pruning took; None where it was not counted."""
+        """Of all layers' weights, what pruning took; None where it was not counted."""
         pruned = [layer.pruned for layer in self.layers if layer.pruned is not None]
         if not pruned or len(pruned) < len(self.layers):
             return None

@@ -290,7 +290,7 @@ def test_a_result_shows_itself(net: nn.Module, images: Tensor, labels: Tensor) -
     result = measured(net, (images, labels))
     words = repr(result)
     assert re.match(
-        r"Net-[0-9a-f]{10}: 50 % of all weights pruned.*, on torch eager, 1 thread, 48 images", words
+        r"Net-[0-9a-f]{10}: 50 % of layer weights pruned.*, on torch eager, 1 thread, 48 images", words
     )
     assert all(label in words for label in ("accuracy lost", "file size", "latency ratio"))
     assert "<table>" in result._repr_html_()
@@ -374,6 +374,14 @@ def test_a_module_of_other_inputs_than_images_is_measured(labels: Tensor) -> Non
     inputs = torch.randn(60, 1, 65, generator=torch.Generator().manual_seed(1))
     result = measured(nn.Sequential(*layers), (inputs, labels))
     assert [layer.pruned > 0 for layer in result.record.inspection.layers] == [True, True]
+
+
+def test_a_compressed_module_computes_with_float_activations(net: nn.Module, images: Tensor) -> None:
+    recipes = (px.Recipe.of(None, 8, activation_bits=bits, rounding="nearest") for bits in (8, 32))
+    module, plain = (px.compress(net, one, calibration=images, progress=False) for one in recipes)
+    with torch.inference_mode():
+        assert torch.equal(module(images), plain(images))
+    assert "float32 activations" in str(px.compress.__doc__)
 
 
 def test_a_result_is_saved_by_the_extension(net: nn.Module, images: Tensor, tmp_path: Path) -> None:

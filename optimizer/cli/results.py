@@ -66,7 +66,10 @@ def run_preset(options: argparse.Namespace) -> None:
 def add_save_options(parser: argparse.ArgumentParser) -> None:
     add_experiment_options(parser)
     parser.add_argument(
-        "--format", choices=tuple(ARTIFACTS), help="by default that of FILE's extension, or safetensors"
+        "--format",
+        choices=tuple(ARTIFACTS),
+        help="by default that of FILE's extension, or safetensors; unless activations have 8 bits, "
+        "OpenVINO's files hold float32 weights, and are larger than the size shown",
     )
     parser.add_argument(
         "--output",

@@ -98,7 +98,7 @@ class Recipe:
         ``magnitude`` and ``nearest``, which need no images. Raises InputError.
 
         >>> Recipe.of(sparsity=0.5, weight_bits=4, pruning="magnitude", rounding="nearest").describe()
-        '50 % of all weights pruned · 4-bit weights'
+        '50 % of layer weights pruned · 4-bit weights'
         """
         usual = NORMAL_PRUNE if threshold is None else PruneSpec()
         if pruning not in (None, usual.method):
@@ -281,7 +281,7 @@ class Recipe:
         """The recipe in words, as charts and tables show it; without ``details``, not how exactly.
 
         >>> Recipe(PruneSpec(sparsity=0.5), QuantizeSpec(weight_bits=4)).describe()
-        '50 % of all weights pruned · 4-bit weights'
+        '50 % of layer weights pruned · 4-bit weights'
         """
         if self.identity:
             return "uncompressed"

@@ -37,7 +37,7 @@ def describe_prune(prune: PruneSpec) -> list[Phrase]:
     elif prune.fixed_sparsity:
         words = f"pruned {prune.pattern}"
     else:
-        what = "each layer" if prune.allocation == "uniform" else "all weights"
+        what = "each layer" if prune.allocation == "uniform" else "layer weights"
         words = f"{100 * prune.share:.4g} % of {what} pruned"
         how += [f"in blocks {prune.pattern}"] if prune.pattern != "unstructured" else []
         how += [ALLOCATED[prune.allocation]] if prune.allocation in ALLOCATED else []

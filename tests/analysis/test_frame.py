@@ -210,7 +210,7 @@ def test_summary_survives_the_store() -> None:
 
 def test_table_writes_units_and_intervals() -> None:
     row = table([make_result(recipe(0.5, 8))]).iloc[0]
-    assert row["recipe"] == "50 % of all weights pruned · 8-bit weights"
+    assert row["recipe"] == "50 % of layer weights pruned · 8-bit weights"
     assert row["engine"] == "OpenVINO"
     assert row["file"] == "593 kB"
     assert row["accuracy"].startswith("92.9 % (92.4 to ")

@@ -80,7 +80,7 @@ def test_what_is_left_has_as_many_errors_as_one_that_is_smaller_has_on_all() -> 
     with pytest.raises(ScreenedOut) as caught:
         scored(large, found)
     assert found.errors <= caught.value.errors <= caught.value.scored < caught.value.total == 500
-    assert "50 % of all weights pruned · 8-bit weights is no larger and no slower" in str(caught.value)
+    assert "50 % of layer weights pruned · 8-bit weights is no larger and no slower" in str(caught.value)
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
 
 

@@ -27,7 +27,7 @@ def test_the_raw_times_of_a_configuration(visit: Visit, dashboard: Dashboard) ->
 
     choose(page, "Raw times as", "distribution")
     expect(page.get_by_role("figure", name="All calls by time")).to_contain_text("time of a call, from 0")
-    pick(page, "Raw times of", "fashion-resnet · 50 % of all weights pruned · OpenVINO")
+    pick(page, "Raw times of", "fashion-resnet · 50 % of layer weights pruned · OpenVINO")
     assert f"times={other.key}" in page.url
     assert "view=distribution" in page.url
 
@@ -49,11 +49,11 @@ def test_pins_survive_a_reload_on_any_page_and_a_link_says_which_are_none(
     assert f"pins={pinned}" in page.url
     act(page, page.get_by_role("link", name="Compare").click)
     chosen = page.get_by_test_id("stMultiSelect")
-    expect(chosen).to_contain_text("50 % of all weights pruned")
+    expect(chosen).to_contain_text("50 % of layer weights pruned")
     assert f"pins={pinned}" in page.url
 
     other = visit(f"/compare?pins={pinned}.nope")
-    expect(other.get_by_test_id("stMultiSelect")).to_contain_text("50 % of all weights pruned")
+    expect(other.get_by_test_id("stMultiSelect")).to_contain_text("50 % of layer weights pruned")
     expect(other.get_by_test_id("stToast")).to_contain_text("Some pins of this link are left out")
     assert other.url.endswith(f"pins={pinned}") or f"pins={pinned}&" in other.url
 

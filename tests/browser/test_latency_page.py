@@ -76,7 +76,7 @@ def test_what_is_set_under_explore_is_compared(visit: Visit) -> None:
     page = visit("/?model=fashion-mlp&method=Magnitude&sparsity=50")
     act(page, page.get_by_role("link", name="Latency").click)
     assert "recipe of the Explore page" in said(page)
-    assert "50 % of all weights pruned" in said(page)
+    assert "50 % of layer weights pruned" in said(page)
     assert "dense kernels multiply the zeros too (50.0 % of the weights)" in said(page)
 
 

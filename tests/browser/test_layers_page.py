@@ -65,7 +65,7 @@ def test_a_layer_apart(visit: Visit, dashboard: Dashboard, tmp_path: Path) -> No
         expect(figure.locator(".js-plotly-plot .plot-container")).to_be_visible()
     expect(page.get_by_role("figure", name="Weights of 4")).to_contain_text("threshold, |w| ≤ ")
 
-    words = page.get_by_text("50 % of all weights pruned · 1 layer override")
+    words = page.get_by_text("50 % of layer weights pruned · 1 layer override")
     write_until(page, 1, EDITABLE, "80", words)
     table = table_of(page).set_index("layer")
     assert table.loc["4", "removed"] == pytest.approx(80, abs=0.01)
@@ -80,7 +80,7 @@ def test_a_layer_apart(visit: Visit, dashboard: Dashboard, tmp_path: Path) -> No
     expect_figures(page, apart)
 
     other = visit(address)
-    expect(other.get_by_text("50 % of all weights pruned · 1 layer override")).to_be_visible()
+    expect(other.get_by_text("50 % of layer weights pruned · 1 layer override")).to_be_visible()
     assert table_of(other).set_index("layer")["own sparsity"].dropna().to_dict() == {"4": 80}
 
     go(other, "Explore")

@@ -81,7 +81,7 @@ def test_export_menu(visit: Visit, dashboard: Dashboard, chromium: Browser, tmp_
 
     name, content = take("Charts and table as one HTML file")
     shown = check_html(chromium, tmp_path / name, content)
-    assert "50 % of all weights pruned" in shown
+    assert "50 % of layer weights pruned" in shown
 
     if chrome().problem:
         for picture in ("PNG", "SVG"):
@@ -124,7 +124,7 @@ def test_pinned_configurations_are_compared(visit: Visit, chromium: Browser, tmp
     move(page, "Sparsity", "Home")
     act(page, page.get_by_role("button", name="Pin for Compare").click)
     act(page, page.get_by_role("link", name="Compare").click)
-    recipes = ["50 % of all weights pruned", "uncompressed"]
+    recipes = ["50 % of layer weights pruned", "uncompressed"]
     assert list(table_of(page).recipe) == recipes
     for metric in ("latency ratio", "file size"):
         choose(page, "Metric", metric)
@@ -136,7 +136,7 @@ def test_pinned_configurations_are_compared(visit: Visit, chromium: Browser, tmp
     assert all(recipe in shown for recipe in recipes)
     page.get_by_role("button", name="Export").click()
     name, content = downloaded(page, page.get_by_role("button", name="Table as LaTeX").click)
-    assert r"50 \% of all weights pruned" in content.decode()
+    assert r"50 \% of layer weights pruned" in content.decode()
     page.keyboard.press("Escape")
 
     other = visit(page.url.removeprefix(page.url.partition("/compare")[0]))

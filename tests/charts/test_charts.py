@@ -119,7 +119,7 @@ def test_the_alternative_of_rows_names_them_with_their_values() -> None:
     words = alternative(compare_info([SWEEP[0], SWEEP[8]], "drop"))
     first, second = words.split("; ")
     assert first == "Accuracy lost. accuracy lost, points · ← better, by row: uncompressed: 0 points"
-    assert re.fullmatch(r"50 % of all weights pruned · 8-bit weights: [\d.]+ points\.", second)
+    assert re.fullmatch(r"50 % of layer weights pruned · 8-bit weights: [\d.]+ points\.", second)
     many = compare_info([replace(SWEEP[8], key=str(number)) for number in range(9)])
     assert alternative(many).endswith("; and 3 more rows.")
     assert alternative(ALL["gains"]).count("×;") == len(ALL["gains"].y.categories) - 1  # type: ignore[union-attr]

@@ -26,7 +26,7 @@ def test_compare_puts_each_configuration_in_its_row_with_its_interval() -> None:
 def test_rows_leave_out_what_is_in_brackets_unless_it_tells_them_apart() -> None:
     compensated = Recipe(PruneSpec("compensated", 0.5))
     alone = compare_info([make_result(compensated), make_result()])
-    assert alone.y.categories == ("50 % of all weights pruned", "uncompressed")
+    assert alone.y.categories == ("50 % of layer weights pruned", "uncompressed")
     measured = Recipe(PruneSpec("compensated", 0.5, allocation="measured"))
     both = compare_info([make_result(compensated), make_result(measured)])
     assert len(set(both.y.categories)) == 2

@@ -19,7 +19,7 @@ def test_hover_has_the_recipe_all_figures_and_how_they_were_measured() -> None:
     summary = summarise(make_result(recipe(0.5, 4), noisy=True, quick=True))
     text = hover(summary)
     for part in (
-        "50 % of all weights pruned · 4-bit weights",
+        "50 % of layer weights pruned · 4-bit weights",
         "fashion-resnet on OpenVINO, 10,000 bundled images",
         f"accuracy {summary.text('accuracy')}",
         f"lost {summary.text('drop')}",
@@ -42,5 +42,5 @@ def test_hover_escapes_what_users_name() -> None:
 
 
 def test_no_line_of_a_long_name_begins_with_the_dot_between_its_parts() -> None:
-    lines = wrapped("60 % of all weights pruned · 4-bit weights", 26).splitlines()
-    assert lines == ["60 % of all weights", "pruned · 4-bit weights"]
+    lines = wrapped("60 % of layer weights pruned · 4-bit weights", 26).splitlines()
+    assert lines == ["60 % of layer weights", "pruned · 4-bit weights"]

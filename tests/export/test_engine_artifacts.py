@@ -21,6 +21,7 @@ from optimizer.engine import onnx_export
 from optimizer.engine import openvino as openvino_engine
 from optimizer.engine import torch as torch_engine
 from optimizer.export.artifacts import CARD_FILE, RECIPE_FILE, ArtifactSource, write
+from optimizer.methods.artifacts import ARTIFACTS
 from optimizer.model.added.network_reading import read_ir
 from optimizer.model.catalogue import LoadedModel
 from optimizer.model.catalogue import load as load_model
@@ -103,6 +104,19 @@ def test_the_card_of_an_openvino_file_loads_it_in_the_recipe_s_precision(
     build = openvino_engine.prepare(source.module, (1, 8, 8))
     runner = build(source.compressed, small_images, threads=1, batch=1)
     np.testing.assert_allclose(found["logits"], runner.infer(image), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("bits", "activations", "smaller"), [(4, 32, False), (8, 32, False), (8, 8, True)])
+def test_openvino_s_file_is_smaller_where_activations_have_8_bits(
+    bits: int, activations: int, smaller: bool
+) -> None:
+    layers = nn.Sequential(nn.Flatten(), nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 5)).eval()
+    recipe = Recipe(quantize=QuantizeSpec(weight_bits=bits, activation_bits=activations)).canonical()
+    images = torch.randn(8, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    weights = entries(write("openvino", taken(layers, recipe, images)))["model.bin"]
+    assert (len(weights) < 4 * (64 * 128 + 128 * 5)) == smaller
+    assert "Unless activations have 8 bits" in ARTIFACTS["openvino"].help
 
 
 @pytest.mark.slow

@@ -104,7 +104,7 @@ def test_latex_is_plain_ascii_with_its_characters_escaped() -> None:
     text = EXPORTERS["latex"].write([make_result(recipe(0.5, 4), model="a_b & c%")]).decode()
     assert text.isascii()
     assert r"a\_b \& c\%" in text
-    assert r"50 \% of all weights pruned $\cdot$ 4-bit weights" in text
+    assert r"50 \% of layer weights pruned $\cdot$ 4-bit weights" in text
     assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == 1
 
 
@@ -156,7 +156,7 @@ def test_html_has_every_chart_in_both_modes_and_the_table() -> None:
         assert set(modes) == {"light", "dark"}
         assert modes["light"]["data"]
         assert f'id="chart-{name}"' in text
-    for words in ("How to read this", "Environment", "50 % of all weights pruned", "openvino 2026"):
+    for words in ("How to read this", "Environment", "50 % of layer weights pruned", "openvino 2026"):
         assert words in text
 
 

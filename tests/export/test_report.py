@@ -133,7 +133,7 @@ def test_report_finds_the_fastest_and_the_smallest_that_are_sure() -> None:
         "The fastest of these, best of 29 tried, is 8-bit weights · 8-bit activations (fashion-resnet on "
         "OpenVINO, 2 threads): " in words
     )
-    assert "The smallest of these, best of 29 tried, is 50 % of all weights pruned · 8-bit weights" in words
+    assert "The smallest of these, best of 29 tried, is 50 % of layer weights pruned · 8-bit weights" in words
     assert "the bounds hold for all of them at once" in words
     alone = words_of(report([make_result(), make_result(recipe(0.3))]))
     assert "1 of 1 compressed configuration surely lost" in alone
@@ -213,7 +213,7 @@ def test_the_images_needed_are_those_for_as_many_as_were_tried() -> None:
 def test_report_says_so_when_nothing_is_sure_or_faster() -> None:
     nothing = words_of(report([make_result(), make_result(recipe(0.9)), make_result(recipe(0.8))]))
     assert "No configuration surely lost at most 1 point" in nothing
-    assert "The surest, best of 2 tried, is 80 % of all weights pruned" in nothing
+    assert "The surest, best of 2 tried, is 80 % of layer weights pruned" in nothing
     slow = words_of(report([make_result(), make_result(recipe(0.3))]))
     assert "None of these is measurably faster than the uncompressed model" in slow
 

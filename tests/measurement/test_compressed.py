@@ -70,7 +70,7 @@ def test_it_is_told_where_a_recipe_rests_on_few_images(images: int, recipe: Reci
 
 
 def test_a_model_says_once_what_no_recipe_changes() -> None:
-    """Such as 80 % of all weights pruned, where most are in an embedding."""
+    """80 % of layer weights pruned is less of all, where many are elsewhere."""
     model = nn.Sequential(nn.ConvTranspose2d(1, 8, 3), nn.Flatten(), nn.Linear(8 * 16, 1))
     assert open_model(own_model(model, (1, 2, 2))).notes == (
         "38 % of this model's weights are in layers that no recipe prunes or rounds: 0 (ConvTranspose2d)",

@@ -182,7 +182,7 @@ def test_rounded_activations_alone_are_no_identity() -> None:
     [
         (Recipe(), "uncompressed"),
         (Recipe(quantize=QuantizeSpec(method="nearest", granularity="tensor", range="mse")), "uncompressed"),
-        (Recipe(PruneSpec(sparsity=0.5)), "50 % of all weights pruned"),
+        (Recipe(PruneSpec(sparsity=0.5)), "50 % of layer weights pruned"),
         (Recipe(PruneSpec(sparsity=0.955, allocation="uniform")), "95.5 % of each layer pruned"),
         (Recipe(PruneSpec(threshold=0.05)), "|w| ≤ 0.05 pruned"),
         (Recipe(PruneSpec(threshold=0.0)), "|w| ≤ 0 pruned"),
@@ -190,7 +190,7 @@ def test_rounded_activations_alone_are_no_identity() -> None:
         (Recipe(quantize=QuantizeSpec(activation_bits=8)), "8-bit activations"),
         (
             Recipe(PruneSpec(sparsity=0.3), QuantizeSpec(weight_bits=8, activation_bits=8)),
-            "30 % of all weights pruned · 8-bit weights · 8-bit activations",
+            "30 % of layer weights pruned · 8-bit weights · 8-bit activations",
         ),
         (
             Recipe(quantize=QuantizeSpec(weight_bits=3, granularity="tensor", symmetric=False, range="mse")),
@@ -198,13 +198,13 @@ def test_rounded_activations_alone_are_no_identity() -> None:
         ),
         (
             Recipe(PruneSpec("compensated", 0.5, allocation="measured")),
-            "50 % of all weights pruned (data-aware, by sensitivity)",
+            "50 % of layer weights pruned (data-aware, by sensitivity)",
         ),
         (Recipe(PruneSpec("compensated", pattern="2:4")), "pruned 2:4 (data-aware)"),
-        (Recipe(PruneSpec(sparsity=0.5, pattern="1x4")), "50 % of all weights pruned (in blocks 1x4)"),
+        (Recipe(PruneSpec(sparsity=0.5, pattern="1x4")), "50 % of layer weights pruned (in blocks 1x4)"),
         (
             Recipe(PruneSpec("compensated", 0.5), effort_seconds=60),
-            "50 % of all weights pruned (data-aware) · best effort, 60 s",
+            "50 % of layer weights pruned (data-aware) · best effort, 60 s",
         ),
         (
             Recipe(quantize=QuantizeSpec(weight_bits=3), effort_seconds=5, finetune_steps=10),
