@@ -69,10 +69,10 @@ def test_scoring_runs_in_the_precisions_that_are_timed(
 def test_a_layer_that_is_scored_in_another_precision_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     executed = openvino.executed
 
-    def rounded_when_timed(compiled: Any, prepared: Any) -> tuple[LayerExecution, ...]:
-        first, *others = executed(compiled, prepared)
+    def rounded_when_timed(compiled: Any, *others: Any) -> tuple[LayerExecution, ...]:
+        first, *rest = executed(compiled, *others)
         timed = compiled.input(0).shape[0] == 1
-        return (replace(first, precision="u8") if timed else first, *others)
+        return (replace(first, precision="u8") if timed else first, *rest)
 
     monkeypatch.setattr(openvino, "executed", rounded_when_timed)
     request = Request(
