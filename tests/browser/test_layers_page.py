@@ -68,8 +68,8 @@ def test_a_layer_apart(visit: Visit, dashboard: Dashboard, tmp_path: Path) -> No
     words = page.get_by_text("50 % of layer weights pruned · 1 layer override")
     write_until(page, 1, EDITABLE, "80", words)
     table = table_of(page).set_index("layer")
-    assert table.loc["4", "removed"] == pytest.approx(80, abs=0.01)
-    assert table["own sparsity"].dropna().to_dict() == {"4": 80}
+    assert table.loc[4, "removed"] == pytest.approx(80, abs=0.01)
+    assert table["own sparsity"].dropna().to_dict() == {4: 80}
     address = page.url.removeprefix(dashboard.url)
 
     go(page, "Explore")
@@ -81,7 +81,7 @@ def test_a_layer_apart(visit: Visit, dashboard: Dashboard, tmp_path: Path) -> No
 
     other = visit(address)
     expect(other.get_by_text("50 % of layer weights pruned · 1 layer override")).to_be_visible()
-    assert table_of(other).set_index("layer")["own sparsity"].dropna().to_dict() == {"4": 80}
+    assert table_of(other).set_index("layer")["own sparsity"].dropna().to_dict() == {4: 80}
 
     go(other, "Explore")
     expect(other.get_by_role("combobox", name="Method")).to_have_value("Magnitude")
