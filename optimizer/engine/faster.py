@@ -7,7 +7,7 @@ import numpy as np
 
 COMPARED = 15
 CLEARLY = 0.98
-"""Share of the other's time that the first must stay under: what can't be told apart stays as it is."""
+"""Share of the other's time that the first must stay under: a smaller difference may be noise."""
 
 
 def is_faster(first: Callable[[], object], other: Callable[[], object]) -> bool:

@@ -31,7 +31,7 @@ from optimizer.engine.faithful import check_follows
 from optimizer.engine.openvino_batches import run_batches
 from optimizer.engine.openvino_core import core
 from optimizer.engine.openvino_graph import Converted, convert, graph_of
-from optimizer.engine.openvino_kernels import chosen, prioritised, total_ns
+from optimizer.engine.openvino_kernels import chosen, prioritised, told, total_ns
 from optimizer.engine.openvino_quantizers import nodes_of
 from optimizer.engine.realised import UNTOLD, execution_of, simulated
 from optimizer.errors import WorkError
@@ -75,7 +75,9 @@ def build(
     precision = compressed.recipe.quantize.precision
     shape = [batch, *prepared.input_shape]
     plain = compile_graph(graph, shape, "LATENCY", threads, precision)
-    fast, timed = _on_fastest_kernels(graph, plain, shape, threads, precision)
+    fast, timed = graph, plain
+    if compressed.recipe.quantize.activation_bits == 8:  # else no kernel is of int8
+        fast, timed = _on_fastest_kernels(graph, plain, shape, threads, precision)
 
     @cache
     def scoring() -> Any:
@@ -189,7 +191,7 @@ def _profiler(
     types = {name: node.get_type_name() for name, node in nodes_of(graph).items()}
 
     def timed(name: str, node: Any, time_ns: int) -> KernelTime:
-        info = _told(node)
+        info = told(node)
         how = info["runtimePrecision"], info["primitiveType"]
         if layers := dict.fromkeys(names.layers(node, info)):
             return KernelTime.of_layers(layers, *how, time_ns)
@@ -221,15 +223,10 @@ def executed(compiled: Any, graph: Any, prepared: Converted) -> tuple[LayerExecu
     """Precision and kernel of each layer, read off what a ``graph`` was compiled to."""
     names, ran = _Names(graph, prepared), dict[str, list[tuple[str, str]]]()
     for node in compiled.get_runtime_model().get_ops():
-        info = _told(node)
+        info = told(node)
         for layer in names.layers(node, info):
             ran.setdefault(layer, []).append((info["runtimePrecision"], info["primitiveType"]))
     return tuple(execution_of(name, ran.get(name, [UNTOLD])) for name in prepared.operations)
-
-
-def _told(node: Any) -> dict[str, str]:
-    """What OpenVINO tells of an operation that it executes."""
-    return {key: str(value.value) for key, value in node.get_rt_info().items()}
 
 
 class _Names:

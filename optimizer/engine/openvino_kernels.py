@@ -27,6 +27,7 @@ from optimizer.engine.base import Array
 from optimizer.engine.faster import is_faster
 from optimizer.engine.openvino_core import core
 from optimizer.engine.openvino_quantizers import nodes_of
+from optimizer.engine.realised import INT8
 from optimizer.records import digest
 from optimizer.system.disk_cache import kept
 from optimizer.system.environment import environment
@@ -75,8 +76,6 @@ def prioritised(graph: Any, first: Mapping[str, str]) -> Any:
     so it goes through the format of its files."""
     import openvino
 
-    if not first:
-        return graph
     with tempfile.TemporaryDirectory(prefix="paretoscope-") as folder:
         path = Path(folder, "model.xml")
         openvino.save_model(graph, path, compress_to_fp16=False)
@@ -108,10 +107,9 @@ def _in_int8(graph: Any, compiled: Any) -> dict[str, list[str]]:
     convolutions = {name for name, node in nodes_of(graph).items() if node.get_type_name() in CONVOLUTIONS}
     found: dict[str, list[str]] = {}
     for node in compiled.get_runtime_model().get_ops():
-        about = node.get_rt_info()
-        told = {key: str(about[key].value) for key in ("layerType", "runtimePrecision") if key in about}
-        if told.get("layerType") == "Convolution" and told.get("runtimePrecision") in ("i8", "u8"):
-            fused = str(about["originalLayersNames"].value).split(",")
+        info = told(node)
+        if info.get("layerType") == "Convolution" and info["runtimePrecision"] in INT8:
+            fused = info["originalLayersNames"].split(",")
             if names := [name for name in fused if name in convolutions]:
                 found[node.get_friendly_name()] = names
     return found
@@ -139,13 +137,10 @@ def _choose(
     families: tuple[str, ...],
 ) -> dict[str, str]:
     everywhere = [name for several in operations.values() for name in several]
-    times = _times(
-        {
-            family: compiling(prioritised(graph, dict.fromkeys(everywhere, family)), PERF_COUNT=True)
-            for family in ("", *families)
-        },
-        images,
-    )
+    graphs = {"": graph} | {
+        family: prioritised(graph, dict.fromkeys(everywhere, family)) for family in families
+    }
+    times = _times({family: compiling(one, PERF_COUNT=True) for family, one in graphs.items()}, images)
     found = dict[str, str]()
     for kernel, names in operations.items():
         taken = {family: own[kernel] for family, own in times.items() if kernel in own}
@@ -196,6 +191,11 @@ def _times(compiled: Mapping[str, Any], images: Array) -> dict[str, dict[str, fl
         name: {operation: float(np.median(all_of_it)) for operation, all_of_it in own.items()}
         for name, own in taken.items()
     }
+
+
+def told(node: Any) -> dict[str, str]:
+    """What OpenVINO tells of an operation that it executes."""
+    return {key: str(value.value) for key, value in node.get_rt_info().items()}
 
 
 def total_ns(request: Any, calls: int) -> dict[str, float]:

@@ -33,9 +33,8 @@ def copied(module: nn.Module) -> nn.Module:
 def replace_computed(module: nn.Module) -> None:
     """Make each computed weight of ``module``, which is in evaluation mode, a parameter of its value."""
     for part in [*module.modules()]:
-        for hook in [*part._forward_pre_hooks.values()][
-            ::-1
-        ]:  # the last may compute what the one before reads
+        # The last may compute what the one before reads.
+        for hook in reversed([*part._forward_pre_hooks.values()]):
             _remove_hook(part, hook)
         if parametrize.is_parametrized(part):
             _remove_parametrizations(part)
