@@ -53,6 +53,18 @@ def whole_number(name: str, value: object) -> int:
     return int(taken)
 
 
+def one_line(error: object, most: int | None = None) -> str:
+    """What another library's error says, on one line of at most so many letters; its kind where it says
+    nothing.
+
+    >>> one_line(ValueError("shape of\\n  [3, 4]"))
+    'shape of [3, 4]'
+    >>> one_line(MemoryError())
+    'MemoryError'
+    """
+    return " ".join(str(error).split())[:most] or type(error).__name__
+
+
 def words_of(error: Exception) -> str:
     """What to tell of an error: its own words, and of one that is not ours its kind as well.
 

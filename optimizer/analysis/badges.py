@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from optimizer.analysis.labels import Labelled
+from optimizer.formats import listed
 from optimizer.methods.engines import engine_info
 
 NOT_SAID = (
@@ -63,8 +64,7 @@ def describe_skipped(engine: str, names: Sequence[str], skipping: int, layers: i
         return ""
     if not skipping:
         return f"none of {layers} layers skipped zeros: dense kernels were faster, with so few of them"
-    listed = ", ".join(name.removesuffix(".weight") for name in names[:MAX_NAMED])
-    more = f" and {skipping - MAX_NAMED} more" if skipping > MAX_NAMED else ""
+    named = listed([name.removesuffix(".weight") for name in names], MAX_NAMED, skipping)
     rest = layers - skipping
     dense = f"; the other {rest} ran dense, which was faster there" if rest else ""
-    return f"{skipping} of {layers} layers skipped zeros: {listed}{more}{dense}"
+    return f"{skipping} of {layers} layers skipped zeros: {named}{dense}"

@@ -13,7 +13,7 @@ import msgspec
 from optimizer.analysis.labels import Labelled
 from optimizer.analysis.realisation import HALF_PRECISIONS, INT8_PRECISIONS
 from optimizer.analysis.statistics import LatencySummary, LatencyVerdict
-from optimizer.formats import columns, count, format_ns
+from optimizer.formats import columns, count, format_ns, listed
 from optimizer.records import Environment, KernelTime, Request, Role, digest
 from optimizer.store.keys import request_key
 from optimizer.system.environment import missing
@@ -211,7 +211,8 @@ def _without_int8(run: Coverage) -> Iterator[str]:
     if quantize.activation_bits == 8:
         taken = sum(row.share for row in rows(run.kernels) if {*row.layers} & {*left})
         none = f"none of the {len(precisions)} layers uses it" if len(left) == len(precisions) else ""
-        some = f"{len(left)} of {len(precisions)} layers did not use it: {_named(left)}"
+        named = listed([name.removesuffix(".weight") for name in left], NAMED)
+        some = f"{len(left)} of {len(precisions)} layers did not use it: {named}"
         reason = f" Why: {'; '.join(run.simulated)}." if run.simulated else ""
         yield f"int8 was asked for, and {none or some}. They take {_percent(taken)} of the time.{reason}"
     elif quantize.integer and len(left) == len(precisions):
@@ -299,11 +300,6 @@ def _layers_ns(kernel_rows: Sequence[Row]) -> float:
 
 def _total(kernel_rows: Sequence[Row]) -> float:
     return sum(row.time_ns for row in kernel_rows) or 1.0
-
-
-def _named(names: Sequence[str]) -> str:
-    words = ", ".join(name.removesuffix(".weight") for name in names[:NAMED])
-    return f"{words} and {len(names) - NAMED} more" if len(names) > NAMED else words
 
 
 def _percent(share: float) -> str:

@@ -25,7 +25,7 @@ from optimizer.data.selection import (
     select,
     without_shared,
 )
-from optimizer.errors import InputError, WorkError
+from optimizer.errors import InputError, WorkError, one_line
 from optimizer.formats import count
 from optimizer.model.catalogue import LoadedModel
 from optimizer.model.sources import imagenet
@@ -316,7 +316,7 @@ def _read(model: LoadedModel, files: Sequence[Path], what: str, report: Report) 
                     turned[position] = is_turned(image)
                     return digest_of(image, images[position])
         except Exception as error:  # a damaged file can make a decoder raise anything
-            return " ".join(str(error).split()) or type(error).__name__
+            return one_line(error)
         raise WorkError(
             f"the preprocessing of {model.card.name} gives {list(row.shape)}, its card says "
             f"{list(model.card.input_shape)}"

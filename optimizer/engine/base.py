@@ -62,10 +62,6 @@ def scoring_batch(shape: Sequence[int], elements: int = 320_000, most: int = 50)
     return min(most, max(1, elements // math.prod(shape)))
 
 
-def one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
-
-
 Load = Callable[[Path, int, tuple[int, ...]], Callable[[Array], Array]]
 """From a folder's files, a thread count and the shape of images ``[N, C, H, W]`` to what ``infer`` of a
 runner is."""

@@ -25,10 +25,10 @@ from torch import Tensor, nn
 
 from optimizer.compression.apply import CompressedModel
 from optimizer.engine import inductor
-from optimizer.engine.base import Array, Build, Engine, Load, Runner, in_batches, one_line, scoring_batch
+from optimizer.engine.base import Array, Build, Engine, Load, Runner, in_batches, scoring_batch
 from optimizer.engine.realised import simulated
 from optimizer.engine.torch import DTYPES, FACTORS, RoundActivations, activation_ranges, parameters_of
-from optimizer.errors import WorkError
+from optimizer.errors import WorkError, one_line
 from optimizer.methods.engines import use_another
 from optimizer.model.layers import uses, walk
 from optimizer.records import Execution, KernelTime, LayerExecution
@@ -141,7 +141,7 @@ def compiled(
             return made
     except Exception as error:  # whatever the model, dynamo, inductor or the compiler raise
         raise WorkError(
-            f"torch.compile can't compile this model: {one_line(error)[:300]}. {use_another('compile')}"
+            f"torch.compile can't compile this model: {one_line(error, 300)}. {use_another('compile')}"
         ) from error
 
 

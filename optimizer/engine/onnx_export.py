@@ -13,8 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from optimizer.engine.base import one_line
-from optimizer.errors import WorkError
+from optimizer.errors import WorkError, one_line
 from optimizer.model.layers import multiplications, walk
 from optimizer.records import Part
 
@@ -77,7 +76,7 @@ def _whole_graph(module: nn.Module, shape: tuple[int, ...]) -> tuple[Any, bool]:
     try:
         return _export(module, torch.zeros(1, *shape), None), False
     except Exception as error:
-        raise WorkError(f"torch can't export this model to ONNX: {one_line(error)[:300]}") from error
+        raise WorkError(f"torch can't export this model to ONNX: {one_line(error, 300)}") from error
 
 
 def _export(module: nn.Module, images: Tensor, dynamic: Any) -> Any:

@@ -28,14 +28,13 @@ from optimizer.engine.base import (
     Service,
     in_batches,
     one_by_one,
-    one_line,
     scoring_batch,
 )
 from optimizer.engine.faithful import check_follows
 from optimizer.engine.onnx_export import Exported, export, lacking
 from optimizer.engine.onnx_graph import Graph, graph_of
 from optimizer.engine.realised import UNTOLD, execution_of, named, simulated, some_of
-from optimizer.errors import WorkError
+from optimizer.errors import WorkError, one_line
 from optimizer.methods.engines import use_another
 from optimizer.records import Execution, KernelTime, LayerExecution, Role
 
@@ -221,7 +220,7 @@ def _observed(
         return observed(content, batch, threads, folded, graph)
     except Exception as error:  # of ONNX Runtime's own kinds
         raise WorkError(
-            f"ONNX Runtime can't load this model: {one_line(error)[:300]}. {use_another('onnxruntime')}"
+            f"ONNX Runtime can't load this model: {one_line(error, 300)}. {use_another('onnxruntime')}"
         ) from error
 
 

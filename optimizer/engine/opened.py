@@ -6,8 +6,8 @@ from pathlib import Path
 
 from torch import nn
 
-from optimizer.engine.base import Array, Runner, one_line
-from optimizer.errors import InputError
+from optimizer.engine.base import Array, Runner
+from optimizer.errors import InputError, one_line
 from optimizer.records import Part
 
 Answer = Callable[[Array], list[Array]]

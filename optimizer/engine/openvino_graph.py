@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from optimizer.compression.apply import CompressedModel, CompressedWeight
-from optimizer.engine.base import Array, one_line
+from optimizer.engine.base import Array
 from optimizer.engine.openvino_given import Given, Rows, of_images, take_in
 from optimizer.engine.openvino_quantizers import (
     WEIGHTED,
@@ -34,7 +34,7 @@ from optimizer.engine.openvino_quantizers import (
     ranges,
     set_levels,
 )
-from optimizer.errors import WorkError
+from optimizer.errors import WorkError, one_line
 from optimizer.methods.engines import use_another
 from optimizer.model.layers import multiplications, uses, walk
 from optimizer.records import Part

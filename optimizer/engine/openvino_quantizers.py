@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from optimizer.engine.base import Array, one_line
+from optimizer.engine.base import Array
 from optimizer.engine.openvino_batches import run_batches
 from optimizer.engine.openvino_core import core
-from optimizer.errors import WorkError
+from optimizer.errors import WorkError, one_line
 
 WEIGHTED = ("Convolution", "GroupConvolution", "MatMul")
 BITS = 8

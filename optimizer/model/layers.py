@@ -19,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from optimizer.formats import listed
 from optimizer.model.computed import copied, replace_computed
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -126,11 +127,10 @@ def notes_on_others(model: nn.Module) -> tuple[str, ...]:
         for path, elements in outside.most_common()
         if elements
     ]
-    more = f" and {len(named) - MAX_NAMED} more" if len(named) > MAX_NAMED else ""
     percent = 100 * outside.total() / total
     return (
         f"{percent:.0f} % of this model's weights are in layers that no recipe prunes or rounds: "
-        f"{', '.join(named[:MAX_NAMED])}{more}",
+        f"{listed(named, MAX_NAMED)}",
     )
 
 

@@ -16,6 +16,7 @@ from sqlalchemy import ColumnElement, Connection, func, insert, select, update
 
 from optimizer.data.selection import recent_fingerprint
 from optimizer.errors import InputError, UnavailableError
+from optimizer.formats import count
 from optimizer.records import DataSpec, Request, encode
 from optimizer.store.database import again_if_lost
 from optimizer.store.items import (
@@ -376,16 +377,16 @@ def _room(connection: Connection, device: str = "") -> Iterator[None]:
     """For items that the block adds: what is in the store is done, and does not wait. Raises UnavailableError
     where too many do."""
     waits = (ITEMS.c.state == QUEUED) & (ITEMS.c.sweep == SWEEPS.c.id) & (SWEEPS.c.device == device)
-    count = select(func.count(ITEMS.c.key)).where(waits)
+    waiting_now = select(func.count(ITEMS.c.key)).where(waits)
     settle(connection)
-    waiting = connection.execute(count).scalar_one()
+    waiting = connection.execute(waiting_now).scalar_one()
     yield
     settle(connection)
-    more = connection.execute(count).scalar_one() - waiting
+    more = connection.execute(waiting_now).scalar_one() - waiting
     if more and waiting + more > MAX_WAITING:
         raise UnavailableError(
-            f"{more:,} configurations are too many now: {waiting:,} wait already, and {MAX_WAITING:,} may."
-            " Ask for fewer, try again when some of them are done, or cancel a sweep"
+            f"no room for {count(more, 'more configuration')}: {waiting:,} wait already, and "
+            f"{MAX_WAITING:,} may. Ask for fewer, try again when some of them are done, or cancel a sweep"
         )
 
 

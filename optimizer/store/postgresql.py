@@ -10,7 +10,7 @@ from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from optimizer.errors import InputError, UnavailableError
+from optimizer.errors import InputError, UnavailableError, one_line
 from optimizer.store import database, migrations
 from optimizer.store.tables import METADATA
 from optimizer.system.paths import STORE_VARIABLE
@@ -101,7 +101,7 @@ class Postgresql(database.Database):
 
     def words(self, error: Exception) -> str:
         found = error.orig if isinstance(error, DBAPIError) else error
-        return WORDS.get(getattr(found, "sqlstate", None) or "", " ".join(str(found).split()))
+        return WORDS.get(getattr(found, "sqlstate", None) or "", one_line(found))
 
     def check_room(self) -> None:
         self.open()

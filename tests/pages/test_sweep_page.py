@@ -353,6 +353,6 @@ def test_a_link_to_no_sweep_says_so(started: Started, named: str, said: str) -> 
 def test_too_many_are_refused_in_words(started: Started, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ledger, "MAX_WAITING", 5)
     page = press(open_page("sweep", {"model": "fashion-mlp"}), "Start")
-    assert "24 configurations are too many now: 0 wait already, and 5 may" in words(page)
+    assert "no room for 24 more configurations: 0 wait already, and 5 may" in words(page)
     assert not ledger.sweeps(tasks.store())
     assert len(STARTER_SPARSITIES) * len(STARTER_BITS) == 24

@@ -326,7 +326,7 @@ def test_too_many_are_refused_whole(store: Store, monkeypatch: pytest.MonkeyPatc
     with pytest.raises(InputError, match="at least one"):
         ledger.create(store, b"", [], "ann")
     sweep = ledger.create(store, b"", asked_for(["a", "b"]), "ann")
-    words = "2 configurations are too many now: 2 wait already, and 3 may.*cancel a sweep"
+    words = "no room for 2 more configurations: 2 wait already, and 3 may.*cancel a sweep"
     with pytest.raises(UnavailableError, match=words):
         ledger.create(store, b"", asked_for(["c", "d"]), "bob")
     with pytest.raises(UnavailableError, match=words):
@@ -343,7 +343,7 @@ def test_what_is_in_the_store_needs_no_room(store: Store, monkeypatch: pytest.Mo
     assert ledger.find(store, sweep).counts == {"done": 2, "queued": 1}
     assert ledger.extend(store, sweep, b"", asked_for(["a", "b", "c", "d"])) == 1
     assert ledger.find(store, sweep).counts == {"done": 3, "queued": 1}
-    with pytest.raises(UnavailableError, match="1 configurations are too many now: 1 wait already"):
+    with pytest.raises(UnavailableError, match="no room for 1 more configuration: 1 wait already"):
         ledger.create(store, b"", asked_for(["a", "e"]), "ann")
 
 

@@ -15,8 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Node
 
-from optimizer.engine.base import one_line
-from optimizer.errors import WorkError
+from optimizer.errors import WorkError, one_line
 from optimizer.methods.engines import use_another
 
 aten = torch.ops.aten
@@ -139,7 +138,7 @@ def trace(model: nn.Module, shape: Sequence[int]) -> Trace:
             exported = torch.export.export(model, (torch.zeros(*shape),), strict=False)
     except Exception as error:  # exporting runs the model's own code: anything may come out of it
         raise WorkError(
-            f"the model can't be exported for the sparse engine: {one_line(error)[:300]}. "
+            f"the model can't be exported for the sparse engine: {one_line(error, 300)}. "
             + use_another("sparse")
         ) from error
     signature = exported.graph_signature

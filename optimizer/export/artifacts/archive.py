@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from optimizer.errors import InputError, ParetoscopeError
+from optimizer.errors import InputError, ParetoscopeError, one_line
 from optimizer.export.artifacts.card import model_card
 from optimizer.export.artifacts.source import ArtifactSource
+from optimizer.formats import listed
 from optimizer.methods.artifacts import CARD_FILE, RECIPE_FILE
 
 DENSE_FILE = "model.safetensors"
@@ -111,11 +112,10 @@ def _read_model(archive: zipfile.ZipFile, most: int) -> tuple[str, bytes]:
 
 def damaged(what: str, error: object) -> InputError:
     """``error``, of whatever kind, in words that say what to do."""
-    reason = " ".join(str(error).split())[:200] or type(error).__name__
+    reason = one_line(error, 200)
     return InputError(f"{what} is damaged or no file of Paretoscope ({reason}): download or write it again")
 
 
 def some(names: list[str]) -> str:
     """The first three, and how many more: there may be any number, of any length."""
-    shown = ", ".join(name[:80] for name in names[:3])
-    return shown + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    return listed([name[:80] for name in names], 3)

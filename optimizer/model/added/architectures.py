@@ -23,7 +23,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from optimizer.errors import InputError, UnavailableError, WorkError, words_of
-from optimizer.formats import count
+from optimizer.formats import count, listed
 from optimizer.model import cifar_resnet
 from optimizer.model.added import declared
 from optimizer.model.added.tensors import prefix_of
@@ -76,7 +76,7 @@ class Fit:
     def describe(self) -> str:
         """In words, what stands apart."""
         parts = [
-            f"{count(len(names), 'tensor')} {what} ({_first(names)})"
+            f"{count(len(names), 'tensor')} {what} ({listed(names, NAMED)})"
             for names, what in (
                 (self.missing, "missing"),
                 (self.extra, "that it has not"),
@@ -85,10 +85,6 @@ class Fit:
             if names
         ]
         return "; ".join(parts)
-
-
-def _first(names: tuple[str, ...]) -> str:
-    return ", ".join([*names[:NAMED], *(["..."] if len(names) > NAMED else [])])
 
 
 def architectures() -> dict[str, Build]:

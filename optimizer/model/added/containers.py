@@ -10,7 +10,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from optimizer.errors import InputError
+from optimizer.errors import InputError, one_line
 from optimizer.formats import format_bytes
 from optimizer.model.added.limits import MAX_DIMENSIONS, MAX_HEADER_BYTES, MAX_NAME, MAX_TENSORS
 
@@ -43,7 +43,7 @@ def read_header(content: bytes, total: int) -> dict[str, Any]:
         header = json.loads(content[8 : 8 + size], object_pairs_hook=_once)
     except (ValueError, RecursionError) as error:
         raise InputError(
-            f"the safetensors header is damaged ({_first(error)}): download or write the file again"
+            f"the safetensors header is damaged ({one_line(error, 120)}): download or write the file again"
         ) from error
     if not isinstance(header, dict):
         raise InputError("the safetensors header is damaged (no JSON object): download or write it again")
@@ -105,7 +105,7 @@ def check_zip(file: Path) -> None:
         with zipfile.ZipFile(file) as archive:
             entries = archive.infolist()
     except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError, UnicodeError) as error:
-        raise InputError(f"its zip archive is damaged ({_first(error)}): save it again") from error
+        raise InputError(f"its zip archive is damaged ({one_line(error, 120)}): save it again") from error
     if len(entries) > 2 * MAX_TENSORS:
         raise InputError(f"it holds {len(entries):,} entries: up to {2 * MAX_TENSORS:,} are read")
     for entry in entries:
@@ -139,7 +139,3 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _shown(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:80]}…"
-
-
-def _first(error: BaseException) -> str:
-    return " ".join(str(error).split())[:120] or type(error).__name__

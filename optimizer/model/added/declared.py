@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from optimizer.errors import InputError
+from optimizer.errors import InputError, one_line
 from optimizer.model.preprocessing import CHANNELS, INTERPOLATIONS, Preprocessing
 
 MAX_SAID = 1 << 20
@@ -226,5 +226,5 @@ def _numbered(value: Mapping[Any, Any]) -> Iterator[tuple[int, Any]]:
 
 
 def _short(value: object) -> str:
-    text = repr(value) if not isinstance(value, Exception) else " ".join(str(value).split())
+    text = one_line(value) if isinstance(value, Exception) else repr(value)
     return text if len(text) <= 80 else f"{text[:80]}…"

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from optimizer.errors import InputError, UnavailableError
+from optimizer.errors import InputError, UnavailableError, one_line
 from optimizer.formats import format_bytes
 from optimizer.model.added.limits import MAX_FILE_BYTES
 from optimizer.progress import Report
@@ -121,7 +121,7 @@ def _read(path: Path) -> dict[str, Any]:
         with path.open("rb") as file:
             found = json.loads(file.read(MAX_CONFIG_BYTES))
     except (OSError, ValueError, RecursionError) as error:
-        reason = " ".join(str(error).split())[:100]
+        reason = one_line(error, 100)
         raise InputError(f"{path.name} can't be read ({reason}): remove it from the hub's cache") from error
     if not isinstance(found, dict):
         raise InputError(f"{path.name} holds no settings: it is no repository of a model")

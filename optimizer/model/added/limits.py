@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from optimizer.errors import InputError, ParetoscopeError, WorkError
+from optimizer.errors import InputError, ParetoscopeError, WorkError, one_line
 from optimizer.formats import format_bytes
 from optimizer.system.processes import run_module
 
@@ -54,15 +54,11 @@ def read_limited(reader: str, file: Path, name: str, runs: bool = False, **optio
     except (WorkError, ValueError, IndexError) as error:
         raise InputError(
             f"{name} is refused: reading it took more than the {seconds:.0f} s of processor time or the "
-            f"memory that a file of {format_bytes(size)} gets, or broke the reader ({_short(error)})"
+            f"memory that a file of {format_bytes(size)} gets, or broke the reader ({one_line(error, 200)})"
         ) from error
     if "refused" in answer:
         raise InputError(f"{name} is refused: {answer['refused']}")
     return answer
-
-
-def _short(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
 
 
 # In the limited process
@@ -103,8 +99,7 @@ def refusal(error: BaseException) -> str:
         return str(error)
     if lacks_memory(error):
         return "reading it would take more memory than a file of its size may"
-    text = " ".join(str(error).split())
-    return f"it is damaged or of another kind ({type(error).__name__}: {text[:200]})"
+    return f"it is damaged or of another kind ({type(error).__name__}: {one_line(error, 200)})"
 
 
 def lacks_memory(error: BaseException) -> bool:

@@ -19,7 +19,7 @@ import torch.fx
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
-from optimizer.errors import InputError
+from optimizer.errors import InputError, one_line
 from optimizer.model.added import onnx_shapes  # noqa: F401  (adds its operators)
 from optimizer.model.added.limits import lacks_memory
 from optimizer.model.added.onnx_layers import LAYERS
@@ -115,7 +115,7 @@ class _Conversion:
             except InputError:
                 raise
             except Exception as error:
-                reason = " ".join(str(error).split())[:200]
+                reason = one_line(error, 200)
                 shapes = [list(one.shape) for one in map(self.samples.get, node.input) if one is not None]
                 if lacks_memory(error):
                     raise InputError(

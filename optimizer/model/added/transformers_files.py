@@ -6,7 +6,7 @@ from typing import Any
 import safetensors.torch
 from torch import Tensor, nn
 
-from optimizer.errors import InputError, UnavailableError
+from optimizer.errors import InputError, UnavailableError, one_line
 from optimizer.model.added.architectures import Fit
 from optimizer.model.added.cards import content_path
 
@@ -69,7 +69,7 @@ def load(architecture: str, config: str, file: str) -> tuple[Logits, Fit]:
             None, config=known, state_dict=tensors, output_loading_info=True
         )
     except (ValueError, TypeError, KeyError, AttributeError, ImportError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:150]
+        reason = one_line(error, 150)
         raise InputError(
             f"transformers can't build an image classifier {kind[:40]!r} of this configuration ({reason})"
         ) from error
