@@ -107,6 +107,7 @@ def mean_interval(values: ArrayLike) -> tuple[float, float, float]:
     six rounds.
 
     Times are skewed: the quantiles of t are transformed by the skewness (P. Hall, JRSS B 54, 1992, 221-228).
+    No mean is below the shortest round: where few rounds were very long, quantiles can be, even below 0.
     """
     table = np.asarray(values, float)
     series = table.reshape(len(table), -1).mean(axis=1)
@@ -121,7 +122,7 @@ def mean_interval(values: ArrayLike) -> tuple[float, float, float]:
     a = skewness / math.sqrt(known.effective)
     t = known.quantile()
     low, high = (mean - skewed(end, a) * known.standard_error for end in (t, -t))
-    return mean, min(low, mean), max(high, mean)
+    return mean, min(max(low, float(series.min())), mean), max(high, mean)
 
 
 def skewed(t: float, a: float) -> float:

@@ -102,6 +102,13 @@ def test_a_mean_s_interval_covers_bursts_once_there_are_some() -> None:
     assert covered(mean_interval, bursts(0.2, 5), 400, 1.4 * np.exp(0.0002)) >= 0.935
 
 
+def test_a_mean_time_is_no_shorter_than_any_that_was_seen() -> None:
+    """Rounds of which few took very long: t alone would reach below 0, and images a second above it."""
+    rounds = np.array([1, 1.1, 1, 1.2, 1, 90, 1.1, 1])
+    mean, low, high = mean_interval(rounds)
+    assert 1 <= low < mean == rounds.mean() < high
+
+
 @pytest.mark.parametrize("interval", [median_interval, mean_interval])
 def test_too_few_rounds_for_an_interval_give_their_range(interval) -> None:  # type: ignore[no-untyped-def]
     assert interval([3, 1, 2]) == (2, 1, 3)
