@@ -29,7 +29,6 @@ from optimizer.analysis.limits import (
     loss_of,
     noise,
     relaxations,
-    value_of,
 )
 from optimizer.analysis.summary import summarise, summarise_scores
 from optimizer.errors import EngineError, UnavailableError, words_of
@@ -400,8 +399,7 @@ class _Search:
 
     def _step(self) -> None:
         self._choose()
-        goal = self.question.minimise
-        value = value_of(goal, bound(self.best, goal)) if self.best else None
+        value = summarise(self.best).measures[self.question.minimise].value if self.best else None
         self.steps.append(Step(self.seconds, len(self.results), value, self._covered()))
         self.keep(self.progress)
 

@@ -9,6 +9,7 @@ import pytest
 from search_bench import BASE, SECONDS, SMALL, Bench, question, trials
 
 from optimizer.analysis.limits import MIN_CONFIRMING, Limits, bound, halves, keeping
+from optimizer.analysis.summary import summarise
 from optimizer.errors import EngineError, InputError, UnavailableError, WorkError
 from optimizer.methods.engines import ENGINES
 from optimizer.progress import Cancelled, Report, ended_by
@@ -107,14 +108,16 @@ def test_a_search_that_was_killed_goes_on_where_it_was(search: str) -> None:
 @pytest.mark.parametrize("search", STRATEGIES)
 def test_a_larger_budget_goes_on_from_a_smaller_one(search: str) -> None:
     limits, whole, bench = Limits(drop_points=1, size_mb=1), Bench(), Bench()
-    best = whole.ask(limits, search).best
+    found = whole.ask(limits, search)
+    best, shown = found.best, found.answer.progress.steps[-1].value
+    assert best is not None
+    assert shown == summarise(best).measures["latency"].value, "as in its sentence, not the bound"
     first = bench.ask(limits, search, 10)
     asked = len(bench.measured)
     again = bench.go_on(question(limits, search, 10), first.answer.progress)
     assert len(bench.measured) == asked, "its time is over"
     assert again.best == first.best
     found = bench.go_on(question(limits, search), first.answer.progress)
-    assert best is not None
     assert found.best is not None
     assert bound(found.best, "latency") == bound(best, "latency")
     assert len(set(bench.measured)) == len(bench.measured)
