@@ -6,6 +6,7 @@ import numpy as np
 from torch import Tensor
 
 from optimizer.compression.apply import CompressedWeight
+from optimizer.compression.calibration.layer_sensitivity import Alone
 from optimizer.compression.calibration.statistics import Statistics
 from optimizer.compression.quantize import bits
 from optimizer.compression.quantize.grid import Codes, code_range
@@ -48,11 +49,12 @@ def _levels(codes: Codes, spec: QuantizeSpec) -> tuple[float, ...]:
     return tuple(scale * (code - zero_point) for code in range(first, last + 1))
 
 
-def sensitivities_of(weights: Mapping[str, Tensor], statistics: Statistics) -> tuple[Sensitivity, ...]:
-    """Layers that the statistics know, in the order of ``weights``."""
-    known = {name: weight for name, weight in weights.items() if name in statistics.alone}
+def sensitivities_of(
+    weights: Mapping[str, Tensor], statistics: Statistics, pruned: Mapping[str, Alone]
+) -> tuple[Sensitivity, ...]:
+    """Layers that the statistics know, in the order of ``weights``; ``pruned`` is what each does alone."""
+    known = {name: weight for name, weight in weights.items() if name in pruned}
     predicted = bits.errors(known, statistics, QuantizeSpec("compensated", symmetric=False, range="mse"))
     return tuple(
-        Sensitivity(name, statistics.alone[name], name in statistics.measured, predicted[name])
-        for name in known
+        Sensitivity(name, pruned[name].divergence, pruned[name].measured, predicted[name]) for name in known
     )

@@ -13,12 +13,12 @@ from torch import nn
 from optimizer.compression.anatomy import anatomy_of, sensitivities_of
 from optimizer.compression.apply import CompressedModel, compress, equalised_pairs, prune_weights
 from optimizer.compression.calibration.cache import (
-    coupled,
     fine_tuned,
     improved,
     plan_of,
     statistics_of,
 )
+from optimizer.compression.calibration.layer_sensitivity import alone, coupled
 from optimizer.compression.calibration.statistics import Statistics
 from optimizer.compression.prune import Shrinker
 from optimizer.compression.prune.matching import matched
@@ -270,9 +270,11 @@ def anatomy(workspace: Workspace, recipe: Recipe, layer: str, report: Report = q
 
 def sensitivities(workspace: Workspace, report: Report = quiet) -> tuple[Sensitivity, ...]:
     """What each layer's change alone does to the outputs, in the order of the network."""
-    known = workspace.statistics(report)
-    weights = {layer.name: layer.weight.detach() for layer in walk(workspace.model.module)}
-    return sensitivities_of(weights, known)
+    model, known = workspace.model.module, workspace.statistics(report)
+    with exclusive(report):
+        pruned = alone(model, workspace.statistics_images, known, report)
+    weights = {layer.name: layer.weight.detach() for layer in walk(model)}
+    return sensitivities_of(weights, known, pruned)
 
 
 def coupled_sensitivities(workspace: Workspace, report: Report = quiet) -> tuple[GroupSensitivity, ...]:

@@ -28,7 +28,7 @@ def positive_definite(groups: int, columns: int, seed: int = 0) -> Tensor:
 def statistics(matrices: dict[str, Tensor], effects: dict[str, Tensor]) -> Statistics:
     means = {name: torch.zeros(matrix.shape[:2]) for name, matrix in matrices.items()}
     moments = {name: Moments(matrix, means[name], 0.0) for name, matrix in matrices.items()}
-    return Statistics(moments, effects, {}, frozenset(), biased=frozenset(matrices))
+    return Statistics(moments, effects, biased=frozenset(matrices))
 
 
 def test_obs_costs_against_removing_each_weight_and_refitting_the_rest() -> None:
@@ -73,7 +73,7 @@ def test_inputs_that_never_change_make_their_weights_free() -> None:
 
 def test_without_a_bias_a_constant_input_is_no_less_needed() -> None:
     moments = Moments(torch.zeros(1, 2, 2), torch.tensor([[3.0, 0.0]]), 0.0)
-    plain = Statistics({"a": moments}, {"a": torch.ones(1)}, {}, frozenset(), biased=frozenset())
+    plain = Statistics({"a": moments}, {"a": torch.ones(1)}, biased=frozenset())
     cost = removal_costs("a", torch.ones(1, 2), plain)[0]
     assert cost[0] > 50 * cost[1]
 

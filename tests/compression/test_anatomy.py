@@ -8,6 +8,7 @@ from torch import Tensor
 
 from optimizer.compression.anatomy import BINS, anatomy_of, sensitivities_of
 from optimizer.compression.apply import CompressedWeight, compress_weights
+from optimizer.compression.calibration.layer_sensitivity import Alone
 from optimizer.compression.calibration.moments import Moments
 from optimizer.compression.calibration.statistics import Statistics
 from optimizer.errors import InputError
@@ -148,11 +149,10 @@ def test_sensitivities_are_of_the_layers_that_were_studied() -> None:
     statistics = Statistics(
         moments={name: Moments(torch.eye(8)[None], torch.zeros(1, 8), 0.0) for name in ("first", "last")},
         effects={name: torch.full((4,), 0.1) for name in ("first", "last")},
-        alone={"first": 0.3, "last": 0.02},
-        measured=frozenset(["first"]),
         biased=frozenset(),
     )
-    found = sensitivities_of(weights, statistics)
+    pruned = {"first": Alone(0.3, True), "last": Alone(0.02, False)}
+    found = sensitivities_of(weights, statistics, pruned)
     assert [(one.layer, one.pruned) for one in found] == [("last", 0.02), ("first", 0.3)]
     for one in found:
         assert 0 < one.rounded[4] < one.rounded[3] < one.rounded[2]

@@ -156,7 +156,7 @@ def statistics_of(
     }
     effects = effects or dict.fromkeys(layers, 1.0)
     by_row = {name: torch.full((len(weight),), effects[name]) for name, (weight, _) in layers.items()}
-    return Statistics(moments, by_row, effects, frozenset(), frozenset(layers))
+    return Statistics(moments, by_row, frozenset(layers))
 
 
 EXAMPLES = ("plain", "few rows", "depthwise", "grouped", "wide")

@@ -43,7 +43,7 @@ def spec(sparsity: float | None = None, **options: object) -> PruneSpec:
 
 
 def statistics_of(moments: dict[str, Moments], **effects: Tensor) -> Statistics:
-    return Statistics(moments, effects, {}, frozenset(), biased=frozenset(moments))
+    return Statistics(moments, effects, biased=frozenset(moments))
 
 
 def network(seed: int = 0) -> tuple[dict[str, Tensor], Statistics]:

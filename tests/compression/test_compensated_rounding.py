@@ -58,7 +58,7 @@ def drawn(shape: tuple[int, ...], seed: int = 0) -> Tensor:
 
 def statistics_of(matrix: Tensor, biased: bool = True, mean: Tensor | None = None) -> Statistics:
     moments = Moments(matrix, torch.zeros(matrix.shape[:2]) if mean is None else mean, 0.0)
-    return Statistics({"a": moments}, {}, {}, frozenset(), frozenset({"a"} if biased else ()))
+    return Statistics({"a": moments}, {}, frozenset({"a"} if biased else ()))
 
 
 def whole(weight: Tensor) -> Pruned:
@@ -438,9 +438,7 @@ def test_what_recipes_share_is_worked_out_once_for_a_weight(
 def test_what_is_kept_of_layers_is_bounded_and_of_one_model(monkeypatch: pytest.MonkeyPatch) -> None:
     weight, matrix = drawn((8, 30)), covariance(1, 30, 1)
     moments = Moments(matrix, torch.zeros(1, 30), 0.0)
-    model, another = (
-        Statistics({name: moments for name in "ab"}, {}, {}, frozenset(), frozenset("ab")) for _ in range(2)
-    )
+    model, another = (Statistics({name: moments for name in "ab"}, {}, frozenset("ab")) for _ in range(2))
     monkeypatch.setattr(targets, "MAX_KEPT_BYTES", 1.5 * target_of(weight, "a", model).nbytes)
 
     def is_kept(name: str, statistics: Statistics) -> bool:

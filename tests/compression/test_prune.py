@@ -163,9 +163,7 @@ def test_pruners_leave_the_weights_alone() -> None:
     weight = torch.randn(8, 8)
     before = weight.clone()
     moments = collect(nn.Sequential(nn.Linear(8, 8)), torch.randn(40, 8))
-    statistics = Statistics(
-        {"w": moments["0.weight"]}, {"w": torch.ones(8)}, {}, frozenset(), frozenset(["w"])
-    )
+    statistics = Statistics({"w": moments["0.weight"]}, {"w": torch.ones(8)}, frozenset(["w"]))
     for entry in PRUNERS.values():
         if entry.shrinks:
             continue

@@ -14,15 +14,19 @@ from torch import Tensor, nn
 
 from optimizer.compression.calibration.curvature import row_effects
 from optimizer.compression.calibration.moments import Moments, as_rows, channels_last, collect, quadratic
-from optimizer.compression.calibration.sensitivity import Trial, divergences, divergences_together
-from optimizer.compression.calibration.statistics import Statistics, seen_and_held_out
+from optimizer.compression.calibration.sensitivity import Trial, divergences
+from optimizer.compression.calibration.statistics import (
+    NEGLIGIBLE,
+    REFERENCE,
+    Statistics,
+    seen_and_held_out,
+)
 from optimizer.compression.distillation import VERSION as DISTILLATION_VERSION
 from optimizer.compression.distillation import Checkpoint
 from optimizer.compression.effort import VERSION as EFFORT_VERSION
 from optimizer.compression.effort import improve
 from optimizer.compression.finetune import recover
 from optimizer.compression.prune.compensated import prune
-from optimizer.compression.prune.coupling import groups
 from optimizer.compression.prune.group import Group
 from optimizer.compression.prune.plan import ChannelPlan, plan, with_biases
 from optimizer.compression.prune.ranking import Ranking
@@ -30,8 +34,6 @@ from optimizer.compression.quantize.held import HeldGrid
 from optimizer.model import identity
 from optimizer.model.layers import walk, with_shared_bias
 from optimizer.progress import Report, quiet
-from optimizer.recipe import PruneSpec
-from optimizer.records import GroupSensitivity
 from optimizer.system.disk_cache import Parts, beside, kept, read, write
 from optimizer.system.threads import pinned_threads
 
@@ -40,11 +42,6 @@ VERSION = 4
 IMAGES = 256
 """Calibration images that statistics are taken of."""
 CURVATURE_IMAGES = 32
-REFERENCE = PruneSpec("compensated", sparsity=0.6, allocation="measured")
-"""The change whose effect is measured, one layer at a time."""
-NEGLIGIBLE = 0.01
-"""Layers that are expected to do less than this share of what all do are not measured: they are the early
-ones, whose replays take longest."""
 MAX_RATIO = 16.0
 """How far a measurement may correct a prediction: either can be nearly nothing."""
 
@@ -56,7 +53,7 @@ def statistics_of(model: nn.Module, images: Tensor, report: Report = quiet) -> S
     Where the data folder can't be written they are made and not kept. Raises InputError without images.
     """
     images = images[:IMAGES]
-    content = _digest("study", model, images)
+    content = digest("study", model, images)
     return kept(content, lambda _: make(model, images, report), _packed_statistics, _unpacked_statistics)
 
 
@@ -99,61 +96,7 @@ def plan_of(
     def make_plan(_: Path | None) -> ChannelPlan:
         return plan(model, images, order=order, moments=moments, report=report)
 
-    return kept(_digest(f"plan with heads by {order}", model, images), make_plan, pack, unpack)
-
-
-def coupled(
-    model: nn.Module, images: Tensor, statistics: Statistics, report: Report = quiet
-) -> tuple[GroupSensitivity, ...]:
-    """What coupled layers do to the outputs when all of them change; read, or measured and kept.
-
-    Coupled are the layers that make or pass on the same channels: those that a residual sum adds up, and a
-    depthwise convolution with the layer before it. Alone, one of a sum can seem to matter little, because the
-    others carry the channel on. ``statistics`` is that of the same ``model`` and ``images`` ``[N, C, H, W]``.
-    Raises UnavailableError without torch-pruning, WorkError for a model that it can't follow.
-    """
-    images = images[:IMAGES]
-
-    @pinned_threads()
-    def measure(_: Path | None) -> tuple[GroupSensitivity, ...]:
-        found = [
-            (group, members)
-            for group in groups(model, tuple(images.shape[1:]))
-            if len(members := [one for one in group.makers if one in statistics.moments]) > 1
-        ]
-        weights = {
-            layer.name: layer.weight.detach() for layer in walk(model) if layer.name in statistics.moments
-        }
-        pruned = prune(weights, weights, REFERENCE, statistics)
-        alone = {name: Trial(one.weight, one.bias_change) for name, one in pruned.items()}
-        trials = {group.name: {name: alone[name] for name in members} for group, members in found}
-        copied, laid_out = channels_last(model, images)
-        together = divergences_together(copied, seen_and_held_out(laid_out)[1], trials, report)
-        return tuple(
-            GroupSensitivity(
-                tuple(members),
-                group.channels,
-                group.held
-                or (
-                    "a head has queries, keys and values"
-                    if group.attention
-                    else "a depthwise convolution passes them on"
-                ),
-                max(0.0, together[group.name]),
-                sum(statistics.alone[name] for name in members),
-            )
-            for group, members in found
-        )
-
-    def unpack(parts: Parts) -> tuple[GroupSensitivity, ...]:
-        return tuple(GroupSensitivity(**{**one, **_tuples(one)}) for one in parts[1]["groups"])
-
-    return kept(
-        _digest("coupled with heads", model, images),
-        measure,
-        lambda made: ({}, {"groups": [asdict(one) for one in made]}),
-        unpack,
-    )
+    return kept(digest(f"plan with heads by {order}", model, images), make_plan, pack, unpack)
 
 
 def fine_tuned(
@@ -172,7 +115,7 @@ def fine_tuned(
     One that is stopped leaves its last checkpoint; the next goes on from there, and ends where it would have
     ended without the stop. ``took`` is told the seconds of a step, where any was made.
     """
-    content = _learning_digest(f"{steps} steps", student, teacher, masks, images, grids)
+    content = _learningdigest(f"{steps} steps", student, teacher, masks, images, grids)
 
     def make_state(path: Path | None) -> tuple[State, float]:
         def keep(checkpoint: Checkpoint) -> None:
@@ -203,7 +146,7 @@ def improved(
     """The student after :func:`optimizer.compression.effort.improve`, and the seconds that it took: read, or
     made and kept; both stay as they were."""
     what = f"effort {EFFORT_VERSION} {seconds} s{'' if refine else ', unrefined'}"
-    content = _learning_digest(what, student, teacher, masks, images, grids)
+    content = _learningdigest(what, student, teacher, masks, images, grids)
 
     def make_state(_: Path | None) -> tuple[State, float]:
         found = improve(student, teacher, masks, images, seconds, report, grids, refine=refine)
@@ -212,7 +155,7 @@ def improved(
     return _kept_state(content, student, make_state)
 
 
-def _learning_digest(
+def _learningdigest(
     what: str,
     student: nn.Module,
     teacher: nn.Module,
@@ -220,7 +163,7 @@ def _learning_digest(
     images: Tensor,
     grids: Mapping[str, HeldGrid] | None,
 ) -> str:
-    models = f"{_digest('student', student, images)} {_digest('teacher', teacher, images)}"
+    models = f"{digest('student', student, images)} {digest('teacher', teacher, images)}"
     described = f"distillation {DISTILLATION_VERSION} {what} {models}"
     tensors = {f"mask {name}": one for name, one in masks.items()}  # which few bits may not tell
     for name, grid in (grids or {}).items():
@@ -321,7 +264,7 @@ def make(model: nn.Module, images: Tensor, report: Report = quiet) -> Statistics
     biased -= with_shared_bias(model)
     effects = row_effects(model, seen[:CURVATURE_IMAGES], moments, report)
     silent = {name for name, one in effects.items() if not one.any()}
-    predicted = Statistics(moments, effects, {}, frozenset(), biased)
+    predicted = Statistics(moments, effects, biased)
     weights = {name: layer.weight.detach() for name, layer in layers.items()}
     pruned = prune(weights, weights, REFERENCE, predicted)
     if silent:  # rows alike, for want of a better guess
@@ -349,12 +292,12 @@ def make(model: nn.Module, images: Tensor, report: Report = quiet) -> Statistics
         else:
             ratio = divergence / alone[name] if alone[name] > 0 else 1.0
             effects[name] = effects[name] * min(max(ratio, 1 / MAX_RATIO), MAX_RATIO)
-        alone[name] = max(0.0, divergence)
-    return Statistics(moments, effects, alone, frozenset(trials), biased)
+    return Statistics(moments, effects, biased)
 
 
-def _digest(what: str, model: nn.Module, images: Tensor) -> str:
-    """Code and what a module holds count too: neither its class nor its weights tell what it computes."""
+def digest(what: str, model: nn.Module, images: Tensor) -> str:
+    """The name of what is kept of a model on images. Neither a module's class nor its weights tell what it
+    computes: its code and what it holds count too."""
     return _digest_of(f"{VERSION} {what} {identity.content(model)} {tuple(images.shape)}", {"": images})
 
 
@@ -385,8 +328,6 @@ def _packed_statistics(statistics: Statistics) -> Parts:
     tensors |= {f"effects {name}": one for name, one in statistics.effects.items()}
     return tensors, {
         "shrinkage": shrinkage,
-        "alone": dict(statistics.alone),
-        "measured": sorted(statistics.measured),
         "biased": sorted(statistics.biased),
     }
 
@@ -395,9 +336,7 @@ def _unpacked_statistics(parts: Parts) -> Statistics:
     tensors, facts = parts
     moments = _unpacked_moments(tensors, facts["shrinkage"])
     effects = {name: tensors[f"effects {name}"] for name in moments}
-    return Statistics(
-        moments, effects, facts["alone"], frozenset(facts["measured"]), frozenset(facts["biased"])
-    )
+    return Statistics(moments, effects, frozenset(facts["biased"]))
 
 
 def _tuples(plain: Mapping[str, Any]) -> dict[str, Any]:

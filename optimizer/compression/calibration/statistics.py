@@ -7,7 +7,13 @@ import torch
 from torch import Tensor
 
 from optimizer.compression.calibration.moments import Moments, damped
+from optimizer.recipe import PruneSpec
 
+REFERENCE = PruneSpec("compensated", sparsity=0.6, allocation="measured")
+"""The change whose effect is measured, one layer at a time."""
+NEGLIGIBLE = 0.01
+"""Layers that are expected to do less than this share of what all do are not measured: they are the early
+ones, whose replays take longest."""
 HELD_OUT = 8
 """Every eighth calibration image is held out: layers are refitted to the inputs of the others."""
 
@@ -17,16 +23,12 @@ class Statistics:
     """Moments of the layers' inputs, and what a change in each layer does to the outputs, by layer name.
 
     ``effects`` float32 ``[out]``: divergence of the outputs (KL, nats, mean over images) for each unit of
-    ``change M change`` in each row. ``alone``: that divergence with the layer pruned as far as in a model of
-    60 % sparsity and no other layer touched, for those in ``measured`` as it was measured, else as expected.
-    ``biased``: layers whose bias, theirs alone, takes up what a change does to the mean. Layers without
-    moments (too wide, or never run) are in none of them.
+    ``change M change`` in each row. ``biased``: layers whose bias, theirs alone, takes up what a change does
+    to the mean. Layers without moments (too wide, or never run) are in none of them.
     """
 
     moments: Mapping[str, Moments]
     effects: Mapping[str, Tensor]
-    alone: Mapping[str, float]
-    measured: frozenset[str]
     biased: frozenset[str]
 
     def matrix(self, name: str) -> Tensor:

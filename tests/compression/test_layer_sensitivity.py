@@ -1,0 +1,76 @@
+"""Layers pruned to their share, alone and together, against the network run anew."""
+
+import copy
+
+import pytest
+import torch
+from small_models import Cnn
+from torch import Tensor, nn
+from torch.nn import functional
+
+from optimizer.compression.calibration import layer_sensitivity
+from optimizer.compression.calibration.cache import statistics_of
+from optimizer.compression.calibration.layer_sensitivity import alone, coupled
+from optimizer.compression.calibration.sensitivity import Trial, divergences_together
+from optimizer.compression.calibration.statistics import REFERENCE, seen_and_held_out
+from optimizer.compression.prune.compensated import prune
+from optimizer.data.loading import load_images
+from optimizer.model.catalogue import LoadedModel
+from optimizer.model.layers import fold_batch_norm, walk
+from optimizer.records import DataSpec
+
+
+def answers(model: nn.Module, images: Tensor) -> Tensor:
+    with torch.no_grad():
+        return functional.log_softmax(model(images), 1)
+
+
+def test_each_layer_is_at_its_share_of_60_percent(small_images: Tensor) -> None:
+    """As the statistics share it out: not as was guessed before anything was measured."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model, _ = fold_batch_norm(Cnn().eval())
+    known = statistics_of(model, small_images)
+    weights = {layer.name: layer.weight.detach() for layer in walk(model)}
+    pruned = prune(weights, weights, REFERENCE, known)
+    held_out = seen_and_held_out(small_images)[1]
+    found = alone(model, small_images, known)
+    assert found.keys() == weights.keys()
+    assert any(one.measured for one in found.values())
+    for name, one in found.items():
+        changed = copy.deepcopy(model)
+        layer = next(layer for layer in walk(changed) if layer.name == name)
+        layer.weight.data = pruned[name].weight
+        if layer.bias is not None and pruned[name].bias_change is not None:
+            layer.bias.data += pruned[name].bias_change
+        told = functional.kl_div(
+            answers(changed, held_out), answers(model, held_out), reduction="batchmean", log_target=True
+        )
+        if one.measured:
+            assert one.divergence == pytest.approx(max(0.0, told.item()), rel=1e-3, abs=1e-7), name
+
+
+@pytest.mark.slow
+def test_on_the_residual_network_nothing_that_matters_has_no_effect(
+    resnet: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sum carries on what one of its layers lost; all of them at once is what the outputs tell."""
+    folded, _ = fold_batch_norm(resnet.module)
+    images = load_images(resnet, DataSpec()).calibration.images[:64]
+    known = statistics_of(folded, images)
+    found, apart = coupled(folded, images, known), alone(folded, images, known)
+    residual = [group for group in found if group.tie == "a residual sum ties them to other layers"]
+    assert len(residual) >= 3
+    for group in found:
+        assert len(group.layers) > 1
+        assert group.together > 0, group
+        assert group.together > 0.1 * max(apart[layer].divergence for layer in group.layers), group
+    assert all(apart[layer.name].divergence > 0 for layer in walk(folded))
+    assert any(group.together > group.apart for group in residual)
+    weights = {layer.name: layer.weight.detach() for layer in walk(folded)}
+    trials = {
+        group.layers[0]: {name: Trial(0 * weights[name]) for name in group.layers} for group in found
+    }  # they matter: the network is nothing without them
+    assert min(divergences_together(folded, images[:16], trials).values()) > 0.5
+    monkeypatch.setattr(layer_sensitivity, "groups", lambda *_: pytest.fail("they were measured again"))
+    assert coupled(folded, images, known) == found
