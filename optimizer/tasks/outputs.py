@@ -163,11 +163,17 @@ def _one_by_one(outputs: np.ndarray, baseline: np.ndarray, parts: Sequence[Part]
         yield Differences.of(rows[:, taken], before[:, taken]).recorded(name, name, shape)
 
 
-def check_finite(*several: np.ndarray) -> None:
-    """Raises WorkError where an image gives outputs ``[N, ...]`` that are infinite or not a number."""
-    broken = np.zeros(len(several[0]), bool)
-    for outputs in several:
-        broken |= ~np.isfinite(outputs).reshape(len(outputs), -1).all(1)
+def check_finite(
+    outputs: np.ndarray, baseline: np.ndarray, reference: str = "the uncompressed model"
+) -> None:
+    """Raises WorkError where an image gives outputs ``[N, ...]`` that are infinite or not a number;
+    ``reference`` is what gave ``baseline``."""
+    broken, before = (~np.isfinite(one).reshape(len(one), -1).all(1) for one in (outputs, baseline))
+    if before.any():
+        raise WorkError(
+            f"{int(before.sum()):,} of {len(before):,} images give outputs that are not finite in "
+            f"{reference} itself, so nothing is scored: look at these images, and at its weights"
+        )
     if broken.any():
         raise WorkError(
             f"{int(broken.sum()):,} of {len(broken):,} images give outputs that are not finite, so nothing "
