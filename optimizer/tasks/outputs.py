@@ -119,10 +119,11 @@ def compared(
     correct: np.ndarray | None = None,
     labels: bytes = b"",
     parts: Sequence[Part] = (),
+    classifier: bool = True,
 ) -> Accuracy:
     """What both tasks record beside which examples are ``correct`` ``[N]`` against the ``reference``: without
-    them those that agree with the uncompressed model. They do with the same first answer for logits
-    ``[N, K]``; outputs of another shape, or of a single number, where they are within 10 % of its own.
+    them those that agree with the uncompressed model. They do with the same first answer for a
+    ``classifier``'s logits ``[N, K]``; other outputs where they are within 10 % of its own.
 
     ``sqnr_db`` is the outputs' signal-to-quantization-noise ratio in dB (None when nothing moved),
     ``cosine`` the mean cosine similarity of an example's outputs, ``kl`` the mean Kullback-Leibler divergence
@@ -134,7 +135,7 @@ def compared(
     check_finite(outputs, baseline)
     whole = Differences.of(outputs, baseline)
     moved = whole.sqnr_db is not None
-    logits = is_logits(outputs)
+    logits = classifier and is_logits(outputs)
     kl = _divergences(outputs, baseline) if logits else None
     agrees: np.ndarray = (
         outputs.argmax(1) == baseline.argmax(1) if logits else whole.noise <= ALIKE_NOISE * whole.signal

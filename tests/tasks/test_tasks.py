@@ -174,3 +174,12 @@ def test_large_outputs_are_compared_some_at_a_time(monkeypatch: pytest.MonkeyPat
     assert (parts.low, parts.high) == (whole.low, whole.high)
     for name in ("noise", "signal", "cosine", "largest"):
         assert np.array_equal(getattr(parts, name), getattr(whole, name))
+
+
+def test_outputs_of_a_network_that_is_no_classifier_are_no_logits_whatever_their_shape() -> None:
+    accuracy = accuracy_of(VARIANT, BASELINE, None, classifier=False)
+    assert accuracy.is_fidelity
+    assert accuracy.kl is None
+    assert [one.shape for one in accuracy.outputs] == [VARIANT.shape[1:]]
+    near = accuracy_of(BASELINE * np.float32(1.2), BASELINE, None, classifier=False)
+    assert near.agreement == 0, "20 % off, though the largest is where it was"
