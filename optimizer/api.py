@@ -7,10 +7,14 @@ Hugging Face hub (``hf-hub:timm/resnet18.a1_in1k``), or a ``torch.nn.Module`` th
 digest of its code and weights, as a file is by its content: the same ones are measured once, retrained ones
 anew.
 
+Outputs ``[N, K]`` of a model of one's own are taken for a classifier's logits, unless ``task="fidelity"``
+says that they are none: forecasts, embeddings, several labels at once. They are then compared as outputs of
+any other shape are, by SQNR, cosine and largest difference.
+
 ``data`` is a folder of photographs (one subfolder a class, or none), a pair ``(images, labels)`` or images
 alone as arrays or tensors (floats, after the model's preprocessing), or a ``torch.utils.data.Dataset``.
-Without labels the figures are agreement with the uncompressed model. ``calibration`` gives images for
-calibration; without it some of ``data`` are set aside.
+Without labels a classifier's figures are agreement with the uncompressed model. ``calibration`` gives images
+for calibration; without it some of ``data`` are set aside.
 
 Results are kept in the same store and under the same keys as those of page and command line.
 """
@@ -63,6 +67,7 @@ def measure(
     calibration: Any = None,
     input_shape: Sequence[int] | None = None,
     example_input: Any = None,
+    task: str | None = None,
     engine: str = "openvino",
     settings: Settings | None = None,
     isolated: bool = False,
@@ -73,8 +78,9 @@ def measure(
     ``recipe`` is that of :meth:`Recipe.of`; without one the uncompressed model is measured. Without ``data``
     a model of the catalogue takes the images that come with it. ``input_shape`` is that of one example
     (``[C, H, W]``), needed where neither ``data`` nor ``example_input`` ``[N, C, H, W]`` tells it.
-    ``settings`` say threads, batch, and ``quick=False`` for the long measurement with memory, cold start and
-    percentiles.
+    ``task``, of a model of your own, is ``classification`` or ``fidelity``; without it the shape of the
+    outputs decides. ``settings`` say threads, batch, and ``quick=False`` for the long measurement with
+    memory, cold start and percentiles.
 
     Timing happens in this process by default: a script or notebook that waits for the result is as quiet as a
     process of its own (the machine lock is held, the garbage collector is off), and any module can be
@@ -95,10 +101,10 @@ def measure(
 
     with progress_line(progress) as report:
         if isolated:
-            given = (model, recipe, data, calibration, input_shape, example_input, engine, asked)
+            given = (model, recipe, data, calibration, input_shape, example_input, task, engine, asked)
             return ResultView(_measure_apart(given, report))
         workspace, request = open_given(
-            model, data, calibration, _example_shape(input_shape, example_input), report
+            model, data, calibration, _example_shape(input_shape, example_input), report, task=task
         )
         request = replace(request, recipe=recipe.canonical(), engine=engine, settings=asked)
         return ResultView(on_demand.load_or_measure(request, Store(), report, workspace), workspace)
@@ -114,6 +120,7 @@ def sweep(
     calibration: Any = None,
     input_shape: Sequence[int] | None = None,
     example_input: Any = None,
+    task: str | None = None,
     engine: str = "openvino",
     settings: Settings | None = None,
     executor: Executor | str | None = None,
@@ -158,7 +165,7 @@ def sweep(
     _check_engine(engine)
     with progress_line(progress) as report:
         workspace, request = open_given(
-            model, data, calibration, _example_shape(input_shape, example_input), report
+            model, data, calibration, _example_shape(input_shape, example_input), report, task=task
         )
         base = replace(request, recipe=recipe, engine=engine, settings=settings or Settings())
         activations = (base.recipe.quantize.activation_bits,)
@@ -222,13 +229,15 @@ def find(
     calibration: Any = None,
     input_shape: Sequence[int] | None = None,
     example_input: Any = None,
+    task: str | None = None,
     settings: Settings | None = None,
     progress: bool = True,
 ) -> AnswerView:
     """The best configuration that keeps to limits, found in ``budget_seconds``: points of accuracy lost, the
-    median milliseconds of a call at its steady pace, megabytes of the file, and for networks that are no
-    classifiers, decibels of SQNR that the worst output has at least. ``max_latency_ratio`` is that of
-    a call's time to the uncompressed model's on the same engine; it can be told on a busy machine too.
+    median milliseconds of a call at its steady pace, megabytes of the file, and decibels of SQNR that the
+    worst output has at least: all that a network that is no classifier has to lose.
+    ``max_latency_ratio`` is that of a call's time to the uncompressed model's on the same engine; it can be
+    told on a busy machine too.
 
     Limits count by the bound of an interval, and what wins is timed afresh. ``minimise`` is ``latency``,
     ``drop``, ``file_size`` or ``sqnr``; without it latency, or where nothing limits what is lost, that.
@@ -261,7 +270,7 @@ def find(
     on_demand.check_space(searched)
     with progress_line(progress) as report:
         workspace, request = open_given(
-            model, data, calibration, _example_shape(input_shape, example_input), report
+            model, data, calibration, _example_shape(input_shape, example_input), report, task=task
         )
         asked = replace(
             question,
@@ -330,6 +339,7 @@ def compress(
     calibration: Any = None,
     input_shape: Sequence[int] | None = None,
     example_input: Any = None,
+    task: str | None = None,
     progress: bool = True,
 ) -> "nn.Module":
     """The model after the recipe, as a torch module in evaluation mode, its batch norm folded.
@@ -339,6 +349,7 @@ def compress(
     the same module; what :func:`save` writes as ``.xml`` rounds them.
 
     ``calibration`` are images ``[N, C, H, W]``, a Dataset or a folder, for a recipe that works from them.
+    The other parameters are those of :func:`measure`.
     Raises InputError, UnavailableError, WorkError.
 
     >>> module = compress("fashion-mlp", Recipe.of(threshold=0.05), progress=False)
@@ -352,7 +363,7 @@ def compress(
     with progress_line(progress) as report:
         shape = _example_shape(input_shape, example_input)
         opened, _ = open_given(
-            model, None, calibration, shape, report, needs_data=recipe.needs_data, evaluates=False
+            model, None, calibration, shape, report, recipe.needs_data, evaluates=False, task=task
         )
         return copy.deepcopy(compressed_model(opened, recipe.canonical(), report=report).module)
 
@@ -491,7 +502,7 @@ def _measure_apart(given: tuple[Any, ...], report: Report) -> Any:
 
 def _measured_apart(task: str, given: tuple[Any, ...], report: Callable[..., None]) -> Any:
     """What the worker of :func:`_measure_apart` runs."""
-    model, recipe, data, calibration, shape, example, engine, settings = given
+    model, recipe, data, calibration, shape, example, task, engine, settings = given
     return measure(
         model,
         recipe,
@@ -499,6 +510,7 @@ def _measured_apart(task: str, given: tuple[Any, ...], report: Callable[..., Non
         calibration=calibration,
         input_shape=shape,
         example_input=example,
+        task=task,
         engine=engine,
         settings=settings,
         progress=False,

@@ -28,6 +28,7 @@ from optimizer.analysis.view import Failed
 from optimizer.charts import accuracy_info
 from optimizer.cli.main import main, parser
 from optimizer.cli.options import data_of
+from optimizer.compression.divergence import is_classifier
 from optimizer.errors import InputError, UnavailableError, WorkError
 from optimizer.measurement import experiment, given, latency, workspace
 from optimizer.measurement.workspace import Workspace
@@ -693,3 +694,43 @@ def test_of_a_network_that_is_no_classifier_the_least_sqnr_is_a_limit(images: Te
     assert ledger.sweeps(Store()) == history
     with pytest.raises(InputError, match="give --min-sqnr in place of --max-drop"):
         px.find(parts, max_drop=1, **asked)
+
+
+def test_outputs_of_rows_may_be_said_to_be_no_classes(
+    net: nn.Module, images: Tensor, labels: Tensor, tmp_path: Path
+) -> None:
+    usual, said = (measured(net, images, HALF, task=task) for task in (None, "fidelity"))
+    assert measured(net, images, HALF, task="classification").record == usual.record
+    assert said.request.model != usual.request.model
+    assert said.record.accuracy.is_fidelity
+    assert said.accuracy.value.value is None
+    channels = px.Recipe.of(sparsity=0.3, pruning="channels")
+    for recipe in (HALF, channels):
+        module = px.compress(net, recipe, calibration=images, task="fidelity", progress=False)
+        assert not is_classifier(module), "what compresses it knows"
+    assert is_classifier(px.compress(net, HALF, calibration=images, progress=False))
+    swept = px.sweep(net, [0.5], [32], images, task="fidelity", engine="torch", progress=False)
+    assert all(one.record.accuracy.is_fidelity for one in swept)
+    with pytest.raises(InputError, match="give --min-sqnr in place of --max-drop"):
+        px.find(net, max_drop=1, data=images, task="fidelity", engines="torch", progress=False)
+    file = save(classifier(), tmp_path / "net.onnx")
+    assert px.measure(
+        file, HALF, images, engine="torch", task="fidelity", progress=False
+    ).record.accuracy.outputs
+
+
+def test_a_task_that_does_not_fit_is_refused(net: nn.Module, images: Tensor, labels: Tensor) -> None:
+    for model, data, task, words in (
+        (net, images, "regression", "unknown task 'regression'.*classification, fidelity"),
+        (net, (images, labels), "fidelity", "is no classifier.*leave the labels out"),
+        (nn.Conv2d(3, 2, 3), (images, labels), None, "is no classifier.*leave the labels out"),
+        (
+            nn.Conv2d(3, 2, 3),
+            images,
+            "classification",
+            r"no logits \[N, K\].*leave task='classification' out",
+        ),
+        ("fashion-mlp", None, "fidelity", "leave task='fidelity' out"),
+    ):
+        with pytest.raises(InputError, match=words):
+            px.measure(model, HALF, data, task=task, engine="torch", progress=False)  # type: ignore[arg-type]

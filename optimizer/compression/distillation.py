@@ -28,7 +28,7 @@ from torch.nn import functional
 
 from optimizer.compression.calibration.moments import channels_last
 from optimizer.compression.calibration.statistics import HELD_OUT, seen_and_held_out
-from optimizer.compression.divergence import divergence, prepared
+from optimizer.compression.divergence import divergence, is_classifier, prepared
 from optimizer.compression.gradients import way_to_learn
 from optimizer.compression.learner import Learner, Moments
 from optimizer.compression.quantize.held import HeldGrid
@@ -160,12 +160,12 @@ def learning(
     held = {layer.weight: grids[layer.name] for layer in walk(model) if grids and layer.name in grids}
     first = _first_to_learn(parts, kept)
     given = len(images)
-    images, wanted = _kept_outputs(originals, first, images, budget)
+    images, wanted = _kept_outputs(originals, first, images, budget, is_classifier(teacher))
     return Distillation(model, parts, first, images, given, wanted, kept, held, budget, report, way)
 
 
 def _kept_outputs(
-    parts: Sequence[nn.Module], first: int, images: Tensor, budget: Budget
+    parts: Sequence[nn.Module], first: int, images: Tensor, budget: Budget, classifier: bool
 ) -> tuple[Tensor, dict[int, Tensor]]:
     """The images, then mirrored and shifted copies of those that are not held out, as many as there is time
     for; and what the parts from ``first`` on give for them, by place, of the last prepared.
@@ -198,7 +198,7 @@ def _kept_outputs(
         if budget.has_shown(len(taken), len(images)):
             break
     whole = {index: torch.cat(values) for index, values in found.items()}
-    return torch.cat(taken), whole | {len(parts) - 1: prepared(whole[len(parts) - 1])}
+    return torch.cat(taken), whole | {len(parts) - 1: prepared(whole[len(parts) - 1], classifier)}
 
 
 def drawn(images: Tensor, random: torch.Generator) -> Tensor:
@@ -258,6 +258,7 @@ class Distillation:
     best: dict[str, Tensor] = field(init=False)
     sharpness: float = field(init=False, default=1.0)
     suits: float = field(init=False)
+    logits: bool = field(init=False)
     before: float = field(init=False)
     after: float = field(init=False)
 
@@ -266,7 +267,8 @@ class Distillation:
         held_out = (indices % HELD_OUT == HELD_OUT - 1) & (indices < self.given)
         self.seen, self.held_out = indices[~held_out], indices[held_out][:MAX_HELD_OUT]
         self.answers = self.wanted[len(self.parts) - 1]
-        shown = _shown(self.answers[: self.given])
+        self.logits = is_classifier(self.model) and is_logits(self.answers)
+        shown = _shown(self.answers[: self.given]) if self.logits else 0.0
         self.divergence_weight = DIVERGENCE_WEIGHT if shown >= MIN_SHOWN else 0.0
         self.begin()
 
@@ -362,10 +364,14 @@ class Distillation:
             if index in self.wanted:
                 distances.append(_relative(value, self.wanted[index][some]))
         answers, wanted = self.parts[-1](value), self.answers[some]
-        apart = ANSWERS_WEIGHT * _relative(_centred(answers), _centred(wanted))
+        apart = ANSWERS_WEIGHT * _relative(*map(self.centred, (answers, wanted)))
         if self.divergence_weight:
             apart = apart + self.divergence_weight * divergence(prepared(answers), wanted) / len(wanted)
         return apart + BLOCKS_WEIGHT * torch.stack(distances).mean() if distances else apart
+
+    def centred(self, answers: Tensor) -> Tensor:
+        """Logits less what all of an example have in common, which makes no answer another."""
+        return answers - answers.mean(1, keepdim=True) if self.logits else answers
 
     def rate_found(self, learner: Learner) -> tuple[float, int]:
         """The one of RATES that did best in a short trial, and the steps of all trials; all is put back as it
@@ -397,8 +403,11 @@ class Distillation:
         """The same of what a network gives for them."""
         wanted = self.answers[self.held_out]
         found = {
-            factor: divergence(prepared(value * factor), wanted).nan_to_num(math.inf).item() / len(value)
-            for factor in (SHARPNESS if is_logits(value) else (1.0,))
+            factor: divergence(prepared(value * factor, self.logits), wanted, self.logits)
+            .nan_to_num(math.inf)
+            .item()
+            / len(value)
+            for factor in (SHARPNESS if self.logits else (1.0,))
         }
         best = min(found, key=lambda factor: found[factor])
         return found[best], best
@@ -428,14 +437,9 @@ class Distillation:
         self.report(min(1.0, self.budget.share), self.budget.words(divergences))
 
 
-def _centred(outputs: Tensor) -> Tensor:
-    """Logits less what all of an example have in common, which makes no answer another."""
-    return outputs - outputs.mean(1, keepdim=True) if is_logits(outputs) else outputs
-
-
 def _shown(answers: Tensor) -> float:
-    """The share of the classes that are the answer to any example; 0 where outputs are no logits."""
-    return len(answers.argmax(1).unique()) / answers.shape[1] if is_logits(answers) else 0.0
+    """The share of the classes that are the answer to any example."""
+    return len(answers.argmax(1).unique()) / answers.shape[1]
 
 
 def _relative(outputs: Tensor, wanted: Tensor) -> Tensor:

@@ -1,14 +1,14 @@
 """Images given in memory: arrays, tensors, or a dataset, in the place of a folder."""
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, IterableDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from optimizer.data.classes import ClassMapping
 from optimizer.data.loading import Datasets, Images
@@ -21,7 +21,14 @@ from optimizer.records import DataSpec
 Given = Any
 """Images ``[N, ...]`` as an array or tensor, a pair of them and labels ``[N]``, or a ``Dataset``."""
 PAIR = 2
-LABELS_WANTED = "give one whole number an image, the index of the model's output that is right"
+LABELS_WANTED = (
+    "give one whole number an image, the index of the model's output that is right, or leave them out: "
+    "outputs are then compared with the uncompressed model's"
+)
+IMAGES_WANTED = (
+    "give a folder, an array or tensor [N, C, H, W], a pair (images, labels), or a torch Dataset of pairs "
+    "(image, label)"
+)
 
 
 def in_memory(data: Given, calibration: Given = None, report: Report = quiet) -> Datasets:
@@ -29,7 +36,8 @@ def in_memory(data: Given, calibration: Given = None, report: Report = quiet) ->
 
     Without ``calibration`` a fifth of the images, up to 512, is drawn and set aside for it. Of a dataset at
     most 10,000 examples are read: drawn, or the first of an ``IterableDataset``. Raises InputError for no
-    example, images that are no floats or differ in shape, and labels that are not one whole number an image.
+    example, images that are no floats, are not finite or differ in shape, and labels that are not one whole
+    number an image.
     """
     images, labels, notes = _read(data, report)
     if calibration is not None:
@@ -90,26 +98,44 @@ def _read(data: Given, report: Report) -> tuple[Tensor, Tensor | None, tuple[str
         images, labels, notes = _of_dataset(data, report)
     elif isinstance(data, tuple | list) and len(data) == PAIR:
         images, labels = data
+        _check_pair(images, labels)
     else:
         images, labels = data, None
     return (found := _images(images)), _labels(labels, len(found)), notes
 
 
+def _check_pair(images: Any, labels: Any) -> None:
+    """Raises InputError for two arrays of one kind: a list of two images, or of inputs and their targets."""
+    both = [one.dtype for one in (images, labels) if isinstance(one, Tensor | np.ndarray)]
+    if len(both) == PAIR and images.shape == labels.shape and all("float" in str(dtype) for dtype in both):
+        raise InputError(
+            f"two arrays of floats {list(images.shape)} are read as images and their labels: give several "
+            "images as one array [N, ...], by torch.stack, and leave out targets that are no classes: "
+            "outputs are then compared with the uncompressed model's"
+        )
+
+
 def _images(images: Any) -> Tensor:
+    if isinstance(images, DataLoader):
+        raise InputError("a DataLoader gives batches: give its .dataset")
     try:
         found = torch.as_tensor(images)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError(
-            f"{type(images).__name__} is no set of images: give a folder, an array or tensor [N, C, H, W], a "
-            "pair (images, labels), or a torch Dataset"
-        ) from error
+        raise InputError(f"{type(images).__name__} is no set of images: {IMAGES_WANTED}") from error
     if not len(found.shape) or not len(found):
         raise InputError("there is no image in it: give at least 2, or 1 with calibration=images")
     if not found.is_floating_point():
         raise InputError(
             f"images are {found.dtype}: give them as the model takes them, floats after its preprocessing"
         )
-    return found.detach().cpu().float().contiguous()
+    found = found.detach().cpu().float().contiguous()
+    broken = len(found) - int(found.isfinite().reshape(len(found), -1).all(1).sum())
+    if broken:  # an engine may answer them with numbers
+        raise InputError(
+            f"{broken:,} of {count(len(found), 'image')} have values that are not finite (NaN or infinity): "
+            "look for a division by zero in their preprocessing, or leave them out"
+        )
+    return found
 
 
 def _labels(labels: Any, images: int) -> Tensor | None:
@@ -141,8 +167,7 @@ def _of_dataset(data: Dataset[Any], report: Report) -> tuple[Tensor, list[Any] |
             images.append(torch.as_tensor(image))
         except (TypeError, ValueError, RuntimeError) as error:
             raise InputError(
-                f"the dataset gives {type(image).__name__} as an image: have it give floats [C, H, W] as the "
-                "model takes them, such as by transform=weights.transforms() of torchvision"
+                f"the dataset gives {type(image).__name__} as an image: {_example_wanted(image)}"
             ) from error
         labels += [one.tolist() if isinstance(one, Tensor) else one for one in rest[:1]]
     if not images:
@@ -153,6 +178,17 @@ def _of_dataset(data: Dataset[Any], report: Report) -> tuple[Tensor, list[Any] |
         )
     labelled = len(labels) == len(images)
     return torch.stack(images), labels if labelled else None, notes if len(images) == total else ()
+
+
+def _example_wanted(image: Any) -> str:
+    if isinstance(image, Mapping | tuple | list):
+        return (
+            "wrap it in one that gives pairs (input, label), or inputs alone, each input one tensor of floats"
+        )
+    return (
+        "have it give floats [C, H, W] as the model takes them, such as by transform=weights.transforms() of "
+        "torchvision"
+    )
 
 
 def _examples(data: Dataset[Any]) -> tuple[Iterable[Any], int, tuple[str, ...]]:

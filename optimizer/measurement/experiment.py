@@ -96,9 +96,11 @@ class Scored:
         return self._scored(self.baseline.logits)
 
     def _scored(self, logits: np.ndarray) -> Accuracy:
-        workspace = self.workspace
-        parts = workspace.model.loaded.parts
-        return accuracy_of(logits, self.baseline.logits, self.labels, workspace.files, parts)
+        workspace, loaded = self.workspace, self.workspace.model.loaded
+        classifier = bool(loaded.card.classes)
+        return accuracy_of(
+            logits, self.baseline.logits, self.labels, workspace.files, loaded.parts, classifier
+        )
 
 
 def score(
@@ -127,7 +129,9 @@ def score(
 
         def partly(logits: np.ndarray, of: np.ndarray) -> Accuracy:
             known = None if labels is None else labels[of]
-            return accuracy_of(logits[of], baseline.logits[of], known, parts=workspace.model.loaded.parts)
+            loaded = workspace.model.loaded
+            classifier = bool(loaded.card.classes)
+            return accuracy_of(logits[of], baseline.logits[of], known, "", loaded.parts, classifier)
 
         def tell(logits: np.ndarray, of: np.ndarray) -> None:
             if is_heard():

@@ -13,7 +13,7 @@ from optimizer.data import memory
 from optimizer.data.folders import absolute
 from optimizer.data.loading import Datasets, load_images
 from optimizer.data.selection import fingerprint
-from optimizer.errors import InputError
+from optimizer.errors import InputError, unknown
 from optimizer.measurement.workspace import OpenModel, Workspace, open_model, open_workspace
 from optimizer.model import catalogue
 from optimizer.model.added.cards import Choices
@@ -24,7 +24,8 @@ from optimizer.model.added.hub import PREFIX as HUB
 from optimizer.model.own import own_model
 from optimizer.model.sources import LoadedModel
 from optimizer.progress import Report
-from optimizer.records import DataSpec, Request
+from optimizer.records import DataSpec, ModelCard, Request
+from optimizer.tasks import NO_CLASSES, TASKS
 
 _workspaces: LRUCache[object, Workspace] = LRUCache(2)
 """Of modules of one's own: the last ones stay open, with what was found out about them."""
@@ -38,12 +39,20 @@ def open_given(
     report: Report,
     needs_data: bool = True,
     evaluates: bool = True,
+    task: str | None = None,
 ) -> tuple[Workspace, Request]:
     """The workspace of a model and data, and a request that names them. Where something ``evaluates`` them,
-    calibration images alone do for a model that comes with others. Raises InputError."""
+    calibration images alone do for a model that comes with others. ``task`` says what the outputs of a model
+    of one's own are, else their shape does. Raises InputError."""
+    if task not in (None, *TASKS):
+        raise unknown("task", task, TASKS)
     images = _in_memory(data, calibration, report)
     spec = _folders(data, calibration, evaluates) if images is None else DataSpec()
     file = isinstance(model, PathLike) or (isinstance(model, str) and _is_file(model))
+    if isinstance(model, str) and not file and task:
+        raise InputError(
+            f"what {model} is for is known: leave task={task!r} out, which models of your own take"
+        )
     if isinstance(model, str) and not file and images is None:
         return open_workspace(model, spec if needs_data else None, report), Request(model, data=spec)
     if isinstance(model, str) and not file:
@@ -55,9 +64,11 @@ def open_given(
         if needs_data and data is None and (evaluates or calibration is None):
             raise InputError(f"a model of your own needs images: give {wanted}")
         if isinstance(model, str | PathLike):
-            loaded = _read_file(model, input_shape, report)
+            loaded = _read_file(model, input_shape, report, task != NO_CLASSES)
         else:
-            loaded = own_model(model, input_shape or _shape_of(images), of_images=not input_shape)
+            shape = input_shape or _shape_of(images)
+            loaded = own_model(model, shape, of_images=not input_shape, classifier=task != NO_CLASSES)
+        _check_task(loaded.card, task, images)
         opened = _opened(loaded)
     if images is not None:
         memory.check_shape(images, opened.input_shape, opened.loaded.card.name)
@@ -65,6 +76,19 @@ def open_given(
     name, files = opened.loaded.card.name, fingerprint(spec) if needs_data else ""
     made = Workspace(opened, spec if needs_data else None, files, images)
     return _workspaces.setdefault((name, spec, files), made), Request(name, data=spec)
+
+
+def _check_task(card: ModelCard, task: str | None, images: Datasets | None) -> None:
+    """Raises InputError for outputs that are no logits where those are needed."""
+    if card.classes:
+        return
+    if task and task != NO_CLASSES:
+        raise InputError(f"{card.name} gives no logits [N, K], one a class: leave task={task!r} out")
+    if images is not None and images.evaluation.labels is not None:
+        raise InputError(
+            f"{card.name} is no classifier, so no label is right or wrong: leave the labels out, and its "
+            "outputs are compared with the uncompressed model's"
+        )
 
 
 def _opened(loaded: LoadedModel) -> OpenModel:
@@ -115,7 +139,9 @@ def _is_file(model: str) -> bool:
     return model.startswith(HUB) or is_model_file(model)
 
 
-def _read_file(model: str | PathLike[str], input_shape: Sequence[int] | None, report: Report) -> LoadedModel:
+def _read_file(
+    model: str | PathLike[str], input_shape: Sequence[int] | None, report: Report, classifier: bool
+) -> LoadedModel:
     """A model file of one's own or of the hub, preprocessed as it says itself, as its architecture's weights
     are, or as is usual."""
     if isinstance(model, str) and model.startswith(HUB):
@@ -128,4 +154,4 @@ def _read_file(model: str | PathLike[str], input_shape: Sequence[int] | None, re
         preprocessing = preprocessing.with_channels("grey" if channels == 1 else None).at_size(
             (height, width)
         )
-    return opened_file(about, Choices(preprocessing=preprocessing), report)
+    return opened_file(about, Choices(preprocessing=preprocessing, classifier=classifier), report)

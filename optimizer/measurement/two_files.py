@@ -410,7 +410,7 @@ def _compared(
         for side, rows in enumerate(both):
             told(side, rows)
         for place, (first, second) in enumerate(outputs):
-            check_finite(both[0][first], both[1][second])
+            check_finite(both[1][second], both[0][first], "the first network")
             parts[place].append(Differences.of(both[1][second], both[0][first]))
     return [Differences.joined(one) for one in parts]
 

@@ -17,6 +17,7 @@ from optimizer.compression.apply import compress_weights
 from optimizer.compression.calibration.cache import IMAGES as STATISTICS_IMAGES
 from optimizer.compression.calibration.cache import statistics_of
 from optimizer.compression.calibration.statistics import Statistics
+from optimizer.compression.divergence import NO_CLASSIFIER
 from optimizer.data.loading import Datasets, held_images
 from optimizer.data.selection import check_at_hand, fingerprint
 from optimizer.engine.base import Build
@@ -25,12 +26,13 @@ from optimizer.errors import EngineError, InputError, UnavailableError, words_of
 from optimizer.measurement.size import size_of
 from optimizer.model.added.cards import version_of
 from optimizer.model.catalogue import LoadedModel, load
-from optimizer.model.layers import fold_batch_norm, multiplications, notes_on_others, walk
+from optimizer.model.layers import answers, fold_batch_norm, multiplications, notes_on_others, walk
 from optimizer.model.own import check_keeps_input
 from optimizer.progress import Report, quiet, uninterrupted
 from optimizer.recipe import Recipe
 from optimizer.records import DataSpec, Request, Size
 from optimizer.system.machine_lock import exclusive
+from optimizer.tasks.outputs import is_logits
 
 OPEN = 2
 """Models and workspaces that stay open, and how much each keeps of a kind."""
@@ -229,6 +231,8 @@ def open_model(loaded: LoadedModel) -> OpenModel:
     changes its input."""
     module, notes = fold_batch_norm(loaded.module, loaded.card.input_shape)
     check_keeps_input(module, loaded.card.input_shape, loaded.card.name)
+    if not loaded.card.classes and is_logits(answers(module, loaded.card.input_shape)[0]):
+        setattr(module, NO_CLASSIFIER, True)  # for what compresses it, and what it keeps of it
     return OpenModel(
         loaded,
         module,

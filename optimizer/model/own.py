@@ -27,12 +27,15 @@ STATISTICS = ("running_mean", "running_var")
 GIVE_SHAPE = "Give the shape that it takes with input_shape, or an example_input"
 
 
-def own_model(module: nn.Module, input_shape: Sequence[int], of_images: bool = False) -> LoadedModel:
+def own_model(
+    module: nn.Module, input_shape: Sequence[int], of_images: bool = False, classifier: bool = True
+) -> LoadedModel:
     """A copy of ``module`` on the CPU in float32 and evaluation mode; the module itself is left as it was.
     Weights that it computes from others (:mod:`optimizer.model.computed`) are parameters in the copy.
 
     ``input_shape`` is that of one example without its batch, such as ``[C, H, W]``; ``of_images`` where it is
-    that of the images that were given, so that an error asks for other images. The name holds a digest
+    that of the images that were given, so that an error asks for other images. Outputs ``[N, K]`` are logits
+    unless it is said to be no ``classifier``. The name holds a digest
     of code, weights and that shape (:func:`optimizer.model.identity.content`), so that retrained weights are
     another model. Files of photographs are preprocessed as is usual for ImageNet. Raises InputError for a
     module that is TorchScript or can't be copied, has weights that are not finite or not the same in each
@@ -45,13 +48,15 @@ def own_model(module: nn.Module, input_shape: Sequence[int], of_images: bool = F
     taken = _copied(module)
     _make_parameters(taken, shape)
     outputs = tried(taken, shape, of_images)
+    classes = outputs.shape[1] if outputs.ndim == 2 and outputs.shape[1] > 1 else 0
+    about = (taken, shape) if classifier or not classes else (taken, shape, "no classifier")
     card = ModelCard(
-        name=f"{_kind(module)}-{content((taken, shape))[:NAME_DIGITS]}",
+        name=f"{_kind(module)}-{content(about)[:NAME_DIGITS]}",
         source=SOURCE_NAME,
         description=f"{_kind(module)}, a module of your own",
         parameters=sum(parameter.numel() for parameter in taken.parameters()),
         input_shape=shape,
-        classes=outputs.shape[1] if outputs.ndim == 2 and outputs.shape[1] > 1 else 0,
+        classes=classes if classifier else 0,
     )
     return LoadedModel(card, taken, _photograph_preset(shape), ())
 

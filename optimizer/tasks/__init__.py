@@ -13,13 +13,15 @@ import numpy as np
 from optimizer.records import Accuracy, Part
 from optimizer.tasks import classification, fidelity
 
-Score = Callable[[np.ndarray, np.ndarray, np.ndarray | None, str, Sequence[Part]], Accuracy]
+NO_CLASSES = "fidelity"
+"""The task of a network that is no classifier, whatever the shape of its outputs."""
+Score = Callable[[np.ndarray, np.ndarray, np.ndarray | None, str, Sequence[Part], bool], Accuracy]
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
     """``score`` takes outputs, the baseline's, labels where the task needs them, the fingerprint of the
-    images, and the parts of which outputs consist."""
+    images, the parts of which outputs consist, and whether outputs ``[N, K]`` are logits."""
 
     name: str
     label: str
@@ -27,30 +29,40 @@ class Task:
 
 
 def _labelled(
-    outputs: np.ndarray, baseline: np.ndarray, labels: np.ndarray | None, images: str, parts: Sequence[Part]
+    outputs: np.ndarray,
+    baseline: np.ndarray,
+    labels: np.ndarray | None,
+    images: str,
+    parts: Sequence[Part],
+    classifier: bool,
 ) -> Accuracy:
     assert labels is not None
     return classification.score(outputs, baseline, labels, images)
 
 
 def _unlabelled(
-    outputs: np.ndarray, baseline: np.ndarray, labels: np.ndarray | None, images: str, parts: Sequence[Part]
+    outputs: np.ndarray,
+    baseline: np.ndarray,
+    labels: np.ndarray | None,
+    images: str,
+    parts: Sequence[Part],
+    classifier: bool,
 ) -> Accuracy:
-    return fidelity.score(outputs, baseline, images, parts)
+    return fidelity.score(outputs, baseline, images, parts, classifier)
 
 
 TASKS: dict[str, Task] = {
     task.name: task
     for task in (
         Task("classification", "top-1 accuracy", _labelled),
-        Task("fidelity", "agreement with the uncompressed model", _unlabelled),
+        Task(NO_CLASSES, "agreement with the uncompressed model", _unlabelled),
     )
 }
 
 
 def task_for(labels: np.ndarray | None) -> Task:
     """The task of images that have labels, or none."""
-    return TASKS["fidelity" if labels is None else "classification"]
+    return TASKS[NO_CLASSES if labels is None else "classification"]
 
 
 def accuracy_of(
@@ -59,7 +71,8 @@ def accuracy_of(
     labels: np.ndarray | None,
     images: str = "",
     parts: Sequence[Part] = (),
+    classifier: bool = True,
 ) -> Accuracy:
     """Outputs, which consist of ``parts``, scored by the task that fits the labels ``[N]``, or their absence.
-    Raises InputError, WorkError."""
-    return task_for(labels).score(outputs, baseline, labels, images, parts)
+    Unless they are a ``classifier``'s, outputs ``[N, K]`` are no logits. Raises InputError, WorkError."""
+    return task_for(labels).score(outputs, baseline, labels, images, parts, classifier)

@@ -9,12 +9,17 @@ from optimizer.tasks.outputs import compared
 
 
 def score(
-    outputs: np.ndarray, baseline: np.ndarray, images: str = "", parts: Sequence[Part] = ()
+    outputs: np.ndarray,
+    baseline: np.ndarray,
+    images: str = "",
+    parts: Sequence[Part] = (),
+    classifier: bool = True,
 ) -> Accuracy:
     """Outputs ``[N, ...]`` of a compressed model and of its baseline, which consist of ``parts``.
 
     An example is right where it agrees with the uncompressed model
-    (:func:`optimizer.tasks.outputs.compared`). ``images`` is the fingerprint of which they are. Raises
-    WorkError for outputs that are infinite or not a number.
+    (:func:`optimizer.tasks.outputs.compared`). ``images`` is the fingerprint of which they are. Outputs
+    ``[N, K]`` are a ``classifier``'s logits, or none. Raises WorkError for outputs that are infinite or not a
+    number.
     """
-    return compared(outputs, baseline, images, "baseline", parts=parts)
+    return compared(outputs, baseline, images, "baseline", parts=parts, classifier=classifier)

@@ -119,10 +119,11 @@ def compared(
     correct: np.ndarray | None = None,
     labels: bytes = b"",
     parts: Sequence[Part] = (),
+    classifier: bool = True,
 ) -> Accuracy:
     """What both tasks record beside which examples are ``correct`` ``[N]`` against the ``reference``: without
-    them those that agree with the uncompressed model. They do with the same first answer for logits
-    ``[N, K]``; outputs of another shape, or of a single number, where they are within 10 % of its own.
+    them those that agree with the uncompressed model. They do with the same first answer for a
+    ``classifier``'s logits ``[N, K]``; other outputs where they are within 10 % of its own.
 
     ``sqnr_db`` is the outputs' signal-to-quantization-noise ratio in dB (None when nothing moved),
     ``cosine`` the mean cosine similarity of an example's outputs, ``kl`` the mean Kullback-Leibler divergence
@@ -134,7 +135,7 @@ def compared(
     check_finite(outputs, baseline)
     whole = Differences.of(outputs, baseline)
     moved = whole.sqnr_db is not None
-    logits = is_logits(outputs)
+    logits = classifier and is_logits(outputs)
     kl = _divergences(outputs, baseline) if logits else None
     agrees: np.ndarray = (
         outputs.argmax(1) == baseline.argmax(1) if logits else whole.noise <= ALIKE_NOISE * whole.signal
@@ -163,11 +164,17 @@ def _one_by_one(outputs: np.ndarray, baseline: np.ndarray, parts: Sequence[Part]
         yield Differences.of(rows[:, taken], before[:, taken]).recorded(name, name, shape)
 
 
-def check_finite(*several: np.ndarray) -> None:
-    """Raises WorkError where an image gives outputs ``[N, ...]`` that are infinite or not a number."""
-    broken = np.zeros(len(several[0]), bool)
-    for outputs in several:
-        broken |= ~np.isfinite(outputs).reshape(len(outputs), -1).all(1)
+def check_finite(
+    outputs: np.ndarray, baseline: np.ndarray, reference: str = "the uncompressed model"
+) -> None:
+    """Raises WorkError where an image gives outputs ``[N, ...]`` that are infinite or not a number;
+    ``reference`` is what gave ``baseline``."""
+    broken, before = (~np.isfinite(one).reshape(len(one), -1).all(1) for one in (outputs, baseline))
+    if before.any():
+        raise WorkError(
+            f"{int(before.sum()):,} of {len(before):,} images give outputs that are not finite in "
+            f"{reference} itself, so nothing is scored: look at these images, and at its weights"
+        )
     if broken.any():
         raise WorkError(
             f"{int(broken.sum()):,} of {len(broken):,} images give outputs that are not finite, so nothing "

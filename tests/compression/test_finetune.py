@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from optimizer.compression.apply import compress
 from optimizer.compression.calibration.statistics import seen_and_held_out
 from optimizer.compression.distillation import SHARPNESS, Checkpoint
-from optimizer.compression.divergence import divergence, prepared
+from optimizer.compression.divergence import NO_CLASSIFIER, divergence, prepared
 from optimizer.compression.finetune import look_steps, recover
 from optimizer.compression.quantize.grid import Codes
 from optimizer.compression.quantize.held import HeldGrid, moved
@@ -246,3 +246,17 @@ def test_the_outcome_does_not_depend_on_the_clock(
     slow = recover(student, teacher, masks, small_images, 60)
     assert slow.steps == usual.steps
     assert all(torch.equal(slow.state[name], tensor) for name, tensor in usual.state.items())
+
+
+def test_outputs_of_what_is_no_classifier_are_not_made_sharper(small: Small, small_images: Tensor) -> None:
+    teacher, student = small("cnn"), small("cnn")
+    for model in (teacher, student):
+        setattr(model, NO_CLASSIFIER, True)
+    masks = half_gone(student)
+    found = recover(student, teacher, masks, small_images, 20)
+    held_out = seen_and_held_out(small_images)[1]
+    with torch.inference_mode():
+        before, after = teacher(held_out), student(held_out)
+    shares = (after - before).square().sum(1) / before.square().sum(1)
+    assert found.before == pytest.approx(0.5 * shares.mean().item(), rel=1e-3)
+    assert found.after < found.before

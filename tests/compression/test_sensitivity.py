@@ -12,6 +12,7 @@ from torch.nn import functional
 from optimizer.compression.calibration.curvature import row_effects
 from optimizer.compression.calibration.moments import collect
 from optimizer.compression.calibration.sensitivity import Trial, divergences, divergences_together
+from optimizer.compression.divergence import NO_CLASSIFIER
 from optimizer.model.layers import fold_batch_norm, walk
 
 Small = Callable[[str], nn.Module]
@@ -121,3 +122,22 @@ def test_activations_in_place_cost_no_more(small_images: Tensor) -> None:
     model[0].register_forward_hook(lambda module, inputs, output: runs.append(module))
     divergences(model.eval(), small_images[:4], {"2.weight": Trial(torch.zeros(4, 4, 3, 3))})
     assert len(runs) == 2  # where changes are looked for, and before the trial
+
+
+def test_outputs_of_what_is_no_classifier_are_held_against_their_own_size(
+    small: Small, small_images: Tensor
+) -> None:
+    model, _ = fold_batch_norm(small("cnn"))
+    setattr(model, NO_CLASSIFIER, True)
+    made, images = trials(model), small_images[:8]
+    found = divergences(model, images, made)
+    for name, trial in made.items():
+        changed = copy.deepcopy(model)
+        layer = {layer.name: layer for layer in walk(changed)}[name]
+        layer.weight.data = trial.weight
+        if layer.bias is not None and trial.bias_change is not None:
+            layer.bias.data += trial.bias_change
+        with torch.inference_mode():
+            before, after = model(images), changed(images)
+        shares = (after - before).square().sum(1) / before.square().sum(1)
+        assert found[name] == pytest.approx(0.5 * shares.mean().item(), rel=1e-3)

@@ -1,6 +1,7 @@
 """Images given in memory: what of a dataset is read, and what is no image or label."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from itertools import count
 from typing import Any
 
@@ -8,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch.utils.data import Dataset, IterableDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from optimizer.data.memory import for_evaluation
+from optimizer.data.memory import for_evaluation, in_memory
 from optimizer.errors import InputError
 
 
@@ -91,7 +92,8 @@ def test_a_label_is_one_whole_number_however_it_is_wrapped(label: object) -> Non
     ("example", "words"),
     [
         ((Image.new("RGB", (2, 2)), 1), r"gives Image as an image: have it give floats.*transforms\(\)"),
-        ({"image": torch.rand(1, 2, 2), "label": 1}, "gives dict as an image"),
+        ({"image": torch.rand(1, 2, 2), "label": 1}, r"gives dict as an image: .*pairs \(input, label\)"),
+        (((torch.rand(2), torch.rand(2)), 1), r"gives tuple as an image: .*pairs \(input, label\)"),
         ((torch.rand(1, 2, 2), np.eye(3)[1]), r"labels of shape \[2, 3\].*one whole number an image"),
         ((torch.rand(1, 2, 2), torch.eye(3)[1]), r"labels of shape \[2, 3\].*one whole number an image"),
         ((torch.rand(1, 2, 2), 0.5), "labels of shape .*one whole number an image"),
@@ -107,3 +109,32 @@ def test_what_is_no_image_or_label_is_refused_with_what_to_do(example: object, w
 def test_labels_of_different_lengths_are_refused() -> None:
     with pytest.raises(InputError, match="one whole number an image"):
         for_evaluation((torch.rand(2, 1, 2, 2), [[1], [1, 2]]))
+
+
+@pytest.mark.parametrize(
+    "labels", [torch.rand(3), torch.rand(3, 2), torch.ones(3, 4).long(), torch.ones(3, 2, 2).long()]
+)
+def test_targets_that_are_no_classes_may_be_left_out(labels: torch.Tensor) -> None:
+    with pytest.raises(InputError, match="or leave them out: outputs are then compared"):
+        for_evaluation((torch.rand(3, 1, 2, 2), labels))
+
+
+def test_two_arrays_of_images_are_said_to_be_read_as_a_pair() -> None:
+    with pytest.raises(InputError, match=r"read as images and their labels.*torch\.stack.*leave out targets"):
+        for_evaluation([torch.rand(1, 2, 2), torch.rand(1, 2, 2)])
+
+
+def test_a_data_loader_is_asked_for_its_dataset() -> None:
+    with pytest.raises(InputError, match=r"give its \.dataset"):
+        for_evaluation(DataLoader(Examples([torch.rand(1, 2, 2)] * 3)))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("wrapped", [lambda images: images, lambda images: Examples([*images])])
+def test_images_that_are_not_finite_are_refused(value: float, wrapped: Callable[..., Any]) -> None:
+    images = torch.rand(3, 1, 2, 2)
+    images[1, 0, 1, 1] = value
+    with pytest.raises(InputError, match="1 of 3 images have values that are not finite"):
+        for_evaluation(wrapped(images))
+    with pytest.raises(InputError, match="not finite"):
+        in_memory(torch.rand(3, 1, 2, 2), wrapped(images))

@@ -108,3 +108,14 @@ class TwoHeads(nn.Module):
 def test_a_module_of_several_outputs_is_sent_to_onnx() -> None:
     with pytest.raises(InputError, match=r"gives tuple.*or export it to ONNX.*several outputs are compared"):
         own_model(TwoHeads(), (4,))
+
+
+def test_what_is_said_to_be_no_classifier_is_another_model_where_its_shape_says_otherwise() -> None:
+    torch.manual_seed(0)
+    flat, maps = nn.Sequential(nn.Flatten(), nn.Linear(12, 5)), nn.Conv2d(3, 4, 1)
+    cards = [
+        own_model(net, (3, 2, 2), classifier=said).card for net in (flat, maps) for said in (True, False)
+    ]
+    assert [card.classes for card in cards] == [5, 0, 0, 0]
+    assert cards[0].name != cards[1].name
+    assert cards[2] == cards[3]

@@ -92,11 +92,17 @@ def test_silent_logits_have_no_sqnr() -> None:
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize("broken", [0, 1])
-def test_logits_that_are_not_finite_are_a_failure_in_words(value: float, broken: int) -> None:
+@pytest.mark.parametrize(
+    ("broken", "words"),
+    [((0,), "compress less"), ((1,), "in the uncompressed model itself"), ((0, 1), "itself")],
+)
+def test_logits_that_are_not_finite_are_a_failure_in_words(
+    value: float, broken: tuple[int, ...], words: str
+) -> None:
     pair = [VARIANT.copy(), BASELINE.copy()]
-    pair[broken][1, 0] = value
-    with pytest.raises(WorkError, match="1 of 3 images give outputs that are not finite"):
+    for one in broken:
+        pair[one][1, 0] = value
+    with pytest.raises(WorkError, match=f"1 of 3 images give outputs that are not finite.*{words}"):
         accuracy_of(pair[0], pair[1], LABELS)
 
 
@@ -168,3 +174,12 @@ def test_large_outputs_are_compared_some_at_a_time(monkeypatch: pytest.MonkeyPat
     assert (parts.low, parts.high) == (whole.low, whole.high)
     for name in ("noise", "signal", "cosine", "largest"):
         assert np.array_equal(getattr(parts, name), getattr(whole, name))
+
+
+def test_outputs_of_a_network_that_is_no_classifier_are_no_logits_whatever_their_shape() -> None:
+    accuracy = accuracy_of(VARIANT, BASELINE, None, classifier=False)
+    assert accuracy.is_fidelity
+    assert accuracy.kl is None
+    assert [one.shape for one in accuracy.outputs] == [VARIANT.shape[1:]]
+    near = accuracy_of(BASELINE * np.float32(1.2), BASELINE, None, classifier=False)
+    assert near.agreement == 0, "20 % off, though the largest is where it was"

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from optimizer.compression.calibration.moments import ENOUGH_IMAGES, Moments, as_rows
-from optimizer.compression.divergence import direction
+from optimizer.compression.divergence import direction, is_classifier
 from optimizer.compression.gradients import gradients, trainable
 from optimizer.model.layers import Layer, walk, with_shared_bias
 from optimizer.progress import Report, quiet
@@ -58,7 +58,7 @@ def _differentiate(model: nn.Module, image: Tensor, generator: torch.Generator) 
         with suppress(RuntimeError), gradients(in_place, everywhere):
             outputs = model(image)[0]
             if outputs.requires_grad:
-                (outputs * direction(outputs.detach(), generator)).sum().backward()
+                (outputs * direction(outputs.detach(), generator, is_classifier(model))).sum().backward()
             return
     model.zero_grad()
 

@@ -15,7 +15,7 @@ import torch.fx
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from optimizer.compression.divergence import divergence, prepared
+from optimizer.compression.divergence import divergence, is_classifier, prepared
 from optimizer.model.layers import Layer, LayerTracer, walk
 from optimizer.progress import Report, quiet
 
@@ -48,18 +48,18 @@ def divergences_together(
 ) -> dict[str, float]:
     """As :func:`divergences`, each with several layers changed at once: ``trials`` by a name of their own."""
     layers = {layer.name: layer for layer in walk(model)}
-    replay = _replay(model)
+    replay, classifier = _replay(model), is_classifier(model)
     totals = dict.fromkeys(trials, 0.0)
     for start in range(0, len(images), BATCH):
         report(start / len(images), f"measuring sensitivities: image {start} of {len(images)}")
         outputs, run = replay(images[start : start + BATCH])
-        before = prepared(outputs)
+        before = prepared(outputs, classifier)
         for name, parts in trials.items():
             with ExitStack() as stack:
                 for part, trial in parts.items():
                     stack.enter_context(changed(layers[part], trial))
-                after = prepared(run([layers[part] for part in parts]))
-            totals[name] += divergence(after, before).item()
+                after = prepared(run([layers[part] for part in parts]), classifier)
+            totals[name] += divergence(after, before, classifier).item()
     return {name: total / len(images) for name, total in totals.items()}
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from optimizer.compression.calibration.moments import channels_last
-from optimizer.compression.divergence import divergence, prepared
+from optimizer.compression.divergence import divergence, is_classifier, prepared
 from optimizer.compression.segments import outputs
 from optimizer.errors import InputError
 from optimizer.model.layers import CONVOLUTIONS, Layer, uses, with_shared_bias
@@ -61,10 +61,11 @@ def matched(
         copied.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     count = min(MATCHED_IMAGES, len(images) // 2)
     seen, others = images[:count], images[-count:]
-    answers = prepared(outputs(dense, others))
+    classifier = is_classifier(dense)
+    answers = prepared(outputs(dense, others), classifier)
 
     def apart() -> float:
-        return divergence(prepared(outputs(copied, others)), answers).item()
+        return divergence(prepared(outputs(copied, others), classifier), answers, classifier).item()
 
     before = apart()
     modules = Counter(layer.name for layer in uses(dense))

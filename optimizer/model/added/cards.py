@@ -31,7 +31,7 @@ class AddedModel:
     ``file`` is the name of its content. ``architecture`` builds a checkpoint's module, by ``config`` (JSON)
     where it is a repository's; an ONNX file brings its own. ``classes`` is the number of classes, 0 for a
     network that is no classifier; ``class_names`` are theirs, where they are known. ``for_one``: it takes one
-    image at a time.
+    image at a time. ``by_choice``: its outputs would be a classifier's, and it is said to be none.
     """
 
     name: str
@@ -45,6 +45,7 @@ class AddedModel:
     description: str = ""
     for_one: bool = False
     config: str = ""
+    by_choice: bool = False
 
     @property
     def version(self) -> str:
@@ -52,6 +53,7 @@ class AddedModel:
         about = [self.kind, self.file, self.architecture, self.preprocessing, self.class_names]
         # A network of classes without names is measured otherwise than one that is said to be no classifier.
         more = [*([self.config] if self.config else []), *([] if self.classes else ["no classifier"])]
+        more += ["by choice"] if self.by_choice else []
         return digest([*about, *more])[:20]
 
     @property

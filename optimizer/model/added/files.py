@@ -142,8 +142,8 @@ def _built(about: Examined, choices: Choices, report: Report) -> tuple[AddedMode
     with torch.random.fork_rng(devices=[]):  # building a module draws initial weights
         module = without_computed(kind.module(model).eval().float()).requires_grad_(False)
     outputs = tried(module, model.preprocessing.input_shape)
-    logits = choices.classifier and outputs.ndim == 2 and outputs.shape[1] > 1
-    classes = outputs.shape[1] if logits else 0
+    logits = outputs.ndim == 2 and outputs.shape[1] > 1
+    classes = outputs.shape[1] if logits and choices.classifier else 0
     if choices.class_names and len(choices.class_names) != classes:
         raise InputError(
             f"{len(choices.class_names):,} class names were given, and the network has {classes:,} classes"
@@ -151,7 +151,9 @@ def _built(about: Examined, choices: Choices, report: Report) -> tuple[AddedMode
     known = (choices.class_names, about.class_names)
     names = next((names for names in known if len(names) == classes), ())
     parameters = sum(parameter.numel() for parameter in module.parameters())
-    return replace(model, parameters=parameters, classes=classes, class_names=tuple(names)), module
+    by_choice = logits and not choices.classifier
+    known_card = replace(model, parameters=parameters, classes=classes, class_names=tuple(names))
+    return replace(known_card, by_choice=by_choice), module
 
 
 def _loaded(model: AddedModel, module: nn.Module) -> LoadedModel:
