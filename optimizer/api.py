@@ -97,9 +97,7 @@ def measure(
         if isolated:
             given = (model, recipe, data, calibration, input_shape, example_input, engine, asked)
             return ResultView(_measure_apart(given, report))
-        workspace, request = open_given(
-            model, data, calibration, _example_shape(input_shape, example_input), report
-        )
+        workspace, request = open_given(model, data, calibration, input_shape, report, example=example_input)
         request = replace(request, recipe=recipe.canonical(), engine=engine, settings=asked)
         return ResultView(on_demand.load_or_measure(request, Store(), report, workspace), workspace)
 
@@ -157,9 +155,7 @@ def sweep(
             return _sweep_elsewhere(replace(asked, on=nodes.environment.cpu), nodes, report)
     _check_engine(engine)
     with progress_line(progress) as report:
-        workspace, request = open_given(
-            model, data, calibration, _example_shape(input_shape, example_input), report
-        )
+        workspace, request = open_given(model, data, calibration, input_shape, report, example=example_input)
         base = replace(request, recipe=recipe, engine=engine, settings=settings or Settings())
         activations = (base.recipe.quantize.activation_bits,)
         grid = Grid(base, *amounts, activations, (engine,), frontier_only=frontier_only)
@@ -260,9 +256,7 @@ def find(
     question = Question("", limits, minimise or "latency", searched, search, budget_seconds)
     on_demand.check_space(searched)
     with progress_line(progress) as report:
-        workspace, request = open_given(
-            model, data, calibration, _example_shape(input_shape, example_input), report
-        )
+        workspace, request = open_given(model, data, calibration, input_shape, report, example=example_input)
         asked = replace(
             question,
             model=request.model,
@@ -347,14 +341,23 @@ def compress(
     """
     from optimizer.measurement.compressed import compressed_model
     from optimizer.measurement.given import open_given
+    from optimizer.model.examples import forget
 
     recipe = _recipe(recipe)
     with progress_line(progress) as report:
-        shape = _example_shape(input_shape, example_input)
         opened, _ = open_given(
-            model, None, calibration, shape, report, needs_data=recipe.needs_data, evaluates=False
+            model,
+            None,
+            calibration,
+            input_shape,
+            report,
+            needs_data=recipe.needs_data,
+            evaluates=False,
+            example=example_input,
         )
-        return copy.deepcopy(compressed_model(opened, recipe.canonical(), report=report).module)
+        made = copy.deepcopy(compressed_model(opened, recipe.canonical(), report=report).module)
+        forget(made)
+        return made
 
 
 def save(result: ResultView, path: str | PathLike[str], format: str | None = None) -> Path:
@@ -465,11 +468,6 @@ def _check_at_hand(result: ResultView) -> None:
             "px.measure for the same without isolated=True, which measures nothing twice, and save what it "
             "gives"
         )
-
-
-def _example_shape(input_shape: Sequence[int] | None, example_input: Any) -> Sequence[int] | None:
-    """``[C, H, W]`` of an example ``[N, C, H, W]``, or as it was given."""
-    return input_shape if example_input is None else tuple(example_input.shape[1:])
 
 
 def _measure_apart(given: tuple[Any, ...], report: Report) -> Any:
