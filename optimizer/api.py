@@ -104,7 +104,7 @@ def measure(
             given = (model, recipe, data, calibration, input_shape, example_input, task, engine, asked)
             return ResultView(_measure_apart(given, report))
         workspace, request = open_given(
-            model, data, calibration, _example_shape(input_shape, example_input), report, task=task
+            model, data, calibration, input_shape, report, example=example_input, task=task
         )
         request = replace(request, recipe=recipe.canonical(), engine=engine, settings=asked)
         return ResultView(on_demand.load_or_measure(request, Store(), report, workspace), workspace)
@@ -165,7 +165,7 @@ def sweep(
     _check_engine(engine)
     with progress_line(progress) as report:
         workspace, request = open_given(
-            model, data, calibration, _example_shape(input_shape, example_input), report, task=task
+            model, data, calibration, input_shape, report, example=example_input, task=task
         )
         base = replace(request, recipe=recipe, engine=engine, settings=settings or Settings())
         activations = (base.recipe.quantize.activation_bits,)
@@ -270,7 +270,7 @@ def find(
     on_demand.check_space(searched)
     with progress_line(progress) as report:
         workspace, request = open_given(
-            model, data, calibration, _example_shape(input_shape, example_input), report, task=task
+            model, data, calibration, input_shape, report, example=example_input, task=task
         )
         asked = replace(
             question,
@@ -358,14 +358,24 @@ def compress(
     """
     from optimizer.measurement.compressed import compressed_model
     from optimizer.measurement.given import open_given
+    from optimizer.model.examples import forget
 
     recipe = _recipe(recipe)
     with progress_line(progress) as report:
-        shape = _example_shape(input_shape, example_input)
         opened, _ = open_given(
-            model, None, calibration, shape, report, recipe.needs_data, evaluates=False, task=task
+            model,
+            None,
+            calibration,
+            input_shape,
+            report,
+            needs_data=recipe.needs_data,
+            evaluates=False,
+            example=example_input,
+            task=task,
         )
-        return copy.deepcopy(compressed_model(opened, recipe.canonical(), report=report).module)
+        made = copy.deepcopy(compressed_model(opened, recipe.canonical(), report=report).module)
+        forget(made)
+        return made
 
 
 def save(result: ResultView, path: str | PathLike[str], format: str | None = None) -> Path:
@@ -476,11 +486,6 @@ def _check_at_hand(result: ResultView) -> None:
             "px.measure for the same without isolated=True, which measures nothing twice, and save what it "
             "gives"
         )
-
-
-def _example_shape(input_shape: Sequence[int] | None, example_input: Any) -> Sequence[int] | None:
-    """``[C, H, W]`` of an example ``[N, C, H, W]``, or as it was given."""
-    return input_shape if example_input is None else tuple(example_input.shape[1:])
 
 
 def _measure_apart(given: tuple[Any, ...], report: Report) -> Any:

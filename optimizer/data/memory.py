@@ -126,7 +126,8 @@ def _images(images: Any) -> Tensor:
         raise InputError("there is no image in it: give at least 2, or 1 with calibration=images")
     if not found.is_floating_point():
         raise InputError(
-            f"images are {found.dtype}: give them as the model takes them, floats after its preprocessing"
+            f"images are {found.dtype}: give them as the model takes them, floats after its preprocessing. "
+            "Tokens are given as floats too, to a module whose forward begins with x = x.long()"
         )
     found = found.detach().cpu().float().contiguous()
     broken = len(found) - int(found.isfinite().reshape(len(found), -1).all(1).sum())

@@ -51,7 +51,7 @@ def in_batches(infer: Callable[[Array], Array], images: Array, batch: int) -> Ar
         chunk = images[start : start + batch]
         missing = batch - len(chunk)
         if missing:
-            chunk = np.concatenate([chunk, np.zeros((missing, *chunk.shape[1:]), np.float32)])
+            chunk = np.concatenate([chunk, np.repeat(chunk[-1:], missing, 0)])
         parts.append(infer(chunk)[: batch - missing])
     return np.concatenate(parts)
 

@@ -30,6 +30,7 @@ from optimizer.engine.realised import simulated
 from optimizer.engine.torch import DTYPES, FACTORS, RoundActivations, activation_ranges, parameters_of
 from optimizer.errors import WorkError, one_line
 from optimizer.methods.engines import use_another
+from optimizer.model.examples import examples
 from optimizer.model.layers import uses, walk
 from optimizer.records import Execution, KernelTime, LayerExecution
 from optimizer.system.paths import home, private
@@ -131,8 +132,8 @@ def compiled(
 ) -> Compiled:
     """Compile for images of ``shape`` ``[N, C, H, W]``, layers' inputs rounded to ``bits`` below 32. Raises
     WorkError."""
+    images = examples(model, shape[1:], shape[0]).to(DTYPES[precision])
     model = in_precision(rounding(model, bits) if bits < 32 else model, precision)
-    images = torch.zeros(shape, dtype=DTYPES[precision])
     try:
         with _settings(threads):
             made = function_of(model, images)
@@ -281,7 +282,7 @@ def saved() -> Load:
         os.environ[CACHE_VARIABLE] = str(folder / "inductor")
         module = torch.load(folder / "model.pt", weights_only=False)  # our own file, written a moment ago
         dtype = DTYPES[(folder / "precision").read_text()]
-        images = torch.zeros(shape, dtype=dtype)
+        images = examples(module, shape[1:], shape[0]).to(dtype)
         with _settings(threads), torch.inference_mode():
             made = function_of(module, images)
             arguments = made.arguments(module)

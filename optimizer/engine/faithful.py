@@ -17,6 +17,7 @@ from optimizer.engine import engine_named
 from optimizer.engine.base import Array, Build, Runner
 from optimizer.errors import WorkError
 from optimizer.methods.engines import REFERENCE_ENGINE, engine_info, use_another
+from optimizer.model.examples import examples
 from optimizer.recipe import PruneSpec, Recipe
 from optimizer.system.threads import thread_count
 
@@ -33,7 +34,7 @@ def check_follows(build: Build, model: nn.Module, input_shape: tuple[int, ...], 
     """Raises WorkError where a runner of other weights does not answer as ``model`` with these does, which
     says whether one of its own does."""
     changed = compress(model, OTHER_WEIGHTS)
-    images = torch.randn(IMAGES, *input_shape, generator=torch.Generator().manual_seed(0))
+    images = examples(model, input_shape, IMAGES)
     before, after = model(images), changed.module(images)
     found = torch.from_numpy(build(changed, images, threads=1, batch=1).score(images.numpy()))
     if (found - after).norm() > TOLERANCE * (after - before).norm() + ROUNDING * after.norm():

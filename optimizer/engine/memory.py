@@ -1,6 +1,6 @@
 """What a fresh process takes to load a model and run it once: memory and time. Run as a program of its own.
 
-    python -m optimizer.engine.memory LOADER FOLDER THREADS SHAPE...
+    python -m optimizer.engine.memory LOADER FOLDER THREADS
 
 A measurement inside a long-lived process says little: its allocator hands out memory freed earlier, and its
 libraries have started their threads and kept their kernels.
@@ -17,13 +17,15 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from optimizer.engine.base import Loader, Runner, save_for_process
+from optimizer.engine.base import Array, Loader, Runner, save_for_process
 from optimizer.errors import WorkError
 from optimizer.methods.entries import load
 from optimizer.system.processes import run_module
 
 MAX_SECONDS = 900.0
 """A cold start may take: torch.compile compiles a large network in minutes."""
+
+IMAGES = "images.npy"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +37,8 @@ class Start:
     cold_start_ns: int
 
 
-def measure_start(runner: Runner, threads: int, shape: tuple[int, ...]) -> Start | None:
-    """What loading and one call on ``shape`` ``[N, C, H, W]`` take. None where the engine has no loader.
+def measure_start(runner: Runner, threads: int, images: Array) -> Start | None:
+    """What loading and one call on ``images`` ``[N, C, H, W]`` take. None where the engine has no loader.
 
     Raises UnavailableError where no process can load the network, WorkError when the process fails, or takes
     longer than ``MAX_SECONDS``.
@@ -45,17 +47,17 @@ def measure_start(runner: Runner, threads: int, shape: tuple[int, ...]) -> Start
         loader = save_for_process(runner, Path(folder))
         if loader is None:
             return None
-        sizes = map(str, shape)
+        np.save(Path(folder) / IMAGES, images)
         try:
             said = run_module(
-                "optimizer.engine.memory", loader, folder, str(threads), *sizes, max_seconds=MAX_SECONDS
+                "optimizer.engine.memory", loader, folder, str(threads), max_seconds=MAX_SECONDS
             )
         except WorkError as error:
             raise WorkError(f"start and memory could not be measured: {error}") from error
     return Start(**json.loads(said.splitlines()[-1]))
 
 
-def _start(loader: Loader, folder: Path, threads: int, images: np.ndarray) -> Start:
+def _start(loader: Loader, folder: Path, threads: int, images: Array) -> Start:
     process = psutil.Process()
     read = loader()
     before, begun = process.memory_info().rss, time.perf_counter_ns()
@@ -66,8 +68,8 @@ def _start(loader: Loader, folder: Path, threads: int, images: np.ndarray) -> St
 
 
 if __name__ == "__main__":
-    name, place, threads, *sizes = sys.argv[1:]
+    name, place, threads = sys.argv[1:]
     found: Loader = load(name)
-    start = _start(found, Path(place), int(threads), np.zeros([int(size) for size in sizes], np.float32))
+    start = _start(found, Path(place), int(threads), np.load(Path(place) / IMAGES))
     print(json.dumps({"memory_bytes": start.memory_bytes, "cold_start_ns": start.cold_start_ns}))
     gc.freeze()  # all that was imported is not looked through for garbage at the end

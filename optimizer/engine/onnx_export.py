@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from optimizer.errors import WorkError, one_line
+from optimizer.model.examples import examples
 from optimizer.model.layers import multiplications, walk
 from optimizer.records import Part
 
@@ -67,14 +68,14 @@ def export(module: nn.Module, shape: tuple[int, ...]) -> Exported:
 def _whole_graph(module: nn.Module, shape: tuple[int, ...]) -> tuple[Any, bool]:
     """The graph in float32, and whether it takes any number of images. Raises WorkError."""
     try:
-        model = _export(module, torch.zeros(2, *shape), ({0: torch.export.Dim("batch")},))
+        model = _export(module, examples(module, shape, 2), ({0: torch.export.Dim("batch")},))
     except Exception:  # the exporter raises whatever the model's code or its own passes raise
         pass
     else:  # without a word it may have settled for the two images that it was shown
         if model.graph.input[0].type.tensor_type.shape.dim[0].dim_param:
             return model, True
     try:
-        return _export(module, torch.zeros(1, *shape), None), False
+        return _export(module, examples(module, shape), None), False
     except Exception as error:
         raise WorkError(f"torch can't export this model to ONNX: {one_line(error, 300)}") from error
 

@@ -77,7 +77,8 @@ def build(
     plain = compile_graph(graph, shape, "LATENCY", threads, precision)
     fast, timed = graph, plain
     if compressed.recipe.quantize.activation_bits == 8:  # else no kernel is of int8
-        fast, timed = _on_fastest_kernels(graph, plain, shape, threads, precision)
+        images = prepared.noise[np.arange(batch) % len(prepared.noise)]
+        fast, timed = _on_fastest_kernels(graph, plain, images, threads, precision)
 
     @cache
     def scoring() -> Any:
@@ -99,15 +100,14 @@ def build(
 
 
 def _on_fastest_kernels(
-    graph: Any, plain: Any, shape: list[int], threads: int, precision: str
+    graph: Any, plain: Any, images: Array, threads: int, precision: str
 ) -> tuple[Any, Any]:
     """The graph with int8 kernels chosen by timing, and what it is compiled to: both as they are where
     OpenVINO's choice is as good."""
 
     def compiling(graph: Any, **more: Any) -> Any:
-        return compile_graph(graph, shape, "LATENCY", threads, precision, **more)
+        return compile_graph(graph, [*images.shape], "LATENCY", threads, precision, **more)
 
-    images = np.random.default_rng(0).standard_normal(shape, np.float32)
     first = chosen(graph, plain, compiling, images, threads)
     if not first:
         return graph, plain

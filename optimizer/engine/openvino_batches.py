@@ -30,7 +30,7 @@ def run_batches(compiled: Any, batch: int, images: Array) -> Array:
     for start in range(0, len(images), batch):
         chunk = images[start : start + batch]
         if len(chunk) < batch:
-            chunk = np.concatenate([chunk, np.zeros((batch - len(chunk), *chunk.shape[1:]), np.float32)])
+            chunk = np.concatenate([chunk, np.repeat(chunk[-1:], batch - len(chunk), 0)])
         request = free.pop() if free else finish_oldest()
         request.start_async([chunk], share_inputs=True)
         running.append((request, start, chunk))

@@ -36,6 +36,7 @@ from optimizer.engine.openvino_quantizers import (
 )
 from optimizer.errors import WorkError, one_line
 from optimizer.methods.engines import use_another
+from optimizer.model.examples import examples, noise
 from optimizer.model.layers import multiplications, uses, walk
 from optimizer.records import Part
 
@@ -53,7 +54,7 @@ class Converted:
 
     ``additions``: the addition of a bias that follows an operation, where one does. ``any_batch``: the graph
     can be given any number of images, else one at a time. ``rows``: which rows of the weight an operation
-    multiplies with, where not with all of them.
+    multiplies with, where not with all of them. ``noise``: two images whose values differ.
     """
 
     graph: Any
@@ -62,6 +63,7 @@ class Converted:
     input_shape: tuple[int, ...]
     any_batch: bool = True
     rows: dict[str, Rows] = field(default_factory=dict)
+    noise: Array = field(default_factory=lambda: np.zeros(0, np.float32), repr=False, compare=False)
 
     def rows_of(self, operation: str) -> slice:
         """Which rows of its layer's weight it multiplies with."""
@@ -71,7 +73,7 @@ class Converted:
     def quantizers(self) -> tuple[Quantizer, ...] | None:
         """Where activations are quantized, found when it is first asked for (a second or more)."""
         weighted = {operation for operations in self.operations.values() for operation in operations}
-        return place(self.graph, self.input_shape, weighted)
+        return place(self.graph, self.noise[:1], weighted)
 
     @cached_property
     def _reaches(self) -> dict[tuple[int, int], float]:
@@ -91,11 +93,12 @@ def convert(model: nn.Module, input_shape: tuple[int, ...]) -> Converted:
     """Convert once. Raises WorkError when OpenVINO can't, or when a layer can't be found in its graph."""
     running = [name for name, runs in multiplications(model, input_shape).items() if runs]
     # The others have no runs: a classifier for training only, as Inception's.
-    graph = _graph(model, input_shape)
+    example = examples(model, input_shape)
+    graph = _graph(model, example)
     operations, rows = _operations(graph, model), dict[str, Rows]()
     if hidden := [name for name in running if name not in operations]:
         weights = {name: model.get_parameter(name).detach() for name in hidden}
-        graph = _graph(Given(model, hidden), input_shape, *weights.values())
+        graph = _graph(Given(model, hidden), example, *weights.values())
         operations = _operations(graph, model, Given.prefix)
         for product in take_in(graph, {name: weight.numpy() for name, weight in weights.items()}):
             operations[product.layer] = (*operations.get(product.layer, ()), product.operation)
@@ -107,16 +110,16 @@ def convert(model: nn.Module, input_shape: tuple[int, ...]) -> Converted:
                 f"layer {name} is not in OpenVINO's graph as a convolution or matrix product, "
                 f"so its weights can't be replaced. {use_another('openvino')}"
             )
-    converted = Converted(graph, operations, {}, input_shape, _takes_two(graph, input_shape), rows)
+    any_batch, varied = _takes_two(graph, input_shape), noise(model, input_shape, 2).numpy()
+    converted = Converted(graph, operations, {}, input_shape, any_batch, rows, varied)
     _check_weights(converted, model)
     return replace(converted, additions=_additions(converted, model))
 
 
-def _graph(module: nn.Module, input_shape: tuple[int, ...], *weights: Tensor) -> Any:
-    """The graph for one image and, behind it, these weights. Raises WorkError."""
+def _graph(module: nn.Module, *example: Tensor) -> Any:
+    """The graph for one image and, behind it, weights. Raises WorkError."""
     import openvino
 
-    example = torch.zeros(1, *input_shape), *weights
     # As OpenVINO traces by itself, but not a second time: outputs are compared with other weights and images.
     trace_options = {"check_trace": False}
     try:

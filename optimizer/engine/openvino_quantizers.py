@@ -28,7 +28,6 @@ WIDER_BELOW = np.float32(2**BITS / (2**BITS - 2))
 MIN_HIGH, MIN_SHARE = 8e-5, 0.01
 """The least upper end, where an activation is zero on all images; and of a channel, as a share of the largest
 one's."""
-NOISE_SEED = 0
 REACHES = (0.0, 0.5, 1.0)
 """How far ranges may reach, see :func:`ranges`."""
 AT_ONCE = 4
@@ -48,12 +47,12 @@ class Quantizer:
     group: int
 
 
-def place(graph: Any, input_shape: tuple[int, ...], weighted: set[str]) -> tuple[Quantizer, ...] | None:
+def place(graph: Any, noise: Array, weighted: set[str]) -> tuple[Quantizer, ...] | None:
     """Where NNCF would put quantizers. None where their ranges are not to be had by :func:`ranges`: they are
     not symmetric, or on the weight of an operation that is not among the ``weighted``.
 
-    Quantizers of one range are told by having it in common on an image of noise. Raises WorkError where NNCF
-    can't.
+    Quantizers of one range are told by having it in common on an image of ``noise``. Raises WorkError where
+    NNCF can't.
     """
     graph = graph.clone()
     for number, node in enumerate(graph.get_ops()):
@@ -62,7 +61,6 @@ def place(graph: Any, input_shape: tuple[int, ...], weighted: set[str]) -> tuple
             return None
         if node.get_type_name() == "Clamp":  # else all that reach a common bound would have it in common
             node.set_attribute("max", node.get_attributes()["max"] * (1 + number / 1000))
-    noise = np.random.default_rng(NOISE_SEED).standard_normal((1, *input_shape), np.float32)
     quantized = nncf_quantized(graph, noise)
     groups: dict[bytes, int] = {}
     found: list[Quantizer] = []

@@ -37,6 +37,7 @@ from optimizer.engine.kernels.trace import Trace, trace
 from optimizer.engine.realised import TAKES_TIME, simulated
 from optimizer.engine.torch import RoundActivations, activation_ranges, parameters_of
 from optimizer.errors import WorkError
+from optimizer.model.examples import examples
 from optimizer.model.layers import walk
 from optimizer.records import Execution, LayerExecution
 from optimizer.system.threads import thread_count
@@ -76,7 +77,7 @@ def prepare(model: nn.Module, input_shape: tuple[int, ...]) -> Build:
             other = whole(compressed, calibration, threads=threads, batch=batch)
         except WorkError:  # OpenVINO may take this network for a single image only
             return own
-        return faster(own, other, torch.zeros(batch, *input_shape).numpy())
+        return faster(own, other, examples(model, input_shape, batch).numpy())
 
     return build
 
@@ -111,7 +112,7 @@ def _faster_service(
         dense = whole.serve(batch=batch, threads=threads, streams=streams)
     except WorkError:  # OpenVINO may take this network for a single image only
         return ours
-    images = np.zeros((batch, *images.shape[1:]), images.dtype)
+    images = images[np.arange(batch) % len(images)]
     with ours.session(), dense.session():
         first = is_faster(lambda: ours.run(images, streams), lambda: dense.run(images, streams))
     return ours if first else dense

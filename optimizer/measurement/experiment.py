@@ -30,6 +30,7 @@ from optimizer.measurement.timing import time_latency
 from optimizer.measurement.workspace import Workspace, once, uncompressed_alone
 from optimizer.methods.engines import engine_info
 from optimizer.model.added.cards import version_of
+from optimizer.model.examples import examples
 from optimizer.progress import Report, is_heard, publish, quiet, uninterrupted
 from optimizer.recipe import Recipe
 from optimizer.records import (
@@ -255,11 +256,12 @@ def measure(
     if settings.quick:
         return made(latency)
     keep(made(latency))  # this may be cancelled, or killed
-    shape = (settings.batch, *workspace.model.input_shape)
+    model = workspace.model
     try:
         with exclusive(report):
             report(None, "measuring memory and cold start")
-            starts = [measure_start(one, settings.threads, shape) for one in (runner, baseline)]
+            images = examples(model.module, model.input_shape, settings.batch).numpy()
+            starts = [measure_start(one, settings.threads, images) for one in (runner, baseline)]
     except Exception as error:  # all that was measured before is not to be lost to it
         return made(latency, note=f"memory and cold start are not known: {_last_line(error)}")
     except BaseException:  # it is not wanted any more, or the program is ended

@@ -6,8 +6,9 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+import torch
 from cachetools import LRUCache
-from torch import nn
+from torch import Tensor, nn
 
 from optimizer.data import memory
 from optimizer.data.folders import absolute
@@ -39,14 +40,18 @@ def open_given(
     report: Report,
     needs_data: bool = True,
     evaluates: bool = True,
+    example: Any = None,
     task: str | None = None,
 ) -> tuple[Workspace, Request]:
     """The workspace of a model and data, and a request that names them. Where something ``evaluates`` them,
-    calibration images alone do for a model that comes with others. ``task`` says what the outputs of a model
-    of one's own are, else their shape does. Raises InputError."""
+    calibration images alone do for a model that comes with others. ``example`` ``[N, ...]`` tells the shape
+    of inputs where it is given, and ``task`` what the outputs of a model of one's own are, else their shape
+    does. Raises InputError."""
     if task not in (None, *TASKS):
         raise unknown("task", task, TASKS)
     images = _in_memory(data, calibration, report)
+    example = None if example is None else _example(example)
+    input_shape = input_shape if example is None else tuple(example.shape[1:])
     spec = _folders(data, calibration, evaluates) if images is None else DataSpec()
     file = isinstance(model, PathLike) or (isinstance(model, str) and _is_file(model))
     if isinstance(model, str) and not file and task:
@@ -67,7 +72,8 @@ def open_given(
             loaded = _read_file(model, input_shape, report, task != NO_CLASSES)
         else:
             shape = input_shape or _shape_of(images)
-            loaded = own_model(model, shape, of_images=not input_shape, classifier=task != NO_CLASSES)
+            tried = _to_try(images) if example is None else example
+            loaded = own_model(model, shape, not input_shape, tried, classifier=task != NO_CLASSES)
         _check_task(loaded.card, task, images)
         opened = _opened(loaded)
     if images is not None:
@@ -126,6 +132,22 @@ def _folders(data: Any, calibration: Any, evaluates: bool = True) -> DataSpec:
     folder, other = (data, calibration) if evaluates or data is not None else (calibration, None)
     path, calibrating = (None if one is None else absolute(one) for one in (folder, other))
     return DataSpec(path, calibrating)
+
+
+def _example(given: Any) -> Tensor:
+    try:
+        return torch.as_tensor(given).detach().cpu().float()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"the example_input is {type(given).__name__}: give a tensor or an array [N, ...], "
+            "one input of the model with its batch"
+        ) from error
+
+
+def _to_try(images: Datasets | None) -> Tensor | None:
+    """Of the images that were given, those that a module is tried on."""
+    both = (images.evaluation.images, images.calibration.images) if images else ()
+    return next((some for some in both if len(some)), None)
 
 
 def _shape_of(images: Datasets | None) -> Sequence[int]:

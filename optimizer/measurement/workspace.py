@@ -26,6 +26,7 @@ from optimizer.errors import EngineError, InputError, UnavailableError, words_of
 from optimizer.measurement.size import size_of
 from optimizer.model.added.cards import version_of
 from optimizer.model.catalogue import LoadedModel, load
+from optimizer.model.examples import hold, is_held
 from optimizer.model.layers import answers, fold_batch_norm, multiplications, notes_on_others, walk
 from optimizer.model.own import check_keeps_input
 from optimizer.progress import Report, quiet, uninterrupted
@@ -230,6 +231,8 @@ def open_model(loaded: LoadedModel) -> OpenModel:
     """A loaded model made ready for recipes; its module is left as it was. Raises InputError for one that
     changes its input."""
     module, notes = fold_batch_norm(loaded.module, loaded.card.input_shape)
+    if not is_held(module):
+        hold(module, loaded.card.input_shape)
     check_keeps_input(module, loaded.card.input_shape, loaded.card.name)
     if not loaded.card.classes and is_logits(answers(module, loaded.card.input_shape)[0]):
         setattr(module, NO_CLASSIFIER, True)  # for what compresses it, and what it keeps of it

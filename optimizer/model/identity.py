@@ -20,6 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from optimizer.model.examples import HELD
+
 PLAIN = (
     *(type(None), bool, int, float, complex, str, range, slice, type(...)),
     *(torch.dtype, torch.device, torch.layout, torch.memory_format),
@@ -90,7 +92,7 @@ def _described(value: Any) -> Described:
         case list() | tuple() | dict() | set() | frozenset():
             return _container(value)
         case nn.Module():
-            held = {name: one for name, one in _attributes(value) if name not in (*HOOKS, *TABLES)}
+            held = {name: one for name, one in _attributes(value) if name not in (*HOOKS, *TABLES, HELD)}
             tables = (dict(getattr(value, name).items()) for name in TABLES)
             return "module", b"", (kind, *tables, *_by_name(held))
         case types.CodeType():

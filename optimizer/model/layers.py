@@ -21,6 +21,7 @@ from torch.utils._pytree import tree_leaves
 
 from optimizer.formats import listed
 from optimizer.model.computed import copied, replace_computed
+from optimizer.model.examples import examples
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -209,6 +210,7 @@ def multiplications(model: nn.Module, input_shape: tuple[int, ...]) -> dict[str,
     queries, keys and values. Times the weights it is the layer's multiply-accumulates. Layers that do not run
     get 0.
     """
+    inputs = examples(model, input_shape)
     names = {id(layer.weight): layer.name for layer in walk(model)}
     counts = dict.fromkeys(names.values(), 0)
 
@@ -230,7 +232,7 @@ def multiplications(model: nn.Module, input_shape: tuple[int, ...]) -> dict[str,
         module.register_forward_hook(count, with_kwargs=True) for module in model.modules() if _kind(module)
     ]
     try:
-        model(torch.zeros(1, *input_shape))
+        model(inputs)
     finally:
         for handle in handles:
             handle.remove()
@@ -268,7 +270,7 @@ def fold_batch_norm(
         except Exception:
             if input_shape is None:
                 raise
-            pairs = _run_pairs(folded, torch.zeros(1, *input_shape))
+            pairs = _run_pairs(folded, examples(folded, input_shape))
     except Exception as error:  # both run the model's own code: anything may come out of it
         return folded, (f"batch norm is not folded: the model can't be traced ({error})",)
     try:
@@ -325,10 +327,11 @@ def _fused(convolution: Any, norm: Any) -> tuple[Any, nn.Module] | None:
 def answers(
     module: nn.Module, input_shape: tuple[int, ...], dtype: torch.dtype = torch.float32
 ) -> list[Tensor]:
-    """All that it gives for a random input of ``input_shape``, the same each time."""
+    """All that it gives for an example of ``input_shape``, the same each time."""
+    inputs = examples(module, input_shape).to(dtype)
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(0)
-        given = module(torch.randn(1, *input_shape, dtype=dtype))
+        given = module(inputs)
     return [one for one in tree_leaves(given) if isinstance(one, Tensor)]
 
 

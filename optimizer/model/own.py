@@ -11,6 +11,7 @@ from torch.nn.utils.parametrize import type_before_parametrizations
 
 from optimizer.errors import InputError
 from optimizer.model.computed import HOOKS, computed, copied, replace_computed
+from optimizer.model.examples import examples, forget, hold
 from optimizer.model.identity import content
 from optimizer.model.layers import agree, answers, walk
 from optimizer.model.sources import LoadedModel
@@ -28,14 +29,19 @@ GIVE_SHAPE = "Give the shape that it takes with input_shape, or an example_input
 
 
 def own_model(
-    module: nn.Module, input_shape: Sequence[int], of_images: bool = False, classifier: bool = True
+    module: nn.Module,
+    input_shape: Sequence[int],
+    of_images: bool = False,
+    given: Tensor | None = None,
+    classifier: bool = True,
 ) -> LoadedModel:
     """A copy of ``module`` on the CPU in float32 and evaluation mode; the module itself is left as it was.
     Weights that it computes from others (:mod:`optimizer.model.computed`) are parameters in the copy.
 
     ``input_shape`` is that of one example without its batch, such as ``[C, H, W]``; ``of_images`` where it is
-    that of the images that were given, so that an error asks for other images. Outputs ``[N, K]`` are logits
-    unless it is said to be no ``classifier``. The name holds a digest
+    that of the images that were given, so that an error asks for other images. It is tried on the first
+    inputs that were ``given`` ``[N, ...]``, see :mod:`optimizer.model.examples`. Outputs ``[N, K]`` are
+    logits unless it is said to be no ``classifier``. The name holds a digest
     of code, weights and that shape (:func:`optimizer.model.identity.content`), so that retrained weights are
     another model. Files of photographs are preprocessed as is usual for ImageNet. Raises InputError for a
     module that is TorchScript or can't be copied, has weights that are not finite or not the same in each
@@ -46,6 +52,7 @@ def own_model(
     if not shape or min(shape) < 1:
         raise InputError(f"input shape {shape} is not allowed: sides of 1 or more, such as (3, 224, 224)")
     taken = _copied(module)
+    hold(taken, shape, given)
     _make_parameters(taken, shape)
     outputs = tried(taken, shape, of_images)
     classes = outputs.shape[1] if outputs.ndim == 2 and outputs.shape[1] > 1 else 0
@@ -83,11 +90,17 @@ def tried(module: nn.Module, shape: tuple[int, ...], of_images: bool = False) ->
 
 def check_keeps_input(module: nn.Module, shape: tuple[int, ...], name: str) -> None:
     """Raises InputError for a module that writes into its input: images are evaluated by several networks,
-    one after the other."""
-    images = torch.randn(1, *shape, generator=torch.Generator().manual_seed(0))
+    one after the other; and for one that takes no single one."""
+    images = examples(module, shape)
     before = images.clone()
-    with torch.random.fork_rng(devices=()), torch.inference_mode():
-        module(images)
+    try:
+        with torch.random.fork_rng(devices=()), torch.inference_mode():
+            module(images)
+    except Exception as error:  # a model's own code: anything may come out of it
+        raise InputError(
+            f"{name} fails in evaluation mode on an input of shape {[1, *shape]}: {_first_line(error)}. "
+            "Engines give it one at a time too: have its forward keep the batch, also of one"
+        ) from error
     if not torch.equal(images, before):
         raise InputError(
             f"{name} changes its input in place, and whatever is given the same images after it would see "
@@ -131,6 +144,7 @@ def _copied(module: nn.Module) -> nn.Module:
             "and what else it holds must be what copy.deepcopy copies. If it keeps results of a forward, run "
             "it once under torch.no_grad(), or delete them"
         ) from error
+    forget(taken)
     taken = taken.eval().cpu().float()  # in training, spectral norms of recurrent layers go on as these move
     for part in taken.modules():  # they would call back into what is not copied
         for hooks in (part._forward_hooks, part._forward_pre_hooks, part._backward_hooks):
@@ -184,10 +198,10 @@ def _answer(module: nn.Module, shape: tuple[int, ...], advice: str) -> Tensor:
             f"{_kind(module)} needs {len(needed)} inputs ({', '.join(needed)}): wrap it in a module whose "
             "forward takes one tensor"
         )
-    state = torch.get_rng_state()
+    inputs, state = examples(module, shape, 2), torch.get_rng_state()
     try:
         with torch.inference_mode():
-            outputs = module(torch.zeros(2, *shape))
+            outputs = module(inputs)
     except Exception as error:  # a model's own code: anything may come out of it
         raise InputError(
             f"{_kind(module)} fails in evaluation mode on inputs of shape {[2, *shape]}: {_first_line(error)}"

@@ -16,6 +16,8 @@ from optimizer.engine.memory import measure_start
 from optimizer.errors import UnavailableError, WorkError
 from optimizer.recipe import QuantizeSpec, Recipe
 
+IMAGE = torch.zeros(1, *SMALL_SHAPE).numpy()
+
 
 @pytest.mark.slow
 def test_resident_memory_is_at_least_the_weights() -> None:
@@ -23,7 +25,7 @@ def test_resident_memory_is_at_least_the_weights() -> None:
     weights_bytes = sum(4 * parameter.numel() for parameter in model.parameters())
     runner = run("torch", model, Recipe(), torch.zeros(1, *SMALL_SHAPE))
     began = time.perf_counter_ns()
-    start = measure_start(runner, 1, (1, *SMALL_SHAPE))
+    start = measure_start(runner, 1, IMAGE)
     assert start is not None
     assert start.memory_bytes > 0.9 * weights_bytes
     assert 0 < start.cold_start_ns < time.perf_counter_ns() - began
@@ -50,8 +52,8 @@ def test_every_loader_loads_what_was_saved(
 
 def test_a_runner_without_a_loader_has_no_figures(small: Small, small_images: Tensor) -> None:
     runner = run("torch", small("cnn"), Recipe(), small_images)
-    assert measure_start(replace(runner, memory_probe=None), 1, (1, *SMALL_SHAPE)) is None
-    assert measure_start(replace(runner, loader=None), 1, (1, *SMALL_SHAPE)) is None
+    assert measure_start(replace(runner, memory_probe=None), 1, IMAGE) is None
+    assert measure_start(replace(runner, loader=None), 1, IMAGE) is None
 
 
 def test_a_network_that_no_other_process_can_load_is_told_before_one_begins(small_images: Tensor) -> None:
@@ -60,7 +62,7 @@ def test_a_network_that_no_other_process_can_load_is_told_before_one_begins(smal
 
     runner = run("torch", Local(nn.Flatten(), nn.Linear(64, 8)).eval(), Recipe(), small_images)
     with pytest.raises(UnavailableError, match=r"no other process can load this network: .*Local"):
-        measure_start(runner, 1, (1, *SMALL_SHAPE))
+        measure_start(runner, 1, IMAGE)
 
 
 def _never() -> object:
@@ -82,5 +84,5 @@ def test_a_process_that_hangs_is_ended_in_words(
     with pytest.raises(
         WorkError, match="start and memory could not be measured: a fresh process took longer than 1 s"
     ):
-        measure_start(runner, 1, (1, *SMALL_SHAPE))
+        measure_start(runner, 1, IMAGE)
     assert time.monotonic() - began < 60

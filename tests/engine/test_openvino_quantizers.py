@@ -114,5 +114,8 @@ def test_a_channel_that_is_nearly_zero_keeps_a_grid(small: Small, small_images: 
 def test_a_weight_that_is_not_the_recipes_is_left_to_nncf(small: Small) -> None:
     prepared = convert(fold_batch_norm(small("cnn"))[0], SMALL_SHAPE)
     operations = {one for several in prepared.operations.values() for one in several}
-    assert place(prepared.graph, SMALL_SHAPE, operations) is not None
-    assert place(prepared.graph, SMALL_SHAPE, operations - {*prepared.operations["stem.0.weight"]}) is None
+    assert place(prepared.graph, prepared.noise[:1], operations) is not None
+    assert (
+        place(prepared.graph, prepared.noise[:1], operations - {*prepared.operations["stem.0.weight"]})
+        is None
+    )

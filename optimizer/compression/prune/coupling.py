@@ -23,6 +23,7 @@ from optimizer.compression.gradients import trainable
 from optimizer.compression.prune.group import Group
 from optimizer.compression.prune.heads import head_groups, remove_heads
 from optimizer.errors import UnavailableError, WorkError
+from optimizer.model.examples import examples
 from optimizer.model.layers import CONVOLUTIONS, answers, uses, walk
 
 INSTALL = "pip install torch-pruning"
@@ -132,6 +133,7 @@ def _dependencies(model: nn.Module, input_shape: tuple[int, ...]) -> _Dependenci
         from torch_pruning import DependencyGraph  # type: ignore[import-untyped, import-not-found]
     except ImportError as error:
         raise UnavailableError(f"removing channels needs one more package ({error}): {INSTALL}") from error
+    inputs = (examples(model, input_shape),)
     layers = list(uses(model))
     calls = {layer.name: 0 for layer in layers}
 
@@ -141,7 +143,6 @@ def _dependencies(model: nn.Module, input_shape: tuple[int, ...]) -> _Dependenci
     handles = [layer.module.register_forward_hook(partial(count, layer.name)) for layer in layers]
     try:
         with _following():
-            inputs = (torch.zeros(1, *input_shape),)
             graph = DependencyGraph().build_dependency(model, example_inputs=inputs, verbose=False)
     finally:
         for handle in handles:
@@ -235,10 +236,11 @@ def _in_order(graph: _Dependencies, item: Any, channels: int) -> bool:
 
 def _runs(model: nn.Module, input_shape: tuple[int, ...], some: Sequence[Group]) -> bool:
     """Whether the model still runs without one channel of each of these groups."""
+    inputs = examples(model, input_shape)
     try:
         smaller = without(model, input_shape, {group: torch.tensor([group.channels - 1]) for group in some})
         with torch.inference_mode():
-            smaller(torch.zeros(1, *input_shape))
+            smaller(inputs)
     except (UnavailableError, WorkError):
         raise
     except Exception:  # whatever the model's own code makes of a width that it did not expect

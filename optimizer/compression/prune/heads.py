@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from optimizer.compression.prune.group import Group
+from optimizer.model.examples import examples
 from optimizer.model.layers import uses
 
 HEADS = re.compile(r"heads?$")
@@ -152,7 +153,8 @@ Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 def _calls(model: nn.Module, input_shape: tuple[int, ...], paths: list[str]) -> dict[str, list[Call]]:
-    """What the modules at ``paths`` are called with for a random input."""
+    """What the modules at ``paths`` are called with for an example."""
+    inputs = examples(model, input_shape)
     found: dict[str, list[Call]] = {path: [] for path in paths}
 
     def note(path: str, module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
@@ -164,7 +166,7 @@ def _calls(model: nn.Module, input_shape: tuple[int, ...], paths: list[str]) -> 
     ]
     try:
         if paths:  # with hooks, torch's fused kernels, which would not call them, are not taken
-            model(torch.randn(1, *input_shape, generator=torch.Generator().manual_seed(0)))
+            model(inputs)
     finally:
         for handle in handles:
             handle.remove()

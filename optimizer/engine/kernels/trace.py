@@ -17,6 +17,7 @@ from torch.fx import Node
 
 from optimizer.errors import WorkError, one_line
 from optimizer.methods.engines import use_another
+from optimizer.model.examples import examples
 
 aten = torch.ops.aten
 
@@ -135,7 +136,9 @@ def trace(model: nn.Module, shape: Sequence[int]) -> Trace:
     """The operations of ``model`` for inputs of ``shape`` ``[N, C, H, W]``. Raises WorkError."""
     try:
         with torch.no_grad():
-            exported = torch.export.export(model, (torch.zeros(*shape),), strict=False)
+            exported = torch.export.export(
+                model, (examples(model, tuple(shape[1:]), shape[0]),), strict=False
+            )
     except Exception as error:  # exporting runs the model's own code: anything may come out of it
         raise WorkError(
             f"the model can't be exported for the sparse engine: {one_line(error, 300)}. "

@@ -1,0 +1,83 @@
+"""Inputs that a network is tried on: by checks, and by what converts it by running it.
+
+They are the first that were given for it; without any, random ones if it answers those, else zeros, as what
+takes tokens does. A module holds its own, so that copies of it, in other processes too, are tried on the
+same.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+HELD = "_paretoscope_examples"
+MAX_HELD = 2
+
+
+class _Held:
+    """Inputs ``[N, ...]``. A copy of their module has the same ones."""
+
+    def __init__(self, inputs: Tensor) -> None:
+        self.inputs = inputs
+
+    def __deepcopy__(self, memo: Any) -> "_Held":
+        return self
+
+
+def hold(module: nn.Module, shape: tuple[int, ...], given: Tensor | None = None) -> None:
+    """Have ``module`` be tried on the first of the ``given`` inputs ``[N, *shape]``; without any finite one,
+    on what :func:`examples` makes up."""
+    forget(module)
+    if given is not None and tuple(given.shape[1:]) == shape:
+        given = given[given.flatten(1).isfinite().all(1)][:MAX_HELD]
+    inputs = given if given is not None and len(given) else examples(module, shape, MAX_HELD)
+    vars(module)[HELD] = _Held(inputs.detach().cpu().float().clone())
+
+
+def is_held(module: nn.Module) -> bool:
+    """Whether it has inputs of its own to be tried on."""
+    return HELD in vars(module)
+
+
+def forget(module: nn.Module) -> None:
+    """Leave nothing of :func:`hold` in it."""
+    vars(module).pop(HELD, None)
+
+
+def examples(module: nn.Module, shape: tuple[int, ...], count: int = 1) -> Tensor:
+    """``count`` inputs ``[count, *shape]``, the same each time: those that it holds in turns, else random
+    ones, or zeros where it fails on these."""
+    held = vars(module).get(HELD)
+    if held is not None and tuple(held.inputs.shape[1:]) == tuple(shape):
+        return _turns(held.inputs, count)
+    return _turns(_made_up(module, shape), count)
+
+
+def noise(module: nn.Module, shape: tuple[int, ...], count: int = 1) -> Tensor:
+    """Random inputs, where values are to differ wherever they can: :func:`examples` if it fails on these."""
+    random = _random(shape)
+    return _turns(random, count) if _answers(module, random) else examples(module, shape, count)
+
+
+def _turns(inputs: Tensor, count: int) -> Tensor:
+    return inputs[torch.arange(count) % len(inputs)]  # a copy, whatever is written into it
+
+
+def _made_up(module: nn.Module, shape: tuple[int, ...]) -> Tensor:
+    random = _random(shape)
+    return random if _answers(module, random) else torch.zeros_like(random)
+
+
+def _random(shape: tuple[int, ...]) -> Tensor:
+    return torch.randn(MAX_HELD, *shape, generator=torch.Generator().manual_seed(0))
+
+
+def _answers(module: nn.Module, inputs: Tensor) -> bool:
+    kinds = (one.dtype for one in module.parameters() if one.is_floating_point())
+    dtype = next(kinds, inputs.dtype)
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=()):
+            module(inputs.to(dtype, copy=True))
+    except Exception:  # a model's own code: anything may come out of it
+        return False
+    return True

@@ -1,0 +1,107 @@
+"""Inputs that a network is tried on, such as tokens, which are no random floats."""
+
+import copy
+
+import pytest
+import torch
+from engine_runs import QUICK, close, eager
+from torch import Tensor, nn
+
+import optimizer as px
+from optimizer.compression.apply import compress
+from optimizer.data.memory import in_memory
+from optimizer.engine.faithful import prepare
+from optimizer.errors import InputError
+from optimizer.measurement.given import open_given
+from optimizer.model.examples import HELD, examples, hold, noise
+from optimizer.model.own import own_model
+from optimizer.progress import quiet
+from optimizer.recipe import PruneSpec, QuantizeSpec, Recipe
+
+SHAPE = (6,)
+TOKENS = torch.randint(1, 30, (40, *SHAPE), generator=torch.Generator().manual_seed(0)).float()
+
+
+class Tokens(nn.Module):
+    """Takes whole numbers from ``first`` to 29 + ``first``, and fails on others."""
+
+    def __init__(self, first: int = 0) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first = first
+        self.embedding = nn.Embedding(30, 8)
+        self.inner, self.head = nn.Linear(8, 16), nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.relu(self.inner(self.embedding(x.long() - self.first))).mean(1))
+
+
+@pytest.mark.parametrize("first", [0, 1])
+@pytest.mark.parametrize("engine", QUICK)
+def test_every_engine_answers_tokens_as_torch_does(engine: str, first: int) -> None:
+    """Those from 1 to 30 take no zero either: neither a first batch nor a last is filled up with any."""
+    model = open_given(Tokens(first), TOKENS, TOKENS[:8], None, quiet)[0].model
+    build = prepare(engine, model.module, SHAPE)
+    for recipe in (
+        Recipe(PruneSpec(sparsity=0.5)),
+        Recipe(quantize=QuantizeSpec(weight_bits=8, activation_bits=8)),
+    ):
+        made = compress(model.module, recipe)
+        runner = build(made, TOKENS[:8], threads=1, batch=2)
+        found = runner.score(TOKENS.numpy())
+        assert runner.infer(TOKENS[:2].numpy()).shape == (2, 4)
+        if recipe.quantize.computes_in_float32:
+            close(found, eager(model.module, recipe, TOKENS))
+
+
+@pytest.mark.parametrize("given", ["calibration", "example_input", "input_shape"])
+def test_tokens_are_compressed_with_what_is_known_of_them(given: str) -> None:
+    known = {"calibration": TOKENS, "example_input": TOKENS[:1], "input_shape": SHAPE}
+    pruning = "compensated" if given == "calibration" else "magnitude"
+    recipe = px.Recipe.of(sparsity=0.5, pruning=pruning)
+    module = px.compress(Tokens(), recipe, progress=False, **{given: known[given]})
+    assert module(TOKENS).shape == (40, 4)
+    assert HELD not in vars(module)
+
+
+def test_channels_of_a_network_of_tokens_are_removed() -> None:
+    pytest.importorskip("torch_pruning")
+    recipe = px.Recipe.of(sparsity=0.5, pruning="channels")
+    module = px.compress(Tokens(1), recipe, calibration=TOKENS, progress=False)
+    assert len(module.inner.weight) < 16
+
+
+def test_examples_are_the_first_that_are_given_else_random_ones_that_are_answered_else_zeros() -> None:
+    tokens, plain = Tokens(), nn.Linear(6, 2)
+    assert not examples(tokens, SHAPE, 3).any()
+    assert len({*examples(plain, SHAPE, 2).flatten().tolist()}) == 12
+    hold(tokens, SHAPE, torch.cat([torch.full((1, *SHAPE), torch.nan), TOKENS]))
+    assert torch.equal(examples(tokens, SHAPE, 3), TOKENS[[0, 1, 0]])
+    assert torch.equal(examples(copy.deepcopy(tokens), SHAPE), TOKENS[:1])
+    assert torch.equal(noise(tokens, SHAPE), TOKENS[:1])
+    assert torch.equal(noise(plain, SHAPE), examples(plain, SHAPE))
+
+
+def test_what_a_module_is_tried_on_is_no_part_of_its_name() -> None:
+    usual = own_model(Tokens(), SHAPE)
+    tried = own_model(Tokens(), SHAPE, given=TOKENS)
+    assert own_model(tried.module, SHAPE).card.name == tried.card.name == usual.card.name
+
+
+def test_a_module_that_takes_no_single_input_is_refused_in_words() -> None:
+    class Squeezed(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x).reshape(len(x) // 2 * 2, -1)
+
+    with pytest.raises(InputError, match=r"input of shape \[1, 6\].*keep the batch, also of one"):
+        own_model(Squeezed(nn.Linear(6, 2)), SHAPE)
+
+
+def test_an_example_that_is_no_array_is_refused_in_words() -> None:
+    with pytest.raises(InputError, match="example_input is str: give a tensor"):
+        px.compress(Tokens(), px.Recipe.of(weight_bits=8), example_input="none", progress=False)
+
+
+def test_tokens_as_whole_numbers_are_asked_for_as_floats() -> None:
+    with pytest.raises(InputError, match=r"torch.int64.*Tokens are given as floats too.*x = x.long\(\)"):
+        in_memory(TOKENS.long())
