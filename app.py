@@ -26,6 +26,7 @@ COMPACT = """
 
 limit_visitors()  # before a worker is started, which inherits it
 page = sidebar.navigation()
+drawing.one_entry_a_page()
 st.html(f"<style>{COMPACT}</style>")
 with tasks.errors_in_words(), one_moment():
     address.note()
