@@ -26,17 +26,19 @@ COMPACT = """
 
 limit_visitors()  # before a worker is started, which inherits it
 page = sidebar.navigation()
+drawing.one_entry_a_page()
 st.html(f"<style>{COMPACT}</style>")
 with tasks.errors_in_words(), one_moment():
-    linked = st.query_params.get("model", "")  # before the sidebar, where one that is not here leaves it
+    address.note()
     sidebar.open_result()
     sidebar.sidebar()
-    address.read(sidebar.selection().card.name, linked)
+    address.read(sidebar.selection().card.name)
     tasks.fill_first()
     tasks.go_on()
     tasks.begin_page()
     with tasks.errors_in_words():
         page.run()
+    address.tell_left_out()
     address.write(sliders=not page.url_path)
     with st.sidebar:
         tasks.show_others()

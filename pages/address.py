@@ -7,7 +7,9 @@ pages without sliders, the layer overrides and the pins are read once a visit an
 import json
 import re
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from math import nan
 from typing import Any, TypeVar
 
 import streamlit as st
@@ -26,13 +28,17 @@ shorter than any recipe, and says which of several measurements of one recipe is
 KEY = re.compile(r"[0-9a-f]{20}")
 SEPARATOR = "."
 """Of pins: it needs no escape in an address, as a comma does."""
+MAX_TOLD = 80
+"""Characters of each thing of an address that is said."""
 EARLIER_PINS = "configurations"
 """As links to Compare once named them, one key each."""
 
 
-def in_address(key: str) -> dict[str, Any]:
-    """Arguments of a widget whose value is kept in the page's address, so that a link restores it."""
-    return {"key": key, "bind": "query-params"}
+def in_address(key: str, words: Callable[[Any], str] | None = None) -> dict[str, Any]:
+    """Arguments of a widget whose value is kept in the page's address, so that a link restores it; with what
+    its options are in ``words``, which the address says too."""
+    session().in_address[key] = words or str
+    return {"key": key, "bind": "query-params", **({"format_func": words} if words else {})}
 
 
 def whole_number(
@@ -64,21 +70,29 @@ def pills(
         options,
         selection_mode="multi",
         default=[one for one in options if one in default],
-        format_func=words,
         wrap=True,
         help=help,
-        **in_address(key),
+        **in_address(key, words),
     )
 
 
-def read(model: str, linked: str) -> None:
+def note() -> None:
+    """Remember what the address asks for, at the first run of a visit, before a control is drawn: Streamlit
+    drops from it what the control can't be set to."""
+    visit = session()
+    if not visit.address_read:
+        visit.linked = {name: tuple(st.query_params.get_all(name)) for name in st.query_params}
+
+
+def read(model: str) -> None:
     """Take over what the address says, at the first run of a visit; later the address follows the visit.
 
-    What is malformed is said and left out. Layer overrides are of the model that comes with them, ``linked``
-    where the address named one, and go with it: to the ``model`` that is chosen, or not at all.
+    What is malformed is said and left out. Layer overrides are of the model that comes with them, which the
+    address may have named, and go with it: to the ``model`` that is chosen, or not at all.
     """
     visit = session()
     if not visit.address_read:
+        linked = visit.linked.get("model", ("",))[-1]
         apart = linked not in ("", model) and not visit.model  # which a result that is opened has set
         visit.address_read, visit.model = True, model
         for words, part in PARTS.items():
@@ -88,6 +102,27 @@ def read(model: str, linked: str) -> None:
             _tell(LAYERS_LEFT_OUT, f"they are of {linked[:80]!r}, which is not among the models here")
     if visit.model != model:
         visit.model, visit.recipe = model, replace(visit.recipe, layers=())
+
+
+def tell_left_out() -> None:
+    """Say once, when a page was drawn, which settings of the link its controls were not set to, and what they
+    are set to instead."""
+    visit = session()
+    linked, visit.linked = visit.linked, {}
+    if "open" in linked:  # a result, which sets them all
+        return
+    earlier, wrong = earlier_names(), []
+    for name, words in visit.in_address.items():
+        asked = [text for text in linked.get(name, ()) if text and text not in earlier.get(name, {})]
+        value = st.session_state.get(name)
+        values = value if isinstance(value, list) else [value]
+        shown = list(map(words, values))
+        known = (*shown, *map(str, values))
+        if value is not None and (missing := [text for text in asked if not _among(text, known)]):
+            instead = ", ".join(shown) or "nothing"
+            wrong.append(f"{name}={', '.join(missing)[:MAX_TOLD]} ({instead[:MAX_TOLD]} is shown)")
+    if wrong:
+        _tell(SETTINGS_LEFT_OUT, ", ".join(wrong))
 
 
 def write(sliders: bool) -> None:
@@ -194,13 +229,14 @@ EARLIER_LABELS = {
     "granularity": {"a tensor": "tensor", "a channel": "channel", "a group": "group"},
 }
 
+SETTINGS_LEFT_OUT = "Settings of this link are left out"
 LAYERS_LEFT_OUT = "The layer overrides of this link are left out"
 PARTS: dict[str, Callable[[], None]] = {
     "The recipe of this link is left out": _read_recipe,
     LAYERS_LEFT_OUT: _read_layers,
     "Some pins of this link are left out": _read_pins,
     "The fine-tuning of this link is left out": _read_earlier_budget,
-    "Settings of this link are left out": _read_earlier_labels,
+    SETTINGS_LEFT_OUT: _read_earlier_labels,
 }
 """What is said where a part can't be read, and what reads it."""
 
@@ -216,6 +252,18 @@ def _tell(words: str, problem: str) -> None:
     """What is wrong with a part of the address stays on screen until it is closed: the next run, a moment
     later, has nothing left to complain of."""
     st.toast(f"{words}: {plain(problem)}.", icon=":material/error:", duration="infinite")
+
+
+def _among(text: str, shown: Collection[str]) -> bool:
+    """Whether a control shows what an address asks for, where 5 and 5.0 are the same."""
+    number = _number(text)
+    return any(text.casefold() == one.casefold() or number == _number(one) for one in shown)
+
+
+def _number(text: str) -> float:
+    with suppress(ValueError):
+        return float(text)
+    return nan  # which equals nothing
 
 
 def _compact(value: object) -> str:

@@ -66,9 +66,8 @@ def main() -> None:
         list(WHAT),
         default="configurations",
         required=True,
-        format_func=WHAT.__getitem__,
         label_visibility="collapsed",
-        **address.in_address("of"),
+        **address.in_address("of", WHAT.__getitem__),
     )
     if what == "files":
         two_files.show(chosen)
@@ -123,8 +122,7 @@ def configurations() -> None:
         COMPARED,
         default="drop",
         required=True,
-        format_func=lambda name: label_of(name, chosen),
-        **address.in_address("metric"),
+        **address.in_address("metric", lambda name: label_of(name, chosen)),
     )
     info = charts.compare_info(chosen, metric, reference)
     drawing.chart(info, "compare", height=120 + row_pixels(info.y) * len(chosen))
@@ -169,9 +167,8 @@ def raw_times(chosen: Sequence[Summary]) -> None:
             list(VIEWS),
             default="rounds",
             required=True,
-            format_func=VIEWS.__getitem__,
             label_visibility="collapsed",
-            **address.in_address("view"),
+            **address.in_address("view", VIEWS.__getitem__),
         )
     st.query_params["times"] = key
     if opened := tasks.store().get(key):

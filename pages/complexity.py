@@ -70,7 +70,9 @@ def main() -> None:
 
 def controls(model: ModelCard) -> ComplexityRequest:
     # Without weights it is another control, which has stacks, whatever was chosen or linked before.
-    kept = address.in_address("family") if model.ready else {"key": "stacks alone"}
+    words = {"stacks": "stacks of 10 to 10 M weights", "model": f"{plain(model.name)}'s layers"}.__getitem__
+    alone = {"key": "stacks alone", "format_func": words}
+    kept = address.in_address("family", words) if model.ready else alone
     with st.container(horizontal=True, vertical_alignment="bottom"):
         what = st.segmented_control(
             "Weights of",
@@ -78,10 +80,6 @@ def controls(model: ModelCard) -> ComplexityRequest:
             default="stacks",
             required=True,
             **kept,
-            format_func={
-                "stacks": "stacks of 10 to 10 M weights",
-                "model": f"{plain(model.name)}'s layers",
-            }.__getitem__,
             disabled=not model.ready,
             help="Stacks of linear layers made for this, or the layers of the model in the sidebar.",
         )

@@ -44,8 +44,7 @@ def read_recipe(model: str) -> Recipe:
         method = st.selectbox(
             "Method",
             list(methods()),
-            **address.in_address("method"),
-            format_func=lambda method: methods()[method][0],
+            **address.in_address("method", lambda method: methods()[method][0]),
             help=_methods_words(),
         )
     with more, st.popover("More"):
@@ -227,8 +226,7 @@ def _more(method: str, model: str) -> Details:
             allocation.label,
             pruner.allocations,
             index=pruner.allocations.index(pruner.allocation),
-            **address.in_address(f"{method}_allocation"),
-            format_func=allocation.choices.__getitem__,
+            **address.in_address(f"{method}_allocation", allocation.choices.__getitem__),
             help=allocation.help,
         )
     for name in pruner.options:
@@ -262,8 +260,7 @@ def _more(method: str, model: str) -> Details:
         list(QUANTIZERS),
         default=pruner.rounding,
         required=True,
-        **address.in_address(f"{method}_rounding"),
-        format_func=lambda rounding: QUANTIZERS[rounding].label,
+        **address.in_address(f"{method}_rounding", lambda rounding: QUANTIZERS[rounding].label),
         help=" ".join(f"{one.label}: {one.help}" for one in QUANTIZERS.values()),
     )
     quantizer = QUANTIZERS[rounding]
@@ -281,8 +278,7 @@ def _more(method: str, model: str) -> Details:
         GRIDS,
         default="automatic",
         required=True,
-        **address.in_address("grid"),
-        format_func=str.capitalize,
+        **address.in_address("grid", str.capitalize),
         help="Asymmetric grids have a zero point. Automatic takes one "
         + " or ".join(f"below {one.asymmetric_below} bits with {one.label}" for one in asymmetric)
         + ".",
@@ -293,8 +289,7 @@ def _more(method: str, model: str) -> Details:
             QUANTIZE_OPTIONS["range"].label,
             ranges,
             index=ranges.index(quantizer.range),
-            **address.in_address(f"{rounding}_range"),
-            format_func=QUANTIZE_OPTIONS["range"].choices.__getitem__,
+            **address.in_address(f"{rounding}_range", QUANTIZE_OPTIONS["range"].choices.__getitem__),
             help=QUANTIZE_OPTIONS["range"].help,
         )
     precision = _precision()
@@ -313,14 +308,13 @@ def _more(method: str, model: str) -> Details:
 def _option(key: str, option: Option) -> Any:
     """A switch for yes or no, buttons for few choices, a menu for many."""
     values, label = list(option.choices), option.choices.__getitem__
-    kept = {**address.in_address(key), "help": option.help or None}
+    words = option.help or None
     if values == [False, True]:
-        return st.toggle(option.label, **kept)
+        return st.toggle(option.label, **address.in_address(key), help=words)
+    kept = {**address.in_address(key, label), "help": words}
     if len(values) <= MAX_BUTTONS:
-        return st.segmented_control(
-            option.label, values, default=option.default, required=True, format_func=label, **kept
-        )
-    return st.selectbox(option.label, values, values.index(option.default), format_func=label, **kept)
+        return st.segmented_control(option.label, values, default=option.default, required=True, **kept)
+    return st.selectbox(option.label, values, values.index(option.default), **kept)
 
 
 def _step_words(model: str) -> str:
@@ -342,8 +336,7 @@ def _precision() -> str:
         possible,
         default="f32",
         required=True,
-        **address.in_address("precision"),
-        format_func=PRECISIONS.__getitem__,
+        **address.in_address("precision", PRECISIONS.__getitem__),
         help="What layers compute in where they have no int8 kernels. The baseline stays in float32.",
     )
     for name in PRECISIONS:

@@ -80,6 +80,37 @@ def follow_theme() -> None:
     component(data=st.context.theme.type, key="theme", on_switched_change=lambda: None)
 
 
+HISTORY = """
+export default () => {
+    if (window.paretoscopeHistory) return;
+    window.paretoscopeHistory = true;
+    const push = history.pushState.bind(history);
+    let before = null;
+    const act = () => { before = null; };
+    ["pointerdown", "keydown", "popstate"].forEach(kind => window.addEventListener(kind, act, true));
+    history.pushState = (state, title, url) => {
+        const to = new URL(url, location.href);
+        if (to.pathname === location.pathname) {
+            before ??= location.href;
+            history.replaceState(state, title, url);
+            return;
+        }
+        if (before) history.replaceState(history.state, title, before);
+        before = to.href;
+        push(state, title, url);
+    };
+}
+"""
+"""Streamlit adds an entry to the browser's history for each part of an address that it takes away or puts
+back, and Back went through recipes that nobody chose. Here a page is one entry: the parts change it, and as a
+page is left, its entry is as the visitor saw it last."""
+
+
+def one_entry_a_page() -> None:
+    """Have the browser's Back lead to the page before, with its recipe."""
+    st.components.v2.component("paretoscope_history", js=HISTORY)(key="history")
+
+
 def chart(
     info: Lines | Stacks | Parallel,
     key: str,

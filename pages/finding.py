@@ -98,18 +98,16 @@ def form() -> Question | None:
             "Optimise for",
             goals,
             index=0 if GOAL in st.session_state else goals.index(usual),
-            format_func=lambda name: metric(name).label,
             width=170,
-            **address.in_address(GOAL),
+            **address.in_address(GOAL, lambda name: metric(name).label),
             help="Latency, or what may be lost where nothing limits that: until you choose.",
         )
         budget = st.selectbox(
             "Time for the search",
             list(BUDGETS),
             index=list(BUDGETS).index(60),
-            format_func=BUDGETS.__getitem__,
             width=150,
-            **address.in_address("find_seconds"),
+            **address.in_address("find_seconds", BUDGETS.__getitem__),
         )
         possible = [name for name, problem in sidebar.catalogue().engines.items() if not problem]
         engines = address.pills(

@@ -73,8 +73,7 @@ def ask() -> int | None:
         method = st.selectbox(
             "Method",
             [NORMAL.prune.method, *(name for name in PRUNERS if name != NORMAL.prune.method)],
-            format_func=lambda name: PRUNERS[name].label,
-            **address.in_address("sweep_method"),
+            **address.in_address("sweep_method", lambda name: PRUNERS[name].label),
             disabled=before is not None,
             help=" ".join(f"{pruner.label}: {pruner.help}" for pruner in PRUNERS.values())
             + " Other options are those of the Explore page, if the same method is chosen there.",

@@ -49,10 +49,9 @@ def choose_recipe() -> Recipe:
     what = st.segmented_control(
         "Recipe",
         list(CHOICES),
-        format_func=CHOICES.__getitem__,
         default="int8" if explored.identity else "explore",
         required=True,
-        **address.in_address("what"),
+        **address.in_address("what", CHOICES.__getitem__),
         help="Compared with the uncompressed model on the same engine, with the same threads and streams.",
     )
     recipe = Recipe(quantize=INT8).canonical() if what == "int8" else explored

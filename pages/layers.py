@@ -63,8 +63,7 @@ def draw(request: Request, inspection: Inspection, jobs: list[Job]) -> None:
     layer = st.selectbox(
         "Layer",
         names,
-        **address.in_address("layer"),
-        format_func=lambda name: name.removesuffix(".weight"),
+        **address.in_address("layer", lambda name: name.removesuffix(".weight")),
     )
     uncompressed = replace(request, recipe=Recipe())
     left, right = st.container(key="charts-layer").columns(2)

@@ -3,7 +3,9 @@
 Widgets keep their own keys in ``st.session_state``; everything else that pages remember is a field here.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import streamlit as st
 
@@ -49,6 +51,8 @@ class Session:
     ``swept`` is the result of a sweep that was clicked, ``extends`` the sweep that the controls are to
     extend.
     ``usual_goal`` is what a search is to optimise for, as the limits given last suggest.
+    ``linked`` is what the address said when the visit began, until the controls were compared with it;
+    ``in_address`` says by the keys of controls what their values are called there.
     ``wanted`` is the largest value of each control of long work that the visitor set or agreed to.
     """
 
@@ -66,6 +70,8 @@ class Session:
     ahead: frozenset[str] | None = None
     stopped: set[str] = field(default_factory=set)
     shown: set[str] = field(default_factory=set)
+    linked: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    in_address: dict[str, Callable[[Any], str]] = field(default_factory=dict)
     wanted: dict[str, int] = field(default_factory=dict)
     bundled_images: bool | None = None
     layer_edits: int = 0

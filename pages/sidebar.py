@@ -215,8 +215,7 @@ def _choose_engine(found: Catalogue) -> str:
     engine: str = st.selectbox(
         "Engine",
         possible,
-        format_func=lambda name: ENGINES[name].label,
-        **in_address("engine"),
+        **in_address("engine", lambda name: ENGINES[name].label),
         help="What executes the model. The baseline always runs on the same engine and threads.\n\n"
         + "\n".join(f"- **{ENGINES[name].label}**: {ENGINES[name].help}" for name in possible),
     )
@@ -242,8 +241,7 @@ def _choose_threads() -> int:
     chosen: int = st.selectbox(
         "Threads",
         [0, *counts],
-        format_func=lambda count: str(count) if count else f"every core ({cores})",
-        **in_address("timed_threads"),
+        **in_address("timed_threads", lambda count: str(count) if count else f"every core ({cores})"),
         help="Threads of the model and its baseline. With few cores, one thread leaves the others to the "
         "browser, and timings are less noisy. The Latency page compares several numbers.",
     )
@@ -268,8 +266,7 @@ def _choose_images(card: ModelCard) -> DataSpec:
     path = st.selectbox(
         "Images",
         options,
-        format_func=lambda path: names.get(path, path),
-        **in_address("images"),
+        **in_address("images", lambda path: names.get(path, path)),
         accept_new_options=True,
         placeholder="Path of an image folder",
         help="The bundled set, images that were uploaded under Models and data, or a folder with one "

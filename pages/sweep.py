@@ -34,12 +34,11 @@ def main() -> None:
     asking = st.segmented_control(
         "Ask for",
         list(ASKING),
-        format_func=ASKING.__getitem__,
         default="grid",
         required=True,
         label_visibility="collapsed",
         on_change=show_newest,
-        **address.in_address("ask"),
+        **address.in_address("ask", ASKING.__getitem__),
     )
     history = ledger.sweeps(tasks.store())
     shown = shown_of([sweep for sweep in history if (sweep.answer is None) == (asking == "grid")])

@@ -11,6 +11,7 @@ from playwright.sync_api import expect
 from browser.conftest import (
     Dashboard,
     Visit,
+    act,
     card,
     cards,
     choose,
@@ -61,6 +62,22 @@ def test_each_slider_changes_the_figures(visit: Visit, dashboard: Dashboard) -> 
 
     for before, after in pairwise(seen):  # the clock may not tell two positions apart: latency is left out
         assert [before[card] for card in (0, 1, 3)] != [after[card] for card in (0, 1, 3)]
+
+
+def test_back_leads_to_the_page_before_with_its_recipe(visit: Visit) -> None:
+    page = visit("/?model=fashion-mlp&method=Magnitude&bits=16&sparsity=10")
+    asked, entries = page.url, page.evaluate("history.length")
+    for link in ("Layers", "Explore"):
+        act(page, page.get_by_role("link", name=link).first.click)
+    assert page.evaluate("history.length") == entries + 2, "one a page"
+    assert "/layers?" not in page.url
+    assert {"bits=16", "sparsity=10"} <= set(page.url.partition("?")[2].split("&"))
+    act(page, page.go_back)
+    assert "/layers?" in page.url
+    assert "recipe=" in page.url
+    act(page, page.go_back)
+    assert page.url == asked
+    expect(page.get_by_role("slider", name="Sparsity")).to_have_value("10")
 
 
 ACCURACY_WITHOUT_LATENCY = """

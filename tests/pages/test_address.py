@@ -50,7 +50,8 @@ def test_layer_overrides_of_a_model_that_is_not_here_go_to_no_other(started: Sta
     page = open_page("explore", {"model": "nosuch", "layers": compact(LAYERS), "recipe": compact(RECIPE)})
     assert page.session_state["session"].recipe.layers == ()
     assert page.slider(key="sparsity").value == 50
-    (told,) = (one.value for one in page.toast)
+    told, instead = (one.value for one in page.toast)
+    assert instead == "Settings of this link are left out: model=nosuch (fashion-resnet is shown)."
     assert "layer overrides of this link are left out: they are of 'nosuch', which is not among" in told
     assert "layers" not in page.query_params
     for named in ({"model": "fashion-mlp"}, {}):
@@ -60,6 +61,37 @@ def test_layer_overrides_of_a_model_that_is_not_here_go_to_no_other(started: Sta
     tasks.store().put(opened)
     page = open_page("explore", {"model": "nosuch", "open": opened.key})
     assert page.session_state["session"].recipe.layers == opened.request.recipe.layers != ()
+
+
+def test_what_a_control_can_not_be_set_to_is_said_with_what_it_shows_instead(started: Started) -> None:
+    link = {"model": "my_resnet", "engine": "TensorRT", "bits": "99", "sparsity": "abc", "activations": "8"}
+    page = open_page("explore", link)
+    told = page.toast[0].value.replace("\\", "")
+    assert told == (
+        "Settings of this link are left out: model=my_resnet (fashion-resnet is shown), "
+        "engine=TensorRT (OpenVINO is shown), sparsity=abc (0 is shown), bits=99 (32 is shown)."
+    )
+    assert not page.run().toast
+
+
+@pytest.mark.parametrize(
+    ("name", "link"),
+    [
+        (
+            "explore",
+            {"bits": "32", "sparsity": "0", "method": "Magnitude", "engine": "OpenVINO", "effort": "0"},
+        ),
+        (
+            "explore",
+            {"method": "Threshold", "threshold": "0.05", "match": "true", "granularity": "per tensor"},
+        ),
+        ("sweep", {"sweep_bits": ["4", "8"], "sweep_method": "Channels", "ask": "The best under limits"}),
+    ],
+)
+def test_what_controls_show_as_a_link_says_is_not_complained_of(
+    started: Started, name: str, link: dict[str, str | list[str]]
+) -> None:
+    assert not open_page(name, link).toast
 
 
 def test_a_link_to_compare_of_before_keeps_its_configurations(started: Started) -> None:
