@@ -136,8 +136,8 @@ def _choose(about: Examined, data: DataSpec) -> Choices | None:
             key=f"classes {about.file}",
             placeholder=f"Those in the file: {', '.join(about.class_names[:20])}"
             if about.class_names
-            else "One a line, in the order of the outputs. Without them, class folders are taken in "
-            "alphabetical order.",
+            else "One a line, in the order of the outputs. Without them, as many class folders as "
+            "the model has outputs are taken in alphabetical order.",
         )
         classifier = st.checkbox(
             "It is a classifier",
