@@ -7,7 +7,7 @@ from optimizer.data.example import example_image
 from optimizer.data.selection import recent_fingerprint
 from optimizer.errors import ParetoscopeError
 from optimizer.model.added import cards, uploads
-from optimizer.model.added.cards import AddedModel, Choices, Examined, Trial
+from optimizer.model.added.cards import AddedModel, Choices, Examined, Refused, Trial
 from optimizer.model.added.containers import MODEL_FILES
 from optimizer.model.preprocessing import CHANNELS, INTERPOLATIONS, MAX_SIDE, PRESETS, RANGES, Preprocessing
 from optimizer.records import DataSpec, digest
@@ -67,7 +67,11 @@ def _add(task: str, asked: object, data: DataSpec) -> None:
     if not job.over:
         tasks.refresh_when_over([job])
         return
-    about = tasks.finished(job, Examined)
+    about = tasks.finished(job, object)
+    if isinstance(about, Refused):
+        st.error(plain(about.words), icon=":material/error:")
+        return
+    assert isinstance(about, Examined)
     if not about.problem and not cards.content_path(about.file).is_file():  # removed since
         tasks.pool().forget(key)
         st.rerun()
