@@ -31,7 +31,8 @@ def show(data: DataSpec) -> None:
         max_upload_size=MAX_UPLOAD_MB,
         help="Weights as .safetensors, or as .pt and .pth that hold nothing but tensors; or a network of "
         "images as .onnx. It is read in a process of its own, nothing in it is run, and it stays on this "
-        "machine.",
+        f"machine. A file of more than {MAX_UPLOAD_MB} MB comes in by a shell there: `paretoscope add NAME "
+        "--checkpoint FILE`, or `--onnx FILE`.",
     )
     named = st.text_input(
         "Or a classifier of the Hugging Face hub",

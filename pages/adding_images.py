@@ -27,7 +27,9 @@ def uploader() -> None:
         help="Images, or a ZIP file of them. With a folder for each class in it they have labels, and a "
         f"{INDEX_NAMES[-1]} beside those may say which output each is; without, answers are compared with "
         "the uncompressed model's. They stay on the machine that serves this page, where its other visitors "
-        "can use them too, until somebody removes them.",
+        "can use them too, until somebody removes them. A folder of more than "
+        f"{MAX_UPLOAD_MB} MB is opened to this page where it is started: `paretoscope dashboard --images "
+        "FOLDER`.",
     )
     if not files:
         return

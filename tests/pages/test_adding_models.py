@@ -118,6 +118,14 @@ def test_where_this_machine_lacks_something_a_file_can_be_tried_again(
     assert any(button.label == "Try again" for button in page.button)
 
 
+def test_what_is_too_large_to_upload_has_another_way_in(page: AppTest) -> None:
+    helps = {uploader.label: uploader.help for uploader in page.file_uploader}
+    assert (
+        "more than 300 MB comes in by a shell there: `paretoscope add NAME" in helps["A model file of yours"]
+    )
+    assert "`paretoscope dashboard --images FOLDER`" in helps["Your images"]
+
+
 def test_a_preset_changes_what_the_network_will_see(page: AppTest, started: Started, content: bytes) -> None:
     give(page, NAME, content)
     started.do("examine")
