@@ -22,6 +22,10 @@ COMPACT = """
     .st-key-recipe [data-testid="stColumn"]:has([data-testid="stSelectbox"]) { flex: 1 0 10rem; }
     .st-key-recipe [data-testid="stColumn"]:has([data-testid="stSlider"]) { flex: 2 0 7.25rem; }
 }
+@media (hover: none) {
+    .stPlotlyChart .modebar-group:not(:last-child), .st-key-picture { display: none; }
+    .stDataFrame { margin-top: 3rem; }
+}
 """
 
 limit_visitors()  # before a worker is started, which inherits it

@@ -12,7 +12,7 @@ from optimizer.analysis.screening import ScreenedOut
 from optimizer.analysis.serving import ServingRequest, configurations
 from optimizer.analysis.two_files import CompareRequest
 from optimizer.data.classes import ClassMapping
-from optimizer.errors import unknown
+from optimizer.errors import InputError, unknown
 from optimizer.methods import plugins
 from optimizer.methods.artifacts import ARTIFACTS, ArtifactInfo
 from optimizer.methods.engines import ENGINES
@@ -39,7 +39,7 @@ from optimizer.system.machine_lock import exclusive
 from optimizer.system.process_pool import Limits
 
 if TYPE_CHECKING:
-    from optimizer.model.added.cards import AddedModel, Choices, Examined, Trial
+    from optimizer.model.added.cards import AddedModel, Choices, Examined, Refused, Trial
 
 TARGET = "optimizer.work:run"
 MAX_STEP_SECONDS = 10.0
@@ -142,12 +142,17 @@ def _download(model: str, report: Report) -> str:
     return str(catalogue.download(model, report, force=True))
 
 
-def _examine(asked: tuple[str, str, str], report: Report) -> "Examined":
+def _examine(asked: tuple[str, str, str], report: Report) -> "Examined | Refused":
     """What an upload holds: its name in the data folder, what its visitor calls it, and an architecture."""
     from optimizer.model.added import cards, files
 
     kept, called, architecture = asked
-    return files.examine(cards.content_path(kept), architecture, report, external=False, called=called)
+    try:
+        return files.examine(cards.content_path(kept), architecture, report, external=False, called=called)
+    except InputError as error:
+        if architecture:  # it may be that which is wrong
+            raise
+        return cards.Refused(str(error))
 
 
 def _examine_hub(name: str, report: Report) -> "Examined":

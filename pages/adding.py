@@ -7,7 +7,7 @@ from optimizer.data.example import example_image
 from optimizer.data.selection import recent_fingerprint
 from optimizer.errors import ParetoscopeError
 from optimizer.model.added import cards, uploads
-from optimizer.model.added.cards import AddedModel, Choices, Examined, Trial
+from optimizer.model.added.cards import AddedModel, Choices, Examined, Refused, Trial
 from optimizer.model.added.containers import MODEL_FILES
 from optimizer.model.preprocessing import CHANNELS, INTERPOLATIONS, MAX_SIDE, PRESETS, RANGES, Preprocessing
 from optimizer.records import DataSpec, digest
@@ -31,7 +31,8 @@ def show(data: DataSpec) -> None:
         max_upload_size=MAX_UPLOAD_MB,
         help="Weights as .safetensors, or as .pt and .pth that hold nothing but tensors; or a network of "
         "images as .onnx. It is read in a process of its own, nothing in it is run, and it stays on this "
-        "machine.",
+        f"machine. A file of more than {MAX_UPLOAD_MB} MB comes in by a shell there: `paretoscope add NAME "
+        "--checkpoint FILE`, or `--onnx FILE`.",
     )
     named = st.text_input(
         "Or a classifier of the Hugging Face hub",
@@ -67,7 +68,11 @@ def _add(task: str, asked: object, data: DataSpec) -> None:
     if not job.over:
         tasks.refresh_when_over([job])
         return
-    about = tasks.finished(job, Examined)
+    about = tasks.finished(job, object)
+    if isinstance(about, Refused):
+        st.error(plain(about.words), icon=":material/error:")
+        return
+    assert isinstance(about, Examined)
     if not about.problem and not cards.content_path(about.file).is_file():  # removed since
         tasks.pool().forget(key)
         st.rerun()
@@ -136,8 +141,8 @@ def _choose(about: Examined, data: DataSpec) -> Choices | None:
             key=f"classes {about.file}",
             placeholder=f"Those in the file: {', '.join(about.class_names[:20])}"
             if about.class_names
-            else "One a line, in the order of the outputs. Without them, class folders are taken in "
-            "alphabetical order.",
+            else "One a line, in the order of the outputs. Without them, as many class folders as "
+            "the model has outputs are taken in alphabetical order.",
         )
         classifier = st.checkbox(
             "It is a classifier",

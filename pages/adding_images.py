@@ -5,7 +5,7 @@ from pathlib import Path
 import streamlit as st
 
 from optimizer.data import uploaded
-from optimizer.data.folders import EXTENSIONS, list_folder, named
+from optimizer.data.folders import EXTENSIONS, INDEX_NAMES, list_folder, named
 from optimizer.errors import InputError
 from optimizer.formats import count
 from optimizer.records import digest
@@ -24,9 +24,12 @@ def uploader() -> None:
         accept_multiple_files=True,
         key=f"images {visit.image_uploads}",
         max_upload_size=MAX_UPLOAD_MB,
-        help="Images, or a ZIP file of them. With a folder for each class in it they have labels; without, "
-        "answers are compared with the uncompressed model's. They stay on the machine that serves this "
-        "page, where its other visitors can use them too, until somebody removes them.",
+        help="Images, or a ZIP file of them. With a folder for each class in it they have labels, and a "
+        f"{INDEX_NAMES[-1]} beside those may say which output each is; without, answers are compared with "
+        "the uncompressed model's. They stay on the machine that serves this page, where its other visitors "
+        "can use them too, until somebody removes them. A folder of more than "
+        f"{MAX_UPLOAD_MB} MB is opened to this page where it is started: `paretoscope dashboard --images "
+        "FOLDER`.",
     )
     if not files:
         return

@@ -91,7 +91,8 @@ def _side(name: str, ready: list[str]) -> NetworkRef | None:
         key=f"file {name}",
         label_visibility="collapsed",
         max_upload_size=MAX_UPLOAD_MB,
-        help="Read in a process of its own; nothing in it is run as code, and it stays on this machine.",
+        help="Read in a process of its own; nothing in it is run as code, and it stays on this machine. "
+        f"A file of more than {MAX_UPLOAD_MB} MB is compared in a shell there: `paretoscope compare A B`.",
     )
     kept = {Path(file.name).suffix.lower(): (file.name, _kept(file)) for file in given}
     networks = [suffix for suffix in kept if suffix != ".bin"]

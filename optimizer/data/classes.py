@@ -13,10 +13,11 @@ from optimizer.data.folders import INDEX_NAMES, expand, is_within, list_folder, 
 from optimizer.errors import InputError
 
 INDEX_MAX_BYTES = 10_000_000
-INDEX_FORMATS = (
+JSON_FORMATS = (
     'use JSON such as {"tench": 0}, {"n01440764": {"index": 0, "name": "tench"}} or '
-    '{"0": ["n01440764", "tench"]}, or a text file with one class name a line'
+    '{"0": ["n01440764", "tench"]}'
 )
+INDEX_FORMATS = f"{JSON_FORMATS}, or a text file with one class name a line"
 
 
 @dataclass(frozen=True, slots=True)

@@ -109,6 +109,16 @@ def uploads_root() -> Path:
     return Path(os.path.realpath(home_path() / IMAGES))
 
 
+def is_uploaded(folder: Path) -> bool:
+    """Whether it is a set of images that a visitor uploaded."""
+    return Path(os.path.realpath(folder)).parent == uploads_root()
+
+
+def place_of(folder: Path) -> str:
+    """A folder as its user knows it: a set of images that were uploaded by its name."""
+    return f"the uploaded set {folder.name}" if is_uploaded(folder) else str(folder)
+
+
 def allowed_roots() -> tuple[Path, ...]:
     """What visitors of the page may open: :func:`opened_roots`, and what was uploaded."""
     return (*opened_roots(), uploads_root())

@@ -15,7 +15,7 @@ from torch import Tensor
 from optimizer.data.classes import ClassMapping
 from optimizer.data.decoding import DECODERS, Allowance, decoded, is_turned
 from optimizer.data.duplicates import copies, digest_of
-from optimizer.data.folders import list_folder
+from optimizer.data.folders import expand, list_folder, place_of
 from optimizer.data.selection import (
     BUNDLED_ARCHIVES,
     CALIBRATION_LIMIT,
@@ -113,9 +113,9 @@ def _forget_oldest() -> None:
 
 
 def _load_folder(model: LoadedModel, spec: DataSpec, report: Report, limit: int | None) -> Datasets:
-    report(None, f"listing {spec.path}")
+    report(None, f"listing {place_of(expand(spec.path or ''))}")
     names, wordnet_ids = classes_of(model, spec)
-    chosen = select(spec, names, wordnet_ids)
+    chosen = select(spec, names, wordnet_ids, unnamed=not model.classes)
     evaluation = chosen.evaluation[:limit]
     _make_room(model, len(evaluation), len(chosen.calibration))
     read = _read(model, evaluation, "images", report)

@@ -13,15 +13,18 @@ from typing import TypeVar
 
 import numpy as np
 
-from optimizer.data.classes import INDEX_FORMATS, ClassMapping, index_file, map_classes
+from optimizer.data.classes import INDEX_FORMATS, JSON_FORMATS, ClassMapping, index_file, map_classes
 from optimizer.data.folders import (
+    INDEX_NAMES,
     RECENT_SECONDS,
     Listing,
     check_again,
     content,
     expand,
+    is_uploaded,
     list_folder,
     named,
+    place_of,
     stamp,
 )
 from optimizer.errors import InputError
@@ -53,12 +56,14 @@ class Selection:
     notes: tuple[str, ...]
 
 
-def select(spec: DataSpec, classes: Sequence[str] | None, wordnet_ids: Sequence[str] = ()) -> Selection:
+def select(
+    spec: DataSpec, classes: Sequence[str] | None, wordnet_ids: Sequence[str] = (), unnamed: bool = False
+) -> Selection:
     """Who is evaluated and who calibrates, of a folder. Opens no image, reads some to compare their content.
 
-    Without ``classes`` (None) the folders are no labels. Raises InputError: no folder or none with images, no
-    class that maps, a calibration folder that is the evaluation folder or holds nothing else, too few images
-    to set some aside.
+    Without ``classes`` (None) the folders are no labels; ``unnamed`` ones are the outputs' numbers. Raises
+    InputError: no folder or none with images, no class that maps, a calibration folder that is the evaluation
+    folder or holds nothing else, too few images to set some aside.
     """
     if spec.path is None:
         raise InputError("no image folder is given")
@@ -68,7 +73,7 @@ def select(spec: DataSpec, classes: Sequence[str] | None, wordnet_ids: Sequence[
         classes, listing = (), replace(listing, folders=(None,) * len(listing.images))
     mapping = map_classes(listing.classes, classes, wordnet_ids, spec.class_index, listing.path)
     if listing.classes and not mapping.mapped:
-        raise _nothing_maps(listing, classes)
+        raise _nothing_maps(listing, classes, unnamed)
     notes = _listing_notes(listing, mapping)
     outputs: dict[str | None, int] = {entry.folder: entry.index for entry in mapping.mapped}
     usable = [
@@ -82,8 +87,8 @@ def select(spec: DataSpec, classes: Sequence[str] | None, wordnet_ids: Sequence[
         aside = max(1, round(spec.calibration_share * len(usable)))
         if aside == len(usable):
             raise InputError(
-                f"{listing.path} has too few images to set a share of {spec.calibration_share:g} aside for "
-                "calibration: give more images, another share, or a calibration folder"
+                f"{place_of(listing.path)} has too few images to set a share of {spec.calibration_share:g} "
+                "aside for calibration: give more images, another share, or a calibration folder"
             )
         candidates, usable = [file for file, _ in usable[:aside]], usable[aside:]
     if len(usable) > spec.limit:
@@ -212,9 +217,23 @@ def _listing_notes(listing: Listing, mapping: ClassMapping) -> list[str]:
     return notes
 
 
-def _nothing_maps(listing: Listing, classes: Sequence[str]) -> InputError:
+def _nothing_maps(listing: Listing, classes: Sequence[str], unnamed: bool) -> InputError:
+    folders, outputs = f"{named(listing.classes, 'folder')} in {place_of(listing.path)}", len(classes)
+    given = is_uploaded(listing.path)
+    if given:
+        beside = f"{' or '.join(INDEX_NAMES)} beside them into the ZIP file"
+        index = f"put a class index file {beside}: {JSON_FORMATS}"
+    else:
+        index = f"give a class index file: {INDEX_FORMATS}"
+    if unnamed:
+        return InputError(
+            f"which classes the {folders} are is not known: the model has no class names. As many class "
+            "folders as the model has outputs are taken in alphabetical order: there are "
+            f"{len(listing.classes):,} and {outputs:,}. Give {outputs:,}, name them by the outputs' numbers "
+            f"(0 to {outputs - 1}), or {index}"
+        )
+    name = "Name" if given else "Give the folder whose subfolders are classes, name"
     return InputError(
-        f"none of the {named(listing.classes, 'folder')} in {listing.path} is a class of the model, which "
-        f"has {named(classes, 'class', 'classes')}. Give the folder whose subfolders are classes, name them "
-        f"by WordNet id or class name, or give a class index file: {INDEX_FORMATS}"
+        f"none of the {folders} is a class of the model, which has {named(classes, 'class', 'classes')}. "
+        f"{name} them by WordNet id or class name, or {index}"
     )

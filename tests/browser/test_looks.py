@@ -40,6 +40,23 @@ def test_light_and_dark_narrow_and_wide(visit: Visit, address: str) -> None:
             page.wait_for_function(WHOLE_CONTROLS)
 
 
+@pytest.mark.parametrize(
+    ("address", "bar"),
+    [
+        ("/?sparsity=50&method=Magnitude", ".modebar-btn:visible"),
+        ("/sweep", "[data-testid=stElementToolbar]"),
+        ("/layers", "[data-testid=stElementToolbar]"),
+    ],
+)
+def test_toolbars_that_a_touch_screen_always_shows_cover_no_words(
+    visit: Visit, address: str, bar: str
+) -> None:
+    telephone = {"viewport": {"width": 420, "height": 900}, "is_mobile": True, "has_touch": True}
+    page = visit(address, wait=False, **telephone)
+    expect(page.locator(bar).first).to_be_visible()
+    page.wait_for_function(WORDS_CLEAR_OF_TOOLBARS)
+
+
 def test_charts_follow_a_switch_between_light_and_dark(visit: Visit) -> None:
     page = visit("/?model=fashion-resnet&method=Magnitude&sparsity=50", color_scheme="light")
     titles = page.locator(".js-plotly-plot .gtitle")
@@ -57,6 +74,16 @@ WHOLE_TITLES = """
         chart.querySelector(".gtitle").getBoundingClientRect().right <= chart.getBoundingClientRect().right)
 """
 """Whether the title of every chart fits into it, which is drawn anew a moment after its width has changed."""
+
+
+WORDS_CLEAR_OF_TOOLBARS = """() => {
+    const boxes = selector => [...document.querySelectorAll(selector)]
+        .filter(one => one.checkVisibility()).map(one => one.getBoundingClientRect());
+    const words = boxes(".gtitle, .gtitle-subtitle, [data-testid=stMain] [data-testid=stMarkdownContainer]");
+    return boxes(".modebar-btn, [data-testid=stElementToolbar]").every(bar => words.every(box =>
+        box.right <= bar.left || bar.right <= box.left || box.bottom <= bar.top || bar.bottom <= box.top));
+}"""
+"""Whether no button of a chart and no toolbar of a table lies over a title or a paragraph."""
 
 
 WHOLE_CONTROLS = """

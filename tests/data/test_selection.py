@@ -20,6 +20,7 @@ from optimizer.data.selection import fingerprint, recent_fingerprint, select
 from optimizer.errors import InputError
 from optimizer.records import DataSpec, Request, Settings
 from optimizer.store.keys import request_key, request_keys
+from optimizer.system.uploads import IMAGES
 
 
 def test_nothing_that_maps_says_how_to_map(fill: Fill) -> None:
@@ -28,6 +29,28 @@ def test_nothing_that_maps_says_how_to_map(fill: Fill) -> None:
         InputError, match=r"none of the 2 folders \(cat, dog\).*T-shirt/top.*class index file"
     ):
         select(DataSpec(str(top)), CLASSES)
+
+
+def test_folders_of_a_model_without_class_names_are_counted(fill: Fill) -> None:
+    top = fill("a/1.jpg", "b/2.jpg", "c/3.jpg")
+    with pytest.raises(InputError, match=r"alphabetical order: there are 3 and 5. Give 5, .*\(0 to 4\)"):
+        select(DataSpec(str(top)), tuple("01234"), unnamed=True)
+
+
+@pytest.mark.parametrize("unnamed", [True, False])
+def test_what_was_uploaded_is_mended_in_its_zip_file(home: Path, unnamed: bool) -> None:
+    top = home / IMAGES / "photos 0123"
+    for folder in ("a", "b"):
+        (top / folder).mkdir(parents=True)
+        (top / folder / "1.jpg").touch()
+    with pytest.raises(InputError) as raised:
+        select(DataSpec(str(top)), CLASSES, unnamed=unnamed)
+    words = str(raised.value)
+    assert "in the uploaded set photos 0123" in words
+    assert "class_index.json beside them into the ZIP file" in words
+    assert "Give the folder" not in words
+    assert "text file" not in words
+    assert str(home) not in words
 
 
 def test_unmapped_folders_are_left_out_and_named(fill: Fill) -> None:

@@ -201,7 +201,7 @@ def test_bombs_are_refused_before_they_unpack(zipped: bytes, cnn: nn.Module) -> 
 def test_a_header_larger_than_the_file_is_refused(zipped: bytes, cnn: nn.Module) -> None:
     files, (name, content) = entries(zipped), model_of(zipped)
     for head in (2**63, len(content) - 7, 9 << 20):
-        with pytest.raises(InputError, match="header of the safetensors file"):
+        with pytest.raises(InputError, match="no safetensors file, or is cut off"):
             load(zip_of({**files, name: struct.pack("<Q", head) + content[8:]}), cnn)
     for header in (b"[1]", b"{", b"[" * 100_000, b"\xff\xff"):
         with pytest.raises(InputError, match="damaged"):

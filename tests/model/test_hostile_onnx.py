@@ -34,6 +34,13 @@ def test_a_hostile_file_is_refused(name: str, tmp_path: Path) -> None:
     assert not (tmp_path / "kept.onnx").exists()
 
 
+def test_text_is_no_onnx_file(tmp_path: Path) -> None:
+    path = tmp_path / "notes.onnx"
+    path.write_text("no network")
+    with pytest.raises(InputError, match="^it is no ONNX file, or a damaged one"):
+        read_onnx(path, tmp_path / "kept.onnx", False, lambda more: None)
+
+
 @pytest.mark.parametrize("name", [name for name in UNCONVERTIBLE if not name.startswith("memory")])
 def test_what_can_t_be_converted_is_named(name: str, tmp_path: Path) -> None:
     model = UNCONVERTIBLE[name]

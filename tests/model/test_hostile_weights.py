@@ -51,6 +51,20 @@ def test_there_are_many() -> None:
     assert len(HOSTILE) >= 200
 
 
+@pytest.mark.parametrize("name", ["a.safetensors", "a.pt", "a.onnx"])
+def test_an_empty_file_is_said_to_be_empty(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).touch()
+    with pytest.raises(InputError, match=rf"^{name} is empty \(0 bytes\): export or download it again$"):
+        files.examine(tmp_path / name)
+
+
+def test_text_is_no_safetensors_file(tmp_path: Path) -> None:
+    path = tmp_path / "notes.safetensors"
+    path.write_text("no weights")
+    with pytest.raises(InputError, match="it is no safetensors file"):
+        child.READERS["checkpoint"]({"file": str(path)}, lambda **_: None)
+
+
 @pytest.mark.slow
 def test_each_is_refused_and_nothing_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In this process, whose memory is not limited: what would ask for too much of it is caught before."""

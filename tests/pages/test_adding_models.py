@@ -10,7 +10,7 @@ from started import Started
 from streamlit.testing.v1 import AppTest
 
 from optimizer.errors import InputError
-from optimizer.model.added import cards, files, tensors, uploads
+from optimizer.model.added import cards, files, onnx_file, tensors, uploads
 from optimizer.model.added.cards import Examined
 from optimizer.model.cifar_resnet import CifarResNet
 from optimizer.system.uploads import UPLOADS_VARIABLE
@@ -97,13 +97,33 @@ def listed() -> object:
     return work.run("catalogue", None, quiet)
 
 
-def test_what_is_refused_is_said_and_can_be_tried_again(page: AppTest, started: Started) -> None:
+def test_what_is_refused_is_said_and_not_tried_again(page: AppTest, started: Started) -> None:
     give(page, "notes.pt", b"no weights")
     started.do("examine")
     page.run()
     assert not page.exception
-    assert page.error
+    assert "it is damaged, or holds more than tensors" in page.error[0].value
+    assert not any(button.label == "Try again" for button in page.button)
+
+
+def test_where_this_machine_lacks_something_a_file_can_be_tried_again(
+    page: AppTest, started: Started, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnx_file, "PACKAGES", ("nosuchpackage",))
+    give(page, "net.onnx", b"a network")
+    started.do("examine")
+    page.run()
+    assert not page.exception
+    assert "nosuchpackage" in page.error[0].value
     assert any(button.label == "Try again" for button in page.button)
+
+
+def test_what_is_too_large_to_upload_has_another_way_in(page: AppTest) -> None:
+    helps = {uploader.label: uploader.help for uploader in page.file_uploader}
+    assert (
+        "more than 300 MB comes in by a shell there: `paretoscope add NAME" in helps["A model file of yours"]
+    )
+    assert "`paretoscope dashboard --images FOLDER`" in helps["Your images"]
 
 
 def test_a_preset_changes_what_the_network_will_see(page: AppTest, started: Started, content: bytes) -> None:

@@ -70,7 +70,14 @@ class AddedModel:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
+class Refused:
+    """A user's own file that would be refused again, whenever it is looked into: why."""
+
+    words: str
+
+
+@dataclass(frozen=True)
 class Examined:
     """What a user's file holds, before it is added: ``file`` is the name of its content here.
 

@@ -36,8 +36,8 @@ def read_header(content: bytes, total: int) -> dict[str, Any]:
     size = int.from_bytes(content[:8], "little")
     if len(content) < 8 or size > min(MAX_HEADER_BYTES, total - 8):
         raise InputError(
-            f"the header of the safetensors file has {size:,} bytes, more than the file or the allowed "
-            f"{MAX_HEADER_BYTES:,}: download or write it again"
+            f"it is no safetensors file, or is cut off: it says that its header has {size:,} bytes, more "
+            f"than the file or the allowed {MAX_HEADER_BYTES:,}. Download or write it again"
         )
     try:
         header = json.loads(content[8 : 8 + size], object_pairs_hook=_once)

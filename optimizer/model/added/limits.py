@@ -37,6 +37,8 @@ def read_limited(reader: str, file: Path, name: str, runs: bool = False, **optio
     ``runs`` it has the network answer images. Raises InputError, which calls the file ``name``, for one that
     is refused."""
     size = file.stat().st_size
+    if not size:
+        raise InputError(f"{name} is empty (0 bytes): export or download it again")
     if size > MAX_FILE_BYTES:
         raise InputError(
             f"{name} has {format_bytes(size)}: files of up to {format_bytes(MAX_FILE_BYTES)} are read"
@@ -99,7 +101,8 @@ def refusal(error: BaseException) -> str:
         return str(error)
     if lacks_memory(error):
         return "reading it would take more memory than a file of its size may"
-    return f"it is damaged or of another kind ({type(error).__name__}: {one_line(error, 200)})"
+    said = ": ".join(dict.fromkeys((type(error).__name__, one_line(error, 200))))
+    return f"it is damaged or of another kind ({said})"
 
 
 def lacks_memory(error: BaseException) -> bool:

@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import onnx
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped, import-not-found]
 from onnx import TensorProto, helper, numpy_helper
 
 from optimizer.errors import InputError
@@ -37,7 +38,10 @@ def read_onnx(file: Path, target: Path, external: bool, grow: Callable[[int], No
     ``external`` data may lie beside it; ``grow`` is told how many bytes they have in all. Raises InputError,
     and whatever damaged bytes make protobuf raise.
     """
-    model = onnx.load(file, load_external_data=False)
+    try:
+        model = onnx.load(file, load_external_data=False)
+    except DecodeError as error:
+        raise InputError("it is no ONNX file, or a damaged one: export the network to ONNX again") from error
     graph = model.graph
     _check_nodes(model)
     _take_in(graph, file.parent if external else None, grow)
