@@ -184,10 +184,16 @@ def _read(node: Node, constants: dict[str, Any], shapes: dict[str, tuple[int, ..
             f"the model changes {node.all_input_nodes[0].name} in place and uses it elsewhere, which the "
             f"sparse engine can't follow. {use_another('sparse')}"
         )
-    reader = READERS.get(node.target)
+    reader = READERS.get(node.target) if _in_float32(node) else None
     known = reader(op, *_arguments(node)) if reader else None
     computed = known and {known.weight, known.bias} - {""} - constants.keys()  # as attention splits its own
     return op if known is None or computed or not known.inputs else known
+
+
+def _in_float32(node: Node) -> bool:
+    """Whether all that it reads and gives is: the kernels would take whole numbers' bits for floats."""
+    values = [one.meta.get("val") for one in (node, *node.all_input_nodes)]
+    return all(isinstance(one, Tensor) and one.dtype == torch.float32 for one in values)
 
 
 def _arguments(node: Node) -> list[Any]:
