@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Node
 
+from optimizer.engine.exporting import advice, quiet
 from optimizer.errors import WorkError, one_line
 from optimizer.methods.engines import use_another
 from optimizer.model.examples import examples
@@ -135,14 +136,14 @@ class Trace:
 def trace(model: nn.Module, shape: Sequence[int]) -> Trace:
     """The operations of ``model`` for inputs of ``shape`` ``[N, C, H, W]``. Raises WorkError."""
     try:
-        with torch.no_grad():
+        with torch.no_grad(), quiet():
             exported = torch.export.export(
                 model, (examples(model, tuple(shape[1:]), shape[0]),), strict=False
             )
     except Exception as error:  # exporting runs the model's own code: anything may come out of it
         raise WorkError(
             f"the model can't be exported for the sparse engine: {one_line(error, 300)}. "
-            + use_another("sparse")
+            + advice("sparse", error)
         ) from error
     signature = exported.graph_signature
     constants: dict[str, str | Tensor] = {
