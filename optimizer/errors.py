@@ -1,7 +1,11 @@
 """The one root exception. A message names the value, what is allowed, and what to do."""
 
+import re
 from numbers import Integral, Real
 from typing import Any
+
+COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+"""What a terminal shows the rest of a text in another colour by."""
 
 
 class ParetoscopeError(Exception):
@@ -59,10 +63,12 @@ def one_line(error: object, most: int | None = None) -> str:
 
     >>> one_line(ValueError("shape of\\n  [3, 4]"))
     'shape of [3, 4]'
+    >>> one_line("\\x1b[96mstep 1\\x1b[0m of 3")
+    'step 1 of 3'
     >>> one_line(MemoryError())
     'MemoryError'
     """
-    return " ".join(str(error).split())[:most] or type(error).__name__
+    return " ".join(COLOURS.sub("", str(error)).split())[:most] or type(error).__name__
 
 
 def words_of(error: Exception) -> str:

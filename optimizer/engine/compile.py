@@ -26,10 +26,10 @@ from torch import Tensor, nn
 from optimizer.compression.apply import CompressedModel
 from optimizer.engine import inductor
 from optimizer.engine.base import Array, Build, Engine, Load, Runner, in_batches, scoring_batch
+from optimizer.engine.exporting import advice, quiet
 from optimizer.engine.realised import simulated
 from optimizer.engine.torch import DTYPES, FACTORS, RoundActivations, activation_ranges, parameters_of
 from optimizer.errors import WorkError, one_line
-from optimizer.methods.engines import use_another
 from optimizer.model.examples import examples
 from optimizer.model.layers import uses, walk
 from optimizer.records import Execution, KernelTime, LayerExecution
@@ -142,13 +142,14 @@ def compiled(
             return made
     except Exception as error:  # whatever the model, dynamo, inductor or the compiler raise
         raise WorkError(
-            f"torch.compile can't compile this model: {one_line(error, 300)}. {use_another('compile')}"
+            f"torch.compile can't compile this model: {one_line(error, 300)}. {advice('compile', error)}"
         ) from error
 
 
 def function_of(model: nn.Module, images: Tensor) -> Compiled:
     """Traced here, and compiled when it is first called."""
-    exported = torch.export.export(model, (images,))
+    with quiet():
+        exported = torch.export.export(model, (images,))
     names = [spec.target for spec in exported.graph_signature.input_specs if spec.target]
     known: dict[str, Any] = {**exported.state_dict, **exported.constants}
     function = torch.compile(exported.graph_module, dynamic=False)

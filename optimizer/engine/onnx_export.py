@@ -1,11 +1,8 @@
 """The float32 ONNX graph of a module, as torch exports it, and which of its constants are whose weights."""
 
 import importlib.util
-import io
 import math
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from optimizer.engine.exporting import quiet
 from optimizer.errors import WorkError, one_line
 from optimizer.model.examples import examples
 from optimizer.model.layers import multiplications, walk
@@ -77,11 +75,12 @@ def _whole_graph(module: nn.Module, shape: tuple[int, ...]) -> tuple[Any, bool]:
     try:
         return _export(module, examples(module, shape), None), False
     except Exception as error:
-        raise WorkError(f"torch can't export this model to ONNX: {one_line(error, 300)}") from error
+        reason = one_line(error.__cause__ or error, 300)  # its own has what would come next
+        raise WorkError(f"torch can't export this model to ONNX: {reason}") from error
 
 
 def _export(module: nn.Module, images: Tensor, dynamic: Any) -> Any:
-    with _quiet():
+    with quiet():
         program = torch.onnx.export(
             module,
             (images,),
@@ -126,13 +125,6 @@ def _rename(graph: Any, names: Mapping[str, str]) -> None:
     for node in graph.node:
         for tensors in (node.input, node.output):
             tensors[:] = [names.get(name, name) for name in tensors]
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """What the exporter says of its own and of torch's workings is no concern of a user's."""
-    with warnings.catch_warnings(action="ignore"), redirect_stdout(io.StringIO()):
-        yield
 
 
 def _strip(model: Any) -> None:

@@ -30,6 +30,7 @@ from optimizer.engine.base import (
     one_by_one,
     scoring_batch,
 )
+from optimizer.engine.exporting import advice
 from optimizer.engine.faithful import check_follows
 from optimizer.engine.onnx_export import Exported, export, lacking
 from optimizer.engine.onnx_graph import Graph, graph_of
@@ -58,7 +59,7 @@ def prepare(model: nn.Module, input_shape: tuple[int, ...]) -> Build:
     try:
         from_graph = partial(build, export(model, input_shape))
     except WorkError as error:
-        raise WorkError(f"{error}. {use_another('onnxruntime')}") from error
+        raise WorkError(f"{error}. {advice('onnxruntime', error)}") from error
     check_follows(from_graph, model, input_shape, "onnxruntime")
     return from_graph
 

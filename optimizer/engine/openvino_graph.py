@@ -268,7 +268,16 @@ def _replace_weights(graph: Any, prepared: Converted, compressed: CompressedMode
             if key not in made:
                 values = weight.values[rows]
                 made[key] = _int8_constant(weight, rows, shape) if in_codes else _constant(values, shape)
+            if not as_codes and operation not in prepared.rows:
+                for other in _other_readers(node, operations):  # such as an embedding that is tied to it
+                    other.replace_source_output(made[key].output(0))
             node.input(1).replace_source_output(made[key].output(0))
+
+
+def _other_readers(node: Any, operations: Sequence[str]) -> list[Any]:
+    """The inputs of what is none of these operations that read the weight of one of them."""
+    readers = node.input_value(1).get_target_inputs()
+    return [one for one in readers if one.get_node().get_friendly_name() not in operations]
 
 
 def _shift_biases(graph: Any, prepared: Converted, compressed: CompressedModel) -> None:

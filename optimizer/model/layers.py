@@ -112,7 +112,25 @@ def _kind(module: nn.Module) -> str | None:
 
 def notes_on_others(model: nn.Module) -> tuple[str, ...]:
     """What is to be said where a considerable share of the weights lies in what is no layer of :func:`walk`:
-    recurrent layers, embeddings, transposed convolutions, a parameter of a module's own code."""
+    recurrent layers, embeddings, transposed convolutions, a parameter of a module's own code. And where such
+    a one has a layer's weight for its own."""
+    return (*_outside_of_layers(model), *_tied_to_layers(model))
+
+
+def _tied_to_layers(model: nn.Module) -> Iterator[str]:
+    names = {id(layer.weight): layer.name for layer in walk(model)}
+    layers = {id(layer.module) for layer in uses(model)}
+    for path, module in model.named_modules():
+        for own in module.parameters(recurse=False):
+            if id(own) in names and id(module) not in layers:
+                kind = f"{path} ({type(module).__name__})" if path else type(module).__name__
+                yield (
+                    f"{kind} has {names[id(own)]} for its own weight: what a recipe prunes and "
+                    "rounds of one is pruned and rounded in both"
+                )
+
+
+def _outside_of_layers(model: nn.Module) -> tuple[str, ...]:
     within = {id(own) for layer in uses(model) for own in layer.module.parameters(recurse=False)}
     outside: Counter[str] = Counter()
     total = 0

@@ -1,12 +1,16 @@
 """A module of one's own as a model: checked, copied, and named by its architecture and weights."""
 
 import inspect
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from typing import Any
 
 import torch
+import torch.fx
 from PIL import Image
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import type_before_parametrizations
 
 from optimizer.errors import InputError
@@ -25,6 +29,8 @@ CHANNELS = (1, 3, 4)
 """Of images that are grey, in colour, and in colour with transparency."""
 STATISTICS = ("running_mean", "running_var")
 """Buffers that a norm learns."""
+COMPILED = "_is_torch_compile"
+"""What torch.compile leaves in a module that it is given."""
 GIVE_SHAPE = "Give the shape that it takes with input_shape, or an example_input"
 
 
@@ -44,13 +50,14 @@ def own_model(
     logits unless it is said to be no ``classifier``. The name holds a digest
     of code, weights and that shape (:func:`optimizer.model.identity.content`), so that retrained weights are
     another model. Files of photographs are preprocessed as is usual for ImageNet. Raises InputError for a
-    module that is TorchScript or can't be copied, has weights that are not finite or not the same in each
-    forward, nothing to compress, or does not answer a batch of one input tensor with one tensor of floats in
-    evaluation mode.
+    module that is TorchScript or an exported graph, lacks its weights or can't be copied, has weights that
+    are not finite or not the same in each forward, nothing to compress, or does not answer a batch of one
+    input tensor with one tensor of floats in evaluation mode.
     """
     shape = tuple(int(side) for side in input_shape)
     if not shape or min(shape) < 1:
         raise InputError(f"input shape {shape} is not allowed: sides of 1 or more, such as (3, 224, 224)")
+    module = _uncompiled(module)
     taken = _copied(module)
     hold(taken, shape, given)
     _make_parameters(taken, shape)
@@ -86,6 +93,12 @@ def tried(module: nn.Module, shape: tuple[int, ...], of_images: bool = False) ->
     outputs = _answer(module, shape, _advice(shape) if of_images else GIVE_SHAPE)
     check_keeps_input(module, shape, _kind(module))
     return outputs
+
+
+def _is_exported(module: nn.Module) -> bool:
+    """Whether it is a graph that calls operations in the place of modules."""
+    nodes = module.graph.nodes if isinstance(module, torch.fx.GraphModule) else ()
+    return any(isinstance(node.target, torch._ops.OpOverload) for node in nodes)
 
 
 def check_keeps_input(module: nn.Module, shape: tuple[int, ...], name: str) -> None:
@@ -136,6 +149,18 @@ def _copied(module: nn.Module) -> nn.Module:
             f"{_kind(module)} is TorchScript, or has a part that is, whose layers can't be replaced: give "
             "the module that it was made from, with its weights"
         )
+    if any(map(_is_exported, module.modules())) and not any(walk(module)):
+        raise InputError(
+            f"{_kind(module)} is a graph of operations, as torch.export makes it, whose layers are no "
+            "modules any more and can't be replaced: give the module that it was exported from, with its "
+            "weights"
+        )
+    for path, part in module.named_modules():
+        if any(map(is_lazy, part.parameters(recurse=False))):
+            raise InputError(
+                f"{path or 'it'} ({type(part).__name__}) has no weights yet: it takes their shape from the "
+                "first input. Run the model once on an example, then give it"
+            )
     try:
         taken = copied(module)
     except Exception as error:  # what a module holds may refuse to be copied in ways of its own
@@ -144,13 +169,33 @@ def _copied(module: nn.Module) -> nn.Module:
             "and what else it holds must be what copy.deepcopy copies. If it keeps results of a forward, run "
             "it once under torch.no_grad(), or delete them"
         ) from error
+    _uncompile_parts(taken)
     forget(taken)
     taken = taken.eval().cpu().float()  # in training, spectral norms of recurrent layers go on as these move
-    for part in taken.modules():  # they would call back into what is not copied
+    for part in taken.modules():
+        vars(part).pop(COMPILED, None)
+        # Hooks would call back into what is not copied.
         for hooks in (part._forward_hooks, part._forward_pre_hooks, part._backward_hooks):
             for number in [number for number, hook in hooks.items() if not isinstance(hook, HOOKS)]:
                 del hooks[number]
     return taken
+
+
+def _uncompiled(module: nn.Module) -> nn.Module:
+    """What torch.compile was given: inductor would compile what it gave back, for each input anew."""
+    dynamo: Any = sys.modules.get("torch._dynamo.eval_frame")  # importing it takes a second
+    if dynamo is None or not isinstance(module, dynamo.OptimizedModule):
+        return module
+    inner: nn.Module = module._orig_mod
+    return _uncompiled(inner)
+
+
+def _uncompile_parts(taken: nn.Module) -> None:
+    for name, part in [*taken.named_children()]:
+        plain = _uncompiled(part)
+        if plain is not part:
+            setattr(taken, name, plain)
+        _uncompile_parts(plain)
 
 
 def _make_parameters(taken: nn.Module, shape: tuple[int, ...]) -> None:

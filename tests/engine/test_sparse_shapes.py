@@ -56,6 +56,28 @@ def test_features_of_a_one_dimensional_convolution_are_not_taken_for_tokens() ->
     np.testing.assert_allclose(answers, model(signals), atol=1e-5)
 
 
+class Counted(nn.Module):
+    """Whole numbers that an operation of the kernels' is done to, and features made of them."""
+
+    def __init__(self, change: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.change, self.embedding, self.layer = change, nn.Embedding(9, 6), nn.Linear(6, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(self.embedding(self.change(x.long())).mean(1))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [lambda x: x.clamp(0, 8), torch.relu, lambda x: (x + x).clamp(0, 8)],
+    ids=["clamp", "relu", "sum"],
+)
+@torch.inference_mode()
+def test_whole_numbers_are_not_taken_for_floats(change: Callable[[Tensor], Tensor]) -> None:
+    model, images = Counted(change).eval(), torch.arange(8.0).reshape(2, 4)
+    np.testing.assert_allclose(network_of(model, images).infer(images.numpy()), model(images), atol=1e-5)
+
+
 class OneByOne(nn.Module):
     """OpenVINO converts it for the number of images that it was traced with."""
 

@@ -54,6 +54,37 @@ def test_every_engine_answers_tokens_as_torch_does(engine: str, first: int) -> N
             close(found, eager(model.module, recipe, TOKENS))
 
 
+class Tied(nn.Module):
+    """A language model whose head multiplies with its embedding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embedding, self.inner, self.head = (
+            nn.Embedding(30, 8),
+            nn.Linear(8, 8),
+            nn.Linear(8, 30, bias=False),
+        )
+        self.head.weight = self.embedding.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.relu(self.inner(self.embedding(x.long()))))
+
+
+@pytest.mark.parametrize("engine", QUICK)
+def test_an_embedding_that_is_tied_to_a_layer_is_compressed_with_it(engine: str) -> None:
+    model = open_given(Tied(), TOKENS, TOKENS[:8], None, quiet)[0].model
+    build = prepare(engine, model.module, SHAPE)
+    for bits in (32, 8):
+        recipe = Recipe(PruneSpec(sparsity=0.5), QuantizeSpec(weight_bits=8, activation_bits=bits))
+        made = compress(model.module, recipe)
+        found = build(made, TOKENS[:8], threads=1, batch=1).score(TOKENS.numpy())
+        expected, plain = eager(model.module, recipe, TOKENS), eager(model.module, Recipe(), TOKENS)
+        if bits == 32:
+            close(found, expected)
+        assert ((found - expected) ** 2).sum() < 0.01 * ((plain - expected) ** 2).sum()
+
+
 @pytest.mark.parametrize("given", ["calibration", "example_input", "input_shape"])
 def test_tokens_are_compressed_with_what_is_known_of_them(given: str) -> None:
     known = {"calibration": TOKENS, "example_input": TOKENS[:1], "input_shape": SHAPE}

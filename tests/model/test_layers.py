@@ -562,7 +562,10 @@ def test_what_no_recipe_changes_is_named_largest_first_where_it_is_a_considerabl
     tied = nn.ModuleDict({"head": nn.Linear(4, 9), "table": nn.Embedding(9, 4), "pair": nn.Linear(2, 2)})
     assert notes_on_others(tied) == (f"41 % {others} table (Embedding)",)
     tied["table"].weight = tied["head"].weight
-    assert notes_on_others(tied) == ()
+    assert notes_on_others(tied) == (
+        "table (Embedding) has head.weight for its own weight: what a recipe prunes and rounds of one is "
+        "pruned and rounded in both",
+    )
     assert notes_on_others(Experts()) == (f"100 % {others} Experts",)
     assert notes_on_others(nn.Sequential(plain, Standardised(5, 4, 1))) == (
         f"19 % {others} 1 (Standardised)",

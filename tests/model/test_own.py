@@ -119,3 +119,29 @@ def test_what_is_said_to_be_no_classifier_is_another_model_where_its_shape_says_
     assert [card.classes for card in cards] == [5, 0, 0, 0]
     assert cards[0].name != cards[1].name
     assert cards[2] == cards[3]
+
+
+def test_a_module_without_weights_yet_is_to_be_run_first() -> None:
+    net = nn.Sequential(nn.LazyConv2d(4, 3), nn.Flatten(), nn.LazyLinear(2))
+    with pytest.raises(InputError, match=r"0 \(LazyConv2d\) has no weights yet.*Run the model once"):
+        own_model(net, (3, 4, 4))
+    net(torch.zeros(1, 3, 4, 4))
+    assert own_model(net, (3, 4, 4)).card.classes == 2
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_what_torch_compile_gave_back_is_taken_for_what_it_was_given() -> None:
+    net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    usual = own_model(net, (4,))
+    whole = own_model(torch.compile(net), (4,))  # type: ignore[arg-type]
+    part = own_model(nn.Sequential(torch.compile(net[0]), *net[1:]), (4,))
+    assert whole.card.name == part.card.name == usual.card.name
+    assert type(part.module[0]) is nn.Linear  # type: ignore[index]
+
+
+def test_an_exported_graph_is_sent_back_for_the_module_that_it_was_made_from() -> None:
+    exported = torch.export.export(nn.Sequential(nn.Linear(4, 2)), (torch.zeros(2, 4),)).module()
+    with pytest.raises(
+        InputError, match=r"as torch.export makes it.*give the module that it was exported from"
+    ):
+        own_model(exported, (4,))

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Node
 
+from optimizer.engine.exporting import advice, quiet
 from optimizer.errors import WorkError, one_line
 from optimizer.methods.engines import use_another
 from optimizer.model.examples import examples
@@ -135,14 +136,14 @@ class Trace:
 def trace(model: nn.Module, shape: Sequence[int]) -> Trace:
     """The operations of ``model`` for inputs of ``shape`` ``[N, C, H, W]``. Raises WorkError."""
     try:
-        with torch.no_grad():
+        with torch.no_grad(), quiet():
             exported = torch.export.export(
                 model, (examples(model, tuple(shape[1:]), shape[0]),), strict=False
             )
     except Exception as error:  # exporting runs the model's own code: anything may come out of it
         raise WorkError(
             f"the model can't be exported for the sparse engine: {one_line(error, 300)}. "
-            + use_another("sparse")
+            + advice("sparse", error)
         ) from error
     signature = exported.graph_signature
     constants: dict[str, str | Tensor] = {
@@ -184,10 +185,16 @@ def _read(node: Node, constants: dict[str, Any], shapes: dict[str, tuple[int, ..
             f"the model changes {node.all_input_nodes[0].name} in place and uses it elsewhere, which the "
             f"sparse engine can't follow. {use_another('sparse')}"
         )
-    reader = READERS.get(node.target)
+    reader = READERS.get(node.target) if _in_float32(node) else None
     known = reader(op, *_arguments(node)) if reader else None
     computed = known and {known.weight, known.bias} - {""} - constants.keys()  # as attention splits its own
     return op if known is None or computed or not known.inputs else known
+
+
+def _in_float32(node: Node) -> bool:
+    """Whether all that it reads and gives is: the kernels would take whole numbers' bits for floats."""
+    values = [one.meta.get("val") for one in (node, *node.all_input_nodes)]
+    return all(isinstance(one, Tensor) and one.dtype == torch.float32 for one in values)
 
 
 def _arguments(node: Node) -> list[Any]:

@@ -1,0 +1,51 @@
+"""What is said where torch can't export a model."""
+
+import pytest
+import torch
+from engine_runs import run
+from torch import Tensor, nn
+
+from optimizer.engine.exporting import advice, depends_on_values
+from optimizer.errors import WorkError
+from optimizer.methods.engines import use_another
+from optimizer.recipe import Recipe
+
+TORCH_ALONE = "depends on the values of its input.*: use engine torch.$"
+
+
+class Routed(nn.Module):
+    """Its experts are given what chose them, and none where nothing did."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate, self.experts = nn.Linear(4, 2), nn.ModuleList([nn.Linear(4, 4), nn.Linear(4, 4)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        chosen, made = self.gate(x).argmax(-1), torch.zeros_like(x)
+        for number, expert in enumerate(self.experts):
+            places = (chosen == number).nonzero().squeeze(1)
+            if places.numel():
+                made = made.index_add(0, places, expert(x[places]))
+        return made
+
+
+@pytest.mark.parametrize("engine", ["sparse", "onnxruntime"])
+def test_a_model_that_looks_at_values_is_left_to_torch_without_a_word_to_the_terminal(
+    engine: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    model = Routed().eval()
+    with pytest.raises(WorkError, match=TORCH_ALONE) as raised:
+        run(engine, model, Recipe(), torch.zeros(1, 4))
+    assert "\x1b" not in str(raised.value)
+    assert "Could not guard on data-dependent expression" in str(raised.value)
+    said = capfd.readouterr()
+    assert not said.err
+    assert not said.out
+
+
+def test_another_error_has_the_usual_advice() -> None:
+    error = RuntimeError("no such operation")
+    error.__context__ = ValueError("a cause")
+    error.__context__.__context__ = error
+    assert not depends_on_values(error)
+    assert advice("sparse", error) == use_another("sparse")
