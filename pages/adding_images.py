@@ -50,7 +50,8 @@ def uploader() -> None:
 
 def show_uploaded() -> None:
     """What was uploaded, each with a button that removes it."""
-    for path in uploaded.sets():
+    sets = uploaded.sets()
+    for path in sets:
         name = path.name
         with st.container(horizontal=True, vertical_alignment="center"):
             st.markdown(f"**{plain(name)}**: {plain(_describe(path))}", width="stretch")
@@ -60,6 +61,11 @@ def show_uploaded() -> None:
                 uploaded.remove(name)
                 session().images_removed = st.session_state.get("images") == str(path)
                 st.rerun()
+    if sets:
+        st.caption(
+            "Counted by their names. Which of them can't be read is told under Images, at the top of this "
+            "page, once they are chosen."
+        )
 
 
 def _describe(path: Path) -> str:
@@ -68,4 +74,5 @@ def _describe(path: Path) -> str:
     except InputError as error:
         return str(error)
     classes = f" in {named(found.classes, 'class', 'classes')}" if found.classes else ""
-    return count(len(found.images), "image") + classes
+    without = uploaded.left_out(path)
+    return count(len(found.images), "image") + classes + (f"; {without}" if without else "")

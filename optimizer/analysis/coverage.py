@@ -95,6 +95,22 @@ def rows(kernels: Iterable[KernelTime]) -> tuple[Row, ...]:
     )
 
 
+def called(kernel_rows: Sequence[Row]) -> tuple[str, ...]:
+    """What each is called where people read it: conversions, which engines number, by the layers beside
+    them."""
+    names, following = [], ""
+    ran = [bool(row.layers) for row in kernel_rows]
+    for place in reversed(range(len(kernel_rows))):
+        row = kernel_rows[place]
+        if row.role == "conversion":
+            before = f"conversion before {following}" if following else "conversion of the output"
+            names.append(before if any(ran[:place]) else "conversion of the input")
+        else:
+            names.append(row.label)
+        following = row.label if row.layers else following
+    return tuple(reversed(names))
+
+
 def frame(run: Coverage) -> "pd.DataFrame":
     """One row an operation of the recipe's network, and for a layer the time that it took uncompressed.
 
@@ -275,10 +291,8 @@ def _slowest(run: Coverage) -> Iterator[str]:
     between = sum(row.share for row in kernel_rows if row.role == "between")
     if operations:
         slowest = max(operations, key=lambda row: row.time_ns)
-        yield (
-            f"The slowest operation is {slowest.label} ({slowest.kernel}): {_percent(slowest.share)} of the "
-            "time."
-        )
+        name = called(kernel_rows)[kernel_rows.index(slowest)]
+        yield (f"The slowest operation is {name} ({slowest.kernel}): {_percent(slowest.share)} of the time.")
     if operations and between > MUCH_BETWEEN:
         yield (
             f"{_percent(between)} of the time passes between operations: a network this small waits for "

@@ -12,7 +12,7 @@ from optimizer.analysis.summary import Measured, Summary, quality, summarise
 from optimizer.charts.axes import baseline_of, extent, padded
 from optimizer.charts.families import NO_OPTIONS, WAY, Family, belongs, family, main_family, options_of
 from optimizer.charts.lines import Placed, group
-from optimizer.charts.points import bits_role, point_of, selected_point
+from optimizer.charts.points import bits_role, hollow, point_of, selected_point
 from optimizer.charts.spec import Axis, Lines, Reference, Series
 from optimizer.formats import count
 
@@ -73,7 +73,7 @@ def accuracy_info(
         selected_point(points, selected),
         None if selected in {point.key for point in points} else cursor,
         legend_title="weight bits",
-        note=f"{count(below, 'point')} below the axis" if below else "",
+        note=" · ".join(hollow(points) + [f"{count(below, 'point')} below the axis"] * bool(below)),
     )
 
 

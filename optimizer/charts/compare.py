@@ -9,7 +9,7 @@ from optimizer.analysis.measures import Measure
 from optimizer.analysis.metrics import metric
 from optimizer.analysis.summary import Measured, Summary, label_of, quality, summarise
 from optimizer.charts.axes import padded, rows_axis
-from optimizer.charts.points import bits_role, brief, point_of, wrapped
+from optimizer.charts.points import bits_role, brief, hollow, point_of, wrapped
 from optimizer.charts.spec import Axis, Lines, Series
 from optimizer.formats import capital
 
@@ -54,7 +54,7 @@ def compare_info(
         if (chosen := tuple(point for bits, point in points if bits == width))
     )
     intervals = any(point.x_low is not None for _, point in points)
-    notes = ["with 95 % intervals"] * intervals
+    notes = ["with 95 % intervals"] * intervals + hollow(point for _, point in points)
     if reference and len(points) < len(summaries):
         notes.append(f"{len(summaries) - len(points)} can't be compared")
     return Lines(title, x, y, series, note=" · ".join(notes))

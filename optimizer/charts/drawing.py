@@ -20,7 +20,7 @@ from optimizer.charts.theme import FONT, Theme, theme
 
 HEIGHT = 330
 MARGIN = {"l": 44, "r": 14, "t": 58, "b": 38}
-MAX_LETTERS = 68
+MAX_LETTERS = 72
 """A heading with more is broken: in a telephone's width more would be cut off."""
 LINE_PIXELS = 16
 LEGEND_PIXELS = 42

@@ -11,7 +11,7 @@ from optimizer.analysis.metrics import metric
 from optimizer.analysis.summary import Measured, label_of, quality, summarise
 from optimizer.charts.accuracy import ONLY_EQUAL
 from optimizer.charts.axes import baseline_of, extent, padded
-from optimizer.charts.points import bits_role, point_of, selected_point
+from optimizer.charts.points import bits_role, hollow, point_of, selected_point
 from optimizer.charts.spec import NO_RESULTS, Axis, Lines, Point, Reference, Series
 
 MAX_DROP_POINTS = 15.0
@@ -109,6 +109,7 @@ def frontier_info(
         note=" · ".join(
             ["faint: beaten"] * (len(dominated) > len(noisy))
             + ["small: uncertain"] * bool(even)
+            + hollow(points)
             + ["noisy: not ranked"] * bool(noisy)
             + [f"{equal} equal the uncompressed network, at no SQNR"] * bool(equal)
             + [f"{far} lost more than {MAX_DROP_POINTS:.0f} points"] * bool(far)

@@ -2,7 +2,7 @@
 
 import html
 
-from optimizer.analysis.coverage import Coverage, Part, part, parts, uncompressed_ns
+from optimizer.analysis.coverage import Coverage, Part, called, part, parts, uncompressed_ns
 from optimizer.analysis.coverage import rows as operations
 from optimizer.analysis.realisation import Realisation
 from optimizer.charts.axes import rows_axis
@@ -55,8 +55,13 @@ MIN_SHOWN_SHARE = 0.01
 def kernels_info(run: Coverage) -> Lines:
     """Time of each layer and each conversion of note, in the order of the network, beside the time that the
     layer took uncompressed."""
-    shown = [row for row in operations(run.kernels) if row.role == "layer" or _of_note(row.role, row.share)]
-    names = tuple(clip(row.label, 40) for row in shown)
+    every = operations(run.kernels)
+    told = [
+        (row, clip(name, 40))
+        for row, name in zip(every, called(every), strict=True)
+        if row.role == "layer" or _of_note(row.role, row.share)
+    ]
+    shown, names = [row for row, _ in told], tuple(name for _, name in told)
     before = uncompressed_ns(run)
 
     def point(row: int, time_ns: float, words: str, marker: str) -> Point:

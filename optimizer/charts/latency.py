@@ -13,7 +13,7 @@ from optimizer.analysis.realisation import Realisation
 from optimizer.analysis.summary import Measured, Summary, summarise
 from optimizer.charts.axes import baseline_of, extent, from_zero
 from optimizer.charts.lines import Placed, group
-from optimizer.charts.points import point_of, ran, selected_point
+from optimizer.charts.points import hollow, point_of, ran, selected_point
 from optimizer.charts.spec import Axis, Lines, Point, Series
 from optimizer.charts.theme import MARKERS
 from optimizer.formats import count
@@ -73,7 +73,8 @@ def latency_info(
         selected_point(points, selected),
         None if selected in {point.key for point in points} else cursor,
         note=" · ".join(
-            ["dashed: another engine"] * dashed
+            hollow(points)
+            + ["dashed: another engine"] * dashed
             + [f"{count(above, 'noisy point')} above the axis"] * bool(above)
         ),
     )

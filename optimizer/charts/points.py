@@ -41,6 +41,11 @@ def selected_point(points: Iterable[Point], key: str | None) -> Point | None:
     return next((point for point in points if point.key == key), None) if key is not None else None
 
 
+def hollow(points: Iterable[Point]) -> list[str]:
+    """What their look means where some are hollow: a note of the chart."""
+    return ["hollow: simulated"] * any(point.simulated for point in points)
+
+
 @lru_cache(maxsize=4096)
 def hover(summary: Summary) -> str:
     """The recipe in words, every figure with its interval, and how it was measured; escaped for plotly."""

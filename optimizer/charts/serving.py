@@ -16,7 +16,7 @@ from optimizer.analysis.serving import (
 )
 from optimizer.analysis.statistics import LatencyVerdict
 from optimizer.charts.axes import rows_axis
-from optimizer.charts.points import clip
+from optimizer.charts.points import clip, hollow
 from optimizer.charts.spec import Axis, Corner, Limit, Lines, Point, Series
 from optimizer.charts.theme import MARKERS
 from optimizer.formats import count, format_ns
@@ -63,7 +63,12 @@ def serving_info(
         selected=chosen,
         selected_name="best under the limit",
         limit=Limit(f"limit {format_ns(limit_ns)}", limit_ns) if limit_ns else None,
-        note="labels: batch size" + (", threads × streams" if len(_thread_counts(compared)) > 1 else ""),
+        note=" · ".join(
+            [
+                "labels: batch size" + (", threads × streams" if len(_thread_counts(compared)) > 1 else ""),
+                *hollow(points),
+            ]
+        ),
     )
 
 
@@ -222,5 +227,5 @@ def gains_info(run: ServingRun | None) -> Lines:
             Series("uncompressed", "baseline", even, line="dash", markers=False),
             Series(kind.label, kind, points, line="none"),
         ),
-        note=f"rows: {' · '.join(told)}",
+        note=" · ".join([f"rows: {' · '.join(told)}", *hollow(points)]),
     )

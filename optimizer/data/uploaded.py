@@ -25,7 +25,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, BinaryIO
 
 from optimizer.data.classes import INDEX_MAX_BYTES
-from optimizer.data.folders import EXTENSIONS, INDEX_NAMES, is_image, uploads_root
+from optimizer.data.folders import EXTENSIONS, INDEX_NAMES, is_image, named, uploads_root
 from optimizer.errors import InputError
 from optimizer.progress import Report, quiet, stop_if_cancelled
 from optimizer.system.paths import private
@@ -36,6 +36,10 @@ COMPRESSION = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 """Of the others zipfile unpacks more at once than an entry says that it holds."""
 HIDDEN = (".", "__MACOSX")
 """How the names of files begin that nobody meant to pack; ``..`` is among them."""
+LEFT_OUT = ".left-out"
+"""In a set, hidden: what was uploaded with it and left out, in words."""
+MAX_WORDS = 1_000
+"""Characters of those words."""
 MAX_IMAGES = 50_000
 MAX_ENTRIES = 4 * MAX_IMAGES
 MAX_NAME = 60
@@ -51,18 +55,34 @@ ABANDONED_SECONDS = 3600.0
 
 @dataclass(frozen=True, slots=True)
 class _Member:
-    """A file that is kept: ``folder`` is the path of its folder in an archive, ``open`` opens it."""
+    """A file that was uploaded: ``folder`` is the path of its folder in an archive, ``open`` opens it."""
 
     folder: tuple[str, ...]
     name: str
     size: int
     open: Callable[[], IO[bytes]]
 
+    @property
+    def path(self) -> str:
+        return "/".join((*self.folder, self.name))
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether it is an image or a class index, by its name."""
+        return is_image(self.name) or self.name in INDEX_NAMES
+
 
 def sets() -> list[Path]:
     """The folders of all sets, by name."""
     root = uploads_root()
     return sorted(path for path in root.iterdir() if path.name[0] != ".") if root.is_dir() else []
+
+
+def left_out(path: Path) -> str:
+    """What was uploaded with a set and left out, in words; empty for nothing."""
+    with suppress(OSError):
+        return (path / LEFT_OUT).read_text(encoding="utf-8", errors="replace")
+    return ""
 
 
 def remove(name: str) -> None:
@@ -107,9 +127,11 @@ def unpack(staged: str, report: Report = quiet) -> str:
         files = sorted(place.iterdir())
         label = files[0].name[6:]
         with ExitStack() as opened:
-            images = _checked([member for file in files for member in _members(file, opened)], label)
+            found = [member for file in files for member in _members(file, opened)]
+            without = _left_out(found)
+            images = _checked([one for one in found if one.size and one.is_wanted], label, without)
             check_room(label, sum(image.size for image in images), len(images))
-            return str(_write(images, label, place / "set", report))
+            return str(_write(images, label, place / "set", without, report))
     except InputError:
         raise
     except (*UNPACKING, OSError) as error:
@@ -123,11 +145,10 @@ def unpack(staged: str, report: Report = quiet) -> str:
 
 
 def _members(file: Path, opened: ExitStack) -> Iterator[_Member]:
-    """The images and class indices of a file; what else an archive holds is passed over, hidden ones too."""
+    """What a file is or, of an archive, holds; hidden files are passed over."""
     name = file.name[6:]
     if file.suffix.lower() != ARCHIVE:
-        if is_image(name):
-            yield _Member((), name, file.stat().st_size, lambda: file.open("rb"))
+        yield _Member((), name, file.stat().st_size, lambda: file.open("rb"))
         return
     archive = opened.enter_context(zipfile.ZipFile(file))
     entries = archive.infolist()
@@ -136,21 +157,33 @@ def _members(file: Path, opened: ExitStack) -> Iterator[_Member]:
     for entry in entries:
         *folder, called = PurePosixPath(entry.filename.replace("\\", "/").lstrip("/")).parts or ("",)
         hidden = any(part.startswith(HIDDEN) for part in (*folder, called))
-        if hidden or entry.is_dir() or not entry.file_size or not (is_image(called) or called in INDEX_NAMES):
+        if hidden or entry.is_dir():
             continue
-        if entry.compress_type not in COMPRESSION:
+        member = _Member(tuple(folder), called, entry.file_size, partial(archive.open, entry))
+        if member.is_wanted and member.size and entry.compress_type not in COMPRESSION:
             raise InputError(f"{name} is packed in a way that is not read here: pack it as usual (deflate)")
-        yield _Member(tuple(folder), called, entry.file_size, partial(archive.open, entry))
+        yield member
 
 
-def _checked(members: Sequence[_Member], label: str) -> list[_Member]:
+def _left_out(found: Sequence[_Member]) -> str:
+    """What of it is not kept, in words."""
+    empty = [one.path for one in found if one.is_wanted and not one.size]
+    others = [one.path for one in found if not one.is_wanted]
+    words = [f"{named(empty, 'empty file')} left out"] * bool(empty)
+    words += [f"{named(others, 'file')} left out: not an image by name"] * bool(others)
+    return "; ".join(words)[:MAX_WORDS]
+
+
+def _checked(members: Sequence[_Member], label: str, without: str) -> list[_Member]:
     """Each with its class folder in the place of its path: the first folder in which images differ, as a
     folder that was packed whole lies in one of its own name. Of class indices those that lie beside the class
     folders. Raises InputError."""
     images = [member for member in members if is_image(member.name)]
     if not images:
+        but = f" ({without})" if without else ""
         raise InputError(
-            f"{label} holds no image: give some ({', '.join(sorted(EXTENSIONS))}), or a {ARCHIVE} of them"
+            f"{label} holds no image{but}: give some ({', '.join(sorted(EXTENSIONS))}), or a {ARCHIVE} of "
+            "them"
         )
     if len(images) > MAX_IMAGES:
         raise InputError(f"{len(images):,} images are too many at once: give at most {MAX_IMAGES:,}")
@@ -171,7 +204,7 @@ def _checked(members: Sequence[_Member], label: str) -> list[_Member]:
     return [replace(one, folder=one.folder[common : common + 1]) for one in (*images, *indices)]
 
 
-def _write(members: Sequence[_Member], label: str, place: Path, report: Report) -> Path:
+def _write(members: Sequence[_Member], label: str, place: Path, without: str, report: Report) -> Path:
     whole = hashlib.sha256()
     for number, member in enumerate(members):
         stop_if_cancelled()
@@ -189,6 +222,8 @@ def _write(members: Sequence[_Member], label: str, place: Path, report: Report) 
         whole.update(f"{target.relative_to(place)}/{content}\n".encode())
     stem, suffix = os.path.splitext(label)
     name = _plain(stem) if suffix.lower() == ARCHIVE else "images"
+    if without:
+        (place / LEFT_OUT).write_text(without, encoding="utf-8")
     kept = uploads_root() / f"{name} {whole.hexdigest()[:12]}"
     try:
         place.rename(kept)

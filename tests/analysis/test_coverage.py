@@ -8,6 +8,7 @@ from factories import OTHER_MACHINE, recipe
 from optimizer.analysis.coverage import (
     Coverage,
     as_json,
+    called,
     conclusions,
     coverage_key,
     frame,
@@ -251,3 +252,16 @@ def test_the_key_changes_with_what_would_run() -> None:
     ]
     assert len({coverage_key(one) for one in (asked, *others)}) == 4
     assert environment().key  # which the key holds
+
+
+def test_conversions_are_called_by_the_layers_beside_them() -> None:
+    odd = "FakeQuantize_520388"
+    ran = [conversion(9, odd), layer("first", 1), conversion(2, odd), layer("second", 1), conversion(1, odd)]
+    assert called(rows(ran)) == (
+        "conversion of the input",
+        "first",
+        "conversion before second",
+        "second",
+        "conversion of the output",
+    )
+    assert "The slowest operation is conversion of the input (jit)" in " ".join(conclusions(profile(*ran)))

@@ -30,7 +30,7 @@ def test_parts_add_up_to_the_call() -> None:
 
 def test_layers_stand_beside_what_they_took_before() -> None:
     info = kernels_info(COVERAGE)
-    assert info.y.categories == ("input/fq_output_0", "first", "second")
+    assert info.y.categories == ("conversion of the input", "first", "second")
     rows = {line.name: [(point.y, point.x) for point in line.points] for line in info.series}
     assert rows == {
         "uncompressed": [(1, 60_000), (2, 39_000)],

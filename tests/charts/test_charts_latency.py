@@ -72,7 +72,7 @@ def test_the_chosen_engine_has_the_line_of_each_realisation_that_it_has() -> Non
         others, *drawn = info.series
         assert [(line.name, line.line) for line in drawn] == expected
         assert others.name == "others"
-        assert info.note == "dashed: another engine"
+        assert info.note == "hollow: simulated · dashed: another engine"
         assert (eager.key in {point.key for point in others.points}) == (engine != "torch")
 
 
@@ -140,12 +140,12 @@ def test_the_axis_follows_the_calm_points_and_says_what_lies_above() -> None:
     calm, wild, near = latency_info(SWEEP), disturbed(9.0), disturbed(1.3, 0.4)
     info = latency_info([*SWEEP, wild], engine="openvino")
     assert info.y.span == calm.y.span
-    assert info.note == "1 noisy point above the axis"
+    assert info.note == "hollow: simulated · 1 noisy point above the axis"
     assert wild.key in {point.key for point in series(info, "dense fp32").points}
     both = latency_info([*SWEEP, wild, near])
     assert both.y.span is not None
     assert 1.3 < both.y.span[1] < 2
-    assert both.note == "1 noisy point above the axis"
+    assert both.note == "hollow: simulated · 1 noisy point above the axis"
 
 
 def test_the_selected_point_is_on_the_axis_however_disturbed() -> None:
@@ -153,7 +153,7 @@ def test_the_selected_point_is_on_the_axis_however_disturbed() -> None:
     info = latency_info([*SWEEP, wild], wild.key)
     assert info.y.span is not None
     assert info.y.span[1] > 9
-    assert info.note == ""
+    assert "above" not in info.note
 
 
 def test_where_all_are_noisy_the_axis_follows_the_usual_ones() -> None:
@@ -169,7 +169,7 @@ def test_a_calm_slow_point_is_never_left_out() -> None:
     info = latency_info([*SWEEP, slow])
     assert info.y.span is not None
     assert info.y.span[1] > 6
-    assert info.note == ""
+    assert "above" not in info.note
 
 
 def test_percentiles_need_many_calls_and_a_full_measurement_may_have_too_few() -> None:

@@ -1,10 +1,14 @@
 """A result as a point: what it shows when pointed at, and what fades it."""
 
+from collections.abc import Callable
+
+import pytest
 from factories import make_result, recipe
 
 from optimizer.analysis.summary import summarise
-from optimizer.charts import accuracy_info, frontier_info, latency_info
+from optimizer.charts import accuracy_info, compare_info, frontier_info, latency_info
 from optimizer.charts.points import hover, wrapped
+from optimizer.charts.spec import Lines
 
 
 def test_noise_fades_times_and_nothing_else() -> None:
@@ -13,6 +17,14 @@ def test_noise_fades_times_and_nothing_else() -> None:
     assert not accuracy_info([noisy]).series[0].points[0].noisy
     assert all(not point.noisy for line in frontier_info([noisy]).series for point in line.points)
     assert any(point.noisy for line in frontier_info([noisy], cost="latency").series for point in line.points)
+
+
+@pytest.mark.parametrize("draw", [accuracy_info, frontier_info, latency_info, compare_info])
+def test_what_hollow_points_mean_is_said_where_there_are_some(draw: Callable[..., Lines]) -> None:
+    plain, rounded = make_result(recipe(0.6)), make_result(recipe(0.6, 4))
+    assert summarise(rounded).simulated
+    assert "hollow: simulated" in draw([plain, rounded]).note
+    assert "hollow" not in draw([plain]).note
 
 
 def test_hover_has_the_recipe_all_figures_and_how_they_were_measured() -> None:

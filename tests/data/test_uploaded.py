@@ -121,6 +121,20 @@ def damaged() -> io.BytesIO:
     return upload("damaged.zip", bytes(content))
 
 
+def test_what_is_left_out_is_told(home: Path) -> None:
+    file = packed("a/1.jpg", "b/2.jpg", "b/read.me", "b/.hidden")
+    with zipfile.ZipFile(file, "a") as archive:
+        archive.writestr("a/none.png", b"")
+    path = keep(file)
+    assert uploaded.left_out(path) == (
+        "1 empty file (a/none.png) left out; 1 file (b/read.me) left out: not an image by name"
+    )
+    assert list_folder(path).others == ()
+    assert uploaded.left_out(keep(packed("a/1.jpg", "b/1.jpg"))) == ""
+    with pytest.raises(InputError, match=r"x.png holds no image \(1 empty file \(x.png\) left out\): give"):
+        keep(upload("x.png", b""))
+
+
 @pytest.mark.parametrize(
     ("refused", "words"),
     [

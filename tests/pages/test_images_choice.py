@@ -134,7 +134,8 @@ def test_images_are_uploaded_where_they_are_lacking_and_removed_again(started: S
     Image.new("RGB", (40, 40), 60).save(image, "PNG")
     page = open_page("explore", {"model": "efficientnet-lite0"})
     assert "needs images of yours: upload some here" in words(page)
-    page.file_uploader[0].set_value([("one.png", image.getvalue(), "image/png")]).run()
+    given = [("one.png", image.getvalue(), "image/png"), ("none.png", b"", "image/png")]
+    page.file_uploader[0].set_value(given).run()
     started.do("unpack")
     page.run()
     (kept,) = uploaded.sets()
@@ -143,7 +144,8 @@ def test_images_are_uploaded_where_they_are_lacking_and_removed_again(started: S
     assert started.requests()[-1].data.path == str(kept)
 
     page.switch_page("pages/models_and_data.py").run()
-    assert "1 image" in words(page)
+    assert "1 image; 1 empty file (none.png) left out" in words(page)
+    assert "is told under Images" in words(page)
     page.button(key=f"remove {kept}").click().run()
     assert not uploaded.sets()
     assert not page.error
