@@ -46,11 +46,20 @@ class Headline:
 
 
 def headlines(
-    summary: Summary | None, inspection: Inspection | None, scores: ScoreSummary | None = None
+    summary: Summary | None,
+    inspection: Inspection | None,
+    scores: ScoreSummary | None = None,
+    measuring: str = "being measured",
+    counting: str = "being counted",
 ) -> tuple[Headline, ...]:
-    """Accuracy, size, latency and operations; what is not known yet is a dash. ``scores`` are there before
-    anything is timed, of some images first."""
-    return (_accuracy(summary or scores), _size(inspection), _latency(summary), _operations(inspection))
+    """Accuracy, size, latency and operations; what is not known yet is a dash, with what is done about it
+    (``measuring``, ``counting``). ``scores`` are there before anything is timed, of some images first."""
+    return (
+        _accuracy(summary or scores, measuring),
+        _size(inspection, counting),
+        _latency(summary, measuring),
+        _operations(inspection, counting),
+    )
 
 
 OVERRIDE_COLUMNS = {
@@ -118,9 +127,9 @@ def _missing(value: object) -> bool:
     return value is None or value != value or value == ""  # NaN is what a table makes of an empty number
 
 
-def _accuracy(summary: Summary | ScoreSummary | None) -> Headline:
+def _accuracy(summary: Summary | ScoreSummary | None, otherwise: str) -> Headline:
     if summary is None:
-        return Headline("Accuracy", basis="being measured", help=METRICS["accuracy"].help)
+        return Headline("Accuracy", basis=otherwise, help=METRICS["accuracy"].help)
     if summary.fidelity:
         return _fidelity(summary)
     labelled = summary.reference == "labels"
@@ -208,10 +217,10 @@ def may_be(drop: PairedDrop) -> str:
     return f"{change} {abs(drop.points):.2f} points; may be a loss of up to {max(drop.high, 0):.2f}"
 
 
-def _size(inspection: Inspection | None) -> Headline:
+def _size(inspection: Inspection | None, otherwise: str) -> Headline:
     help = METRICS["file_size"].help
     if inspection is None:
-        return Headline("Size of the file", basis="being counted", help=help)
+        return Headline("Size of the file", basis=otherwise, help=help)
     size, before = inspection.size, inspection.baseline_size
     ratio = size.file_bytes / before.file_bytes
     return Headline(
@@ -225,9 +234,9 @@ def _size(inspection: Inspection | None) -> Headline:
     )
 
 
-def _latency(summary: Summary | None) -> Headline:
+def _latency(summary: Summary | None, otherwise: str) -> Headline:
     if summary is None:
-        return Headline("Latency", basis="being measured", help=METRICS["latency"].help)
+        return Headline("Latency", basis=otherwise, help=METRICS["latency"].help)
     value, interval = summary.parts("latency")
     latency = summary.latency
     mood, same = MOODS.get(latency.verdict, "same"), latency.verdict is LatencyVerdict.SAME
@@ -289,9 +298,9 @@ def _same(summary: Summary | ScoreSummary, otherwise: str) -> str:
     return "this is the baseline" if summary.recipe.identity else otherwise
 
 
-def _operations(inspection: Inspection | None) -> Headline:
+def _operations(inspection: Inspection | None, otherwise: str) -> Headline:
     if inspection is None:
-        return Headline("Operations", basis="being counted", help=METRICS["operations"].help)
+        return Headline("Operations", basis=otherwise, help=METRICS["operations"].help)
     size = inspection.size
     left = sum(layer.macs * layer.nonzero / layer.elements for layer in inspection.layers)
     before = sum(layer.macs for layer in inspection.layers)
