@@ -137,13 +137,14 @@ def _accuracy(summary: Summary | ScoreSummary | None, otherwise: str) -> Headlin
     drop, partial = summary.drop, isinstance(summary, ScoreSummary) and summary.partial
     same = drop.verdict is AccuracyVerdict.SAME and (summary.recipe.identity or not partial)
     return Headline(
-        label="Accuracy" if labelled else "Agreement with the uncompressed model",
+        label="Accuracy" if labelled else "Agreement",
         value=value,
         interval=interval,
         change=_same(summary, drop.verdict.label) if same else _points(-drop.points, -drop.high, -drop.low),
         mood=MOODS.get(drop.verdict, "same"),
         basis=_scored_on(summary, labelled),
-        help=f"{METRICS['accuracy'].help} {_compared(summary)}{_balanced(summary)}"
+        help=f"{METRICS['accuracy' if labelled else 'agreement'].help} {_compared(summary)}"
+        + _balanced(summary)
         + (SO_FAR if partial else ""),
     )
 
@@ -155,7 +156,7 @@ def _fidelity(summary: Summary | ScoreSummary) -> Headline:
     largest = "" if equal else f"largest difference {summary.parts('largest')[0]} of its output's range; "
     partial = isinstance(summary, ScoreSummary) and summary.partial
     return Headline(
-        label="Fidelity to the uncompressed network (SQNR)",
+        label="Fidelity (SQNR)",
         value="equal" if equal else value,
         interval=interval,
         change="this is the baseline" if summary.recipe.identity else f"cosine {summary.parts('cosine')[0]}",
@@ -244,8 +245,12 @@ def _latency(summary: Summary | None, otherwise: str) -> Headline:
     change = latency.verdict.label
     if mood != "same":
         change += f": {summary.text('latency_ratio')}"
+    elif summary.timed and summary.timed.identity:
+        change = "same kernels as uncompressed"
     elif same:
         change = _same(summary, change)
+    elif not summary.recipe.identity:
+        change += f": {summary.text('latency_ratio')}"
     percentile = f"; p95 {format_ns(latency.p95_ns)}" if latency.p95_ns else ""
     first = f"; first call {summary.parts('first_call')[0]}"
     return Headline(
