@@ -9,6 +9,7 @@ from optimizer.errors import ParetoscopeError
 from optimizer.model.added import cards, uploads
 from optimizer.model.added.cards import AddedModel, Choices, Examined, Refused, Trial
 from optimizer.model.added.containers import MODEL_FILES
+from optimizer.model.added.hub import check_id
 from optimizer.model.preprocessing import CHANNELS, INTERPOLATIONS, MAX_SIDE, PRESETS, RANGES, Preprocessing
 from optimizer.records import DataSpec, digest
 from optimizer.system.uploads import MAX_UPLOAD_MB
@@ -34,6 +35,7 @@ def show(data: DataSpec) -> None:
         f"machine. A file of more than {MAX_UPLOAD_MB} MB comes in by a shell there: `paretoscope add NAME "
         "--checkpoint FILE`, or `--onnx FILE`.",
     )
+    below = st.container()
     named = st.text_input(
         "Or a classifier of the Hugging Face hub",
         key=f"hub {session().uploads}",
@@ -42,10 +44,11 @@ def show(data: DataSpec) -> None:
         help="From the hub's cache on this machine, or downloaded. Its configuration names an architecture "
         "of timm or transformers, its own preprocessing and its classes; nothing in it is run.",
     ).strip()
-    with tasks.errors_in_words():
+    with below if uploaded is not None else st.container(), tasks.errors_in_words():
         if uploaded is not None:
             _add("examine", _upload(uploaded), data)
         elif named:
+            check_id(named)
             _add("examine hub", named, data)
     _show_added()
 

@@ -11,12 +11,14 @@ from optimizer.analysis.frame import timed_alike
 from optimizer.analysis.headline import Headline, headlines
 from optimizer.analysis.labels import engine_label
 from optimizer.analysis.summary import Summary, summarise, summarise_scores
-from optimizer.formats import count
+from optimizer.charts.spec import BEING_MEASURED, NO_RESULTS, Lines
+from optimizer.formats import capital, count
 from optimizer.recipe import PRESETS, Recipe
 from optimizer.records import Inspection, Known, Request, Result, Settings, encode
 from optimizer.search.presets import Found
 from optimizer.search.sweep import STARTER_BITS, STARTER_SPARSITIES, any_amount, neighbours, works_ahead
 from optimizer.store import ledger
+from optimizer.store.items import Sweep
 from optimizer.store.keys import of_today, request_key, request_keys
 from optimizer.system.process_pool import Job
 from pages import address, consent, controls, drawing, sidebar, tasks
@@ -58,7 +60,8 @@ def main() -> None:
     tasks.refresh_when_over(asked, started)
     if result:
         work_ahead(request, bool(started) or filling)
-    draw(results, timed_alike(everywhere, request.settings), *marked(result, results, recipe, asked))
+    busy = bool(asked or started) or filling
+    draw(results, timed_alike(everywhere, request.settings), *marked(result, results, recipe, asked), busy)
     if more:
         st.caption(f"The {count(drawing.MAX_DRAWN, 'result')} of this model that were measured last.")
 
@@ -142,9 +145,9 @@ def work_ahead(request: Request, busy: bool) -> None:
     begin()
 
 
-def inspection(request: Request, asked: list[Job]) -> Inspection | None:
-    """Exact counts and sizes, where what is asked for does not tell them: it is held back, or waits behind
-    something long."""
+def inspection(request: Request, asked: list[Job]) -> Job | None:
+    """The job of exact counts and sizes, where what is asked for does not tell them: it is held back, or
+    waits behind something long."""
     if any(job.lane == "interactive" or job.state == "running" for job in asked):
         return None
     counted = replace(request, settings=Settings())
@@ -152,46 +155,66 @@ def inspection(request: Request, asked: list[Job]) -> Inspection | None:
     if tasks.is_stopped(key) or consent.waiting(consent.images(request.data)):
         return None
     job = tasks.start("interactive", "inspect", counted, key)
-    tasks.pool().wait(job, INSPECTION_SECONDS)
-    return tasks.finished(job, Inspection) if job.over else None
+    return tasks.pool().wait(job, INSPECTION_SECONDS)
 
 
 def cards(request: Request, result: Result | None, asked: list[Job]) -> None:
     """Four figures, each with its interval, as they become known; what is not is a dash."""
     summary = summarise(result) if result else None
-    counts = result.inspection if result else inspection(request, asked)
+    counted = None if result else inspection(request, asked)
+    counts, watched = result.inspection if result else None, asked
+    if counted and counted.over:
+        counts = tasks.finished(counted, Inspection)
+    elif counted:
+        watched = [*asked, counted]
+    idle = "" if result or asked else why_idle(request_key(request))
     for job in asked:
         tasks.pool().wait_known(job, INSPECTION_SECONDS)
 
     late = waited(PATIENCE_SECONDS)
     drawn = False
 
-    @st.fragment(run_every=LIVE_SECONDS if asked else None)
+    @st.fragment(run_every=LIVE_SECONDS if watched else None)
     def live() -> None:
         nonlocal drawn
-        told = [job.known for job in asked]
-        for column, headline in zip(st.columns(4), known_so_far(told, summary, counts), strict=True):
+        told = [job.known for job in watched]
+        figures = known_so_far(told, summary, counts, idle, counting=bool(watched))
+        for column, headline in zip(st.columns(4), figures, strict=True):
             with column:
                 drawing.card(headline)
-        if any(job.over for job in asked) or (asked and not late and waited(PATIENCE_SECONDS)):
+        if any(job.over for job in watched) or (asked and not late and waited(PATIENCE_SECONDS)):
             st.rerun()  # with its result, or its mark
-        if drawn and tasks.wait_for_news(asked, told):
+        if drawn and tasks.wait_for_news(watched, told):
             st.rerun(scope="fragment")
         drawn = True
 
     live()
 
 
+def why_idle(key: str) -> str:
+    """What stands in place of figures that nobody works on."""
+    job = tasks.pool().get(key)
+    if tasks.is_stopped(key):
+        return "stopped"
+    return "failed" if job and job.state == "failed" else "not started"
+
+
 def known_so_far(
-    told: list[object], summary: Summary | None, counts: Inspection | None
+    told: list[object],
+    summary: Summary | None,
+    counts: Inspection | None,
+    idle: str = "",
+    counting: bool = True,
 ) -> tuple[Headline, ...]:
-    """The four figures by what a job has ``told`` last, or by what was known before."""
+    """The four figures by what a job has ``told`` last, or by what was known before; where nobody works on
+    those that are not known, that they are ``idle``."""
     for one in told:
         if isinstance(one, Result):
             return headlines(summarise(one), one.inspection)
         if isinstance(one, Known):
             return headlines(None, one.inspection, summarise_scores(one))
-    return headlines(summary, counts)
+    counted = "being counted" if counting else idle
+    return headlines(summary, counts, measuring=idle or "being measured", counting=counted)
 
 
 def marked(
@@ -213,18 +236,25 @@ def waited(seconds: float) -> bool:
     return time.monotonic() > session().asked_at + seconds
 
 
-def draw(results: list[Summary], timed: list[Summary], key: str | None, cursor: float | None) -> None:
+def draw(
+    results: list[Summary], timed: list[Summary], key: str | None, cursor: float | None, busy: bool
+) -> None:
     """The four curves, with the position under the sliders on each, by its result's ``key`` or its sparsity
     (``cursor``, in percent): latency of what was ``timed`` alike, on any engine; the others of ``results``,
-    with however many threads."""
+    with however many threads. ``busy`` says whether something of it is being measured."""
+
+    def curve(info: Lines, name: str) -> None:
+        waits = busy and info.empty == NO_RESULTS
+        drawing.chart(replace(info, empty=BEING_MEASURED) if waits else info, name)
+
     engine = sidebar.selection().engine
     left, right = st.columns(2)
     with left:
-        drawing.chart(charts.accuracy_info(results, key, cursor), "accuracy")
-        drawing.chart(charts.latency_info(timed, key, cursor, engine=engine), "latency")
+        curve(charts.accuracy_info(results, key, cursor), "accuracy")
+        curve(charts.latency_info(timed, key, cursor, engine=engine), "latency")
     with right:
-        drawing.chart(charts.size_info(results, key), "size")
-        drawing.chart(charts.frontier_info(results, key), "frontier")
+        curve(charts.size_info(results, key), "size")
+        curve(charts.frontier_info(results, key), "frontier")
 
 
 def toolbar(
@@ -243,8 +273,7 @@ def toolbar(
     missing = [one for key, one in keyed.items() if key not in done]
     if missing and is_measured_in_full(missing):
         missing = []
-    asked = encode(curves)
-    filling = next((one for one in ledger.sweeps(tasks.store()) if one.open and one.asked == asked), None)
+    filling, alone = filled_by(encode(curves), set(keyed), set(request_keys(missing)))
     row = st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center")
     with row.container(horizontal=True, width="content", vertical_alignment="center"):
         words, short = request.recipe.describe(), request.recipe.describe(details=False)
@@ -269,7 +298,7 @@ def toolbar(
         files = sidebar.catalogue().files
         drawing.export_menu([one.key for one in results], request.model, request, problems=files)
         if filling:
-            if st.button(
+            if alone and st.button(
                 "Stop filling",
                 icon=":material/stop:",
                 help="Stop filling the curves. What is measured so far is kept.",
@@ -280,7 +309,11 @@ def toolbar(
             tasks.begin_sweep(curves, tasks.who())
             st.rerun()
     if filling:
-        words = "Filling the curves: {} of {} measured"
+        words = (
+            "Filling the curves: {} of {} measured"
+            if alone
+            else f"{capital(filling.title)} fills the curves: {{}} of {{}} measured"
+        )
         tasks.follow(
             filling, lambda now: st.progress(now.over / now.total, words.format(now.over, now.total))
         )
@@ -288,6 +321,19 @@ def toolbar(
         tasks.show_job(searching)
     job = tasks.pool().get(request_key(full))
     return [*([job] if job and not job.over else []), *([searching] if searching else [])], bool(filling)
+
+
+def filled_by(asked: bytes, keys: set[str], missing: set[str]) -> tuple[Sweep | None, bool]:
+    """The sweep that measures what the curves are ``missing``, however it was asked for, and whether it
+    measures nothing but them (their ``keys``): that may be stopped here."""
+    for one in ledger.sweeps(tasks.store()):
+        if one.open and one.asked == asked:
+            return one, True
+        if one.open and one.answer is None and not one.device and missing:
+            items = ledger.items(tasks.store(), one.id)
+            if missing <= {item.key for item in items if item.state in ("queued", "running")}:
+                return one, {item.key for item in items} <= keys
+    return None, False
 
 
 def is_measured_in_full(requests: list[Request]) -> bool:

@@ -1,5 +1,6 @@
 """Ask a question, get a configuration: limits in, the best that keeps to them out. (Not a page.)"""
 
+from contextlib import suppress
 from dataclasses import replace
 
 import streamlit as st
@@ -14,7 +15,7 @@ from optimizer.formats import MISSING, count
 from optimizer.methods.engines import ENGINES
 from optimizer.records import Request, Result
 from optimizer.search.answers import findings, headline, named, trial_frame, why_noisy
-from optimizer.search.questions import Answered, answer_of, progress_of, question_of
+from optimizer.search.questions import Answered, answer_of, progress_of, question_of, so_far
 from optimizer.search.records import Question, Step
 from optimizer.search.space import Space
 from optimizer.store import ledger
@@ -174,6 +175,9 @@ def show(sweep: Sweep, found: Answered | None) -> None:
     elif sweep.state == "cancelled":
         words = "" if only_python else ": Resume goes on from there"
         st.info(f"Cancelled. What was measured is kept{words}.", icon=":material/cancel:")
+        with suppress(InputError):  # which the buttons' place tells
+            if until_then := so_far(tasks.store(), sweep):
+                show_answer(until_then)
     elif found:
         show_answer(found)
     else:

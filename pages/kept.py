@@ -3,6 +3,8 @@
 Messages and names from the store may be anyone's words: they are drawn in widgets that know no markup.
 """
 
+from collections.abc import Collection
+
 import pandas as pd
 import streamlit as st
 
@@ -16,12 +18,13 @@ CHECK = "check what is stored"
 MAX_READ_AT_ONCE = 200
 
 
-def show() -> None:
-    """Two blocks, each only where there is something to say."""
+def show(told: Collection[str] = ()) -> None:
+    """Two blocks, each only where there is something to say; failures without those ``told`` already, by the
+    keys of their measurements."""
     with tasks.errors_in_words():
         show_unreadable(unreadable())
     with tasks.errors_in_words():
-        show_failures(tasks.store().failures())
+        show_failures([one for one in tasks.store().failures() if one.key not in told])
 
 
 def unreadable() -> list[Unreadable]:

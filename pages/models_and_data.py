@@ -26,8 +26,9 @@ def main() -> None:
     chosen = sidebar.selection()
     st.header("Models and data")
     catalogue = sidebar.catalogue()
+    told: frozenset[str] = frozenset()
     with tasks.errors_in_words():
-        show_chosen(chosen)
+        told = show_chosen(chosen)
     with tasks.errors_in_words():
         adding.show(chosen.data)
     st.subheader("Add images")
@@ -51,7 +52,7 @@ def main() -> None:
         },
     )
     show_machine()
-    kept.show()
+    kept.show(told)
 
 
 def show_machine() -> None:
@@ -94,13 +95,15 @@ def row(card: ModelCard) -> dict[str, object]:
     }
 
 
-def show_chosen(chosen: SidebarChoice) -> None:
-    """The model and the images of the sidebar: get them, read them, score them uncompressed."""
+def show_chosen(chosen: SidebarChoice) -> frozenset[str]:
+    """The model and the images of the sidebar: get them, read them, score them uncompressed. Gives the keys
+    of measurements of which it is said that they failed, or that their images did."""
+    told: frozenset[str] = frozenset()
     st.subheader(plain(chosen.card.name))
     st.markdown(plain(chosen.card.description))
     if not chosen.card.ready:
         get(chosen.card)
-        return
+        return told
     if chosen.card.download_bytes:
         with st.expander("The file on this machine is damaged?"):
             get(chosen.card)
@@ -108,10 +111,13 @@ def show_chosen(chosen: SidebarChoice) -> None:
         roots = ", ".join(plain(root) for root in opened_roots())
         if roots:
             st.caption(f"Folders open to this page: {roots}")
-        return
-    if not consent.held_back(consent.images(chosen.data)):
-        read_images(chosen)
-        score_baseline(chosen)
+        return told
+    if consent.held_back(consent.images(chosen.data)):
+        return told
+    request = Request(chosen.card.name, Recipe(), chosen.engine, chosen.data, chosen.settings)
+    if read_images(chosen) and score_baseline(request):
+        return told
+    return frozenset({request_key(request)})
 
 
 def get(card: ModelCard) -> None:
@@ -139,17 +145,20 @@ def get(card: ModelCard) -> None:
             st.rerun()
 
 
-def read_images(chosen: SidebarChoice) -> None:
+def read_images(chosen: SidebarChoice) -> bool:
+    """Whether nothing stands against it: they are not read yet, or could be."""
     st.markdown("**Images**")
     name, data = chosen.card.name, chosen.data
     key = f"images {digest([name, weights_version(name), data, recent_fingerprint(data)])}"
     if tasks.held_back(key):
-        return
+        return False
     job = tasks.start("interactive", "images", (chosen.card.name, chosen.data), key)
     tasks.pool().wait(job, 0.3)
     if not job.over:
         tasks.refresh_when_over([job])
-        return
+        return True
+    if job.state == "failed":
+        st.rerun()  # as above
     report = tasks.finished(job, ImagesReport)
     labels = "with labels" if report.labelled else "without labels: agreement is measured"
     images = plain(describe_images(chosen.data, report.evaluated))
@@ -161,21 +170,24 @@ def read_images(chosen: SidebarChoice) -> None:
             st.dataframe(pd.DataFrame(report.mapping.mapped), hide_index=True)
             if report.mapping.unmapped:
                 st.markdown("Not mapped: " + ", ".join(map(plain, report.mapping.unmapped)))
+    return True
 
 
-def score_baseline(chosen: SidebarChoice) -> None:
+def score_baseline(request: Request) -> bool:
+    """Whether nothing stands against it: it is not measured yet, or could be."""
     st.markdown("**Uncompressed**")
-    request = Request(chosen.card.name, Recipe(), chosen.engine, chosen.data, chosen.settings)
     result = stored.best(tasks.store(), request)
     if result is None:
-        if not tasks.held_back(request_key(request)):
+        held = tasks.held_back(request_key(request))
+        if not held:
             tasks.refresh_when_over([tasks.submit(request)])
-        return
+        return not held
     summary = summarise(result)
     for column, headline in zip(st.columns(4), headlines(summary, result.inspection), strict=True):
         with column:
             drawing.card(replace(headline, change=""))  # nothing has changed in what is the baseline
     drawing.badges(summary)
+    return True
 
 
 main()

@@ -353,11 +353,17 @@ def show_job(job: Job) -> None:
             if job.progress is not None:
                 st.progress(job.progress, plain(job.message))
             else:
-                running = job.state == "running" and job.message
-                words = plain(job.message) if running else "queued"
-                st.caption(f":material/hourglass_top: {words}…", width="stretch")
+                st.caption(f":material/hourglass_top: {plain(waiting_words(job))}…", width="stretch")
             conclude_button(job)
             stop_button(job)
+
+
+def waiting_words(job: Job) -> str:
+    """What a job does that can't tell its share, or what it waits for."""
+    if job.state == "running":
+        return job.message or label_of(job.task)
+    number = pool().before(job)
+    return f"queued behind {count(number, 'job')}" if number else "queued, next in line"
 
 
 def conclude_button(job: Job) -> None:

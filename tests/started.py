@@ -62,6 +62,9 @@ class Started:
     def wait_known(self, job: Job, timeout: float | None = None) -> Job:
         return job
 
+    def before(self, job: Job) -> int:
+        return [one for one in self.listed.values() if one.lane == job.lane and not one.over].index(job)
+
     def idle(self, lane: str) -> bool:
         return True
 

@@ -46,11 +46,20 @@ class Headline:
 
 
 def headlines(
-    summary: Summary | None, inspection: Inspection | None, scores: ScoreSummary | None = None
+    summary: Summary | None,
+    inspection: Inspection | None,
+    scores: ScoreSummary | None = None,
+    measuring: str = "being measured",
+    counting: str = "being counted",
 ) -> tuple[Headline, ...]:
-    """Accuracy, size, latency and operations; what is not known yet is a dash. ``scores`` are there before
-    anything is timed, of some images first."""
-    return (_accuracy(summary or scores), _size(inspection), _latency(summary), _operations(inspection))
+    """Accuracy, size, latency and operations; what is not known yet is a dash, with what is done about it
+    (``measuring``, ``counting``). ``scores`` are there before anything is timed, of some images first."""
+    return (
+        _accuracy(summary or scores, measuring),
+        _size(inspection, counting),
+        _latency(summary, measuring),
+        _operations(inspection, counting),
+    )
 
 
 OVERRIDE_COLUMNS = {
@@ -118,9 +127,9 @@ def _missing(value: object) -> bool:
     return value is None or value != value or value == ""  # NaN is what a table makes of an empty number
 
 
-def _accuracy(summary: Summary | ScoreSummary | None) -> Headline:
+def _accuracy(summary: Summary | ScoreSummary | None, otherwise: str) -> Headline:
     if summary is None:
-        return Headline("Accuracy", basis="being measured", help=METRICS["accuracy"].help)
+        return Headline("Accuracy", basis=otherwise, help=METRICS["accuracy"].help)
     if summary.fidelity:
         return _fidelity(summary)
     labelled = summary.reference == "labels"
@@ -128,13 +137,14 @@ def _accuracy(summary: Summary | ScoreSummary | None) -> Headline:
     drop, partial = summary.drop, isinstance(summary, ScoreSummary) and summary.partial
     same = drop.verdict is AccuracyVerdict.SAME and (summary.recipe.identity or not partial)
     return Headline(
-        label="Accuracy" if labelled else "Agreement with the uncompressed model",
+        label="Accuracy" if labelled else "Agreement",
         value=value,
         interval=interval,
         change=_same(summary, drop.verdict.label) if same else _points(-drop.points, -drop.high, -drop.low),
         mood=MOODS.get(drop.verdict, "same"),
         basis=_scored_on(summary, labelled),
-        help=f"{METRICS['accuracy'].help} {_compared(summary)}{_balanced(summary)}"
+        help=f"{METRICS['accuracy' if labelled else 'agreement'].help} {_compared(summary)}"
+        + _balanced(summary)
         + (SO_FAR if partial else ""),
     )
 
@@ -146,7 +156,7 @@ def _fidelity(summary: Summary | ScoreSummary) -> Headline:
     largest = "" if equal else f"largest difference {summary.parts('largest')[0]} of its output's range; "
     partial = isinstance(summary, ScoreSummary) and summary.partial
     return Headline(
-        label="Fidelity to the uncompressed network (SQNR)",
+        label="Fidelity (SQNR)",
         value="equal" if equal else value,
         interval=interval,
         change="this is the baseline" if summary.recipe.identity else f"cosine {summary.parts('cosine')[0]}",
@@ -208,10 +218,10 @@ def may_be(drop: PairedDrop) -> str:
     return f"{change} {abs(drop.points):.2f} points; may be a loss of up to {max(drop.high, 0):.2f}"
 
 
-def _size(inspection: Inspection | None) -> Headline:
+def _size(inspection: Inspection | None, otherwise: str) -> Headline:
     help = METRICS["file_size"].help
     if inspection is None:
-        return Headline("Size of the file", basis="being counted", help=help)
+        return Headline("Size of the file", basis=otherwise, help=help)
     size, before = inspection.size, inspection.baseline_size
     ratio = size.file_bytes / before.file_bytes
     return Headline(
@@ -225,9 +235,9 @@ def _size(inspection: Inspection | None) -> Headline:
     )
 
 
-def _latency(summary: Summary | None) -> Headline:
+def _latency(summary: Summary | None, otherwise: str) -> Headline:
     if summary is None:
-        return Headline("Latency", basis="being measured", help=METRICS["latency"].help)
+        return Headline("Latency", basis=otherwise, help=METRICS["latency"].help)
     value, interval = summary.parts("latency")
     latency = summary.latency
     mood, same = MOODS.get(latency.verdict, "same"), latency.verdict is LatencyVerdict.SAME
@@ -235,8 +245,12 @@ def _latency(summary: Summary | None) -> Headline:
     change = latency.verdict.label
     if mood != "same":
         change += f": {summary.text('latency_ratio')}"
+    elif summary.timed and summary.timed.identity:
+        change = "same kernels as uncompressed"
     elif same:
         change = _same(summary, change)
+    elif not summary.recipe.identity:
+        change += f": {summary.text('latency_ratio')}"
     percentile = f"; p95 {format_ns(latency.p95_ns)}" if latency.p95_ns else ""
     first = f"; first call {summary.parts('first_call')[0]}"
     return Headline(
@@ -289,9 +303,9 @@ def _same(summary: Summary | ScoreSummary, otherwise: str) -> str:
     return "this is the baseline" if summary.recipe.identity else otherwise
 
 
-def _operations(inspection: Inspection | None) -> Headline:
+def _operations(inspection: Inspection | None, otherwise: str) -> Headline:
     if inspection is None:
-        return Headline("Operations", basis="being counted", help=METRICS["operations"].help)
+        return Headline("Operations", basis=otherwise, help=METRICS["operations"].help)
     size = inspection.size
     left = sum(layer.macs * layer.nonzero / layer.elements for layer in inspection.layers)
     before = sum(layer.macs for layer in inspection.layers)

@@ -5,6 +5,7 @@ That takes tens of milliseconds: :mod:`optimizer.analysis.stored` keeps it besid
 
 import hashlib
 import math
+import re
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -361,10 +362,17 @@ def _pruned_percent(recipe: Recipe, inspection: Inspection, zeros_percent: float
 
 
 def describe_images(data: DataSpec, total: int) -> str:
-    """The images in words: ``10,000 bundled images`` or ``500 images of photographs``."""
+    """The images in words: ``10,000 bundled images`` or ``500 images of photographs``; those of a set that
+    was uploaded without the hash behind its name."""
     if data.content:
-        return f"{total:,} images given in memory"
-    return f"{total:,} {'bundled images' if data.path is None else f'images of {PurePath(data.path).name}'}"
+        return f"{count(total, 'image')} given in memory"
+    if data.path is None:
+        return count(total, "bundled image")
+    name = PurePath(data.path).name
+    called = HASH.sub("", name)
+    if called == LOOSE and called != name:
+        return count(total, "uploaded image")
+    return f"{count(total, 'image')} of {called}"
 
 
 @cache
@@ -374,5 +382,8 @@ def _here() -> str:
 
 FIDELITY = ("sqnr", "cosine", "largest")
 """Metrics that are shown of a network whose outputs are no logits, in the place of accuracy."""
+HASH, LOOSE = re.compile(r" [0-9a-f]{12}$"), "images"
+"""What the folders of uploaded images end with, and how those begin that came without an archive
+(:mod:`optimizer.data.uploaded`)."""
 FALLBACK = "torch CSR"
 """What skips zeros where the sparse engine has no kernels."""

@@ -28,7 +28,7 @@ def accuracy_info(
     agreement = bool(summaries) and all(summary.reference == "baseline" for summary in summaries)
     name = quality("accuracy", summaries)
     title = "agreement with the uncompressed model" if agreement else "top-1 accuracy"
-    heading = "Accuracy against sparsity"
+    heading = f"{'Agreement' if agreement else 'Accuracy'} against sparsity"
     if name == "sqnr":
         title, heading = "SQNR of the outputs", "Fidelity against sparsity"
     unit, whole = metric(name).unit, (-2.0, 102.0) if name == "accuracy" else (-math.inf, math.inf)

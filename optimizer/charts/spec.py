@@ -9,6 +9,7 @@ from typing import Literal
 
 SELECTED = "this recipe"
 NO_RESULTS = "Nothing measured yet.<br>Move a slider, or run a sweep, to fill this chart."
+BEING_MEASURED = "Being measured…"
 
 
 @dataclass(frozen=True, slots=True)

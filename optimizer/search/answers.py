@@ -3,6 +3,7 @@
 import math
 import shlex
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,7 @@ from optimizer.errors import InputError
 from optimizer.formats import capital, count
 from optimizer.records import Result
 from optimizer.search.confirming import loses, loses_elsewhere, points_words
-from optimizer.search.questions import Answered, answer_of, question_of
+from optimizer.search.questions import Answered, answer_of, question_of, so_far
 from optimizer.search.records import Confirmed, Outcome, Question
 from optimizer.search.space import Space
 from optimizer.search.sweep import describe_asked
@@ -112,6 +113,8 @@ def came_of_it(store: Store, sweep: Sweep) -> str:
     """How many items of a sweep are in which state, or what a question found, in a line."""
     if sweep.answer is None:
         return sweep.described()
+    if sweep.state == "cancelled":
+        return cancelled(store, sweep)
     found = answer_of(store, sweep.answer, tried=False) if sweep.state == "done" else None
     if found is None:
         return sweep.state
@@ -120,6 +123,15 @@ def came_of_it(store: Store, sweep: Sweep) -> str:
         failed = any(trial.message for trial in found.answer.progress.trials)
         return f"nothing could be measured{early}" if failed else f"nothing was measured{early or ' in time'}"
     return f"{named(found.best) if found.best else 'nothing keeps to the limits'}{early}"
+
+
+def cancelled(store: Store, sweep: Sweep) -> str:
+    """That a question was, and the best until then, in a line."""
+    with suppress(InputError):  # of another version
+        if found := so_far(store, sweep):
+            best = named(found.best) if found.best else "nothing keeps to the limits"
+            return f"{sweep.state}; so far {best}"
+    return sweep.state
 
 
 def details(found: Answered) -> list[str]:

@@ -8,7 +8,8 @@ from optimizer.analysis import stored
 from optimizer.errors import InputError, UnavailableError
 from optimizer.methods import plugins
 from optimizer.records import Result, decode, digest, encode
-from optimizer.search.records import NOT_BEGUN, Answer, Progress, Question
+from optimizer.search.confirming import candidates, loses
+from optimizer.search.records import NOT_BEGUN, Answer, Confirmed, Progress, Question
 from optimizer.store import ledger
 from optimizer.store.items import Sweep
 from optimizer.store.keys import request_key
@@ -96,6 +97,21 @@ def answer_of(store: Store, key: str | None, tried: bool = True) -> Answered | N
 def progress_of(store: Store, search: str) -> Progress:
     """How far a search is, by its key, wherever it runs."""
     return store.get_document(SEARCH, search, Progress) or NOT_BEGUN
+
+
+def so_far(store: Store, sweep: Sweep) -> Answered | None:
+    """What the search of a question without an answer has found, by what it kept of its progress, as an
+    answer that was ended early and timed nothing afresh; None where it tried nothing. Raises InputError as
+    :func:`question_of` does."""
+    question, (item,) = question_of(sweep), ledger.items(store, sweep.id)
+    progress = progress_of(store, item.key)
+    if not progress.trials:
+        return None
+    keys = [trial.key for trial in progress.trials]
+    results = {result.key: result for result in stored.known(store, store.several(keys))}
+    good, _ = candidates([results[key] for key in keys if key in results], question)
+    best = next((Confirmed(one.key, one.latency) for one in good if not loses(one, question)), None)
+    return Answered(Answer(question, progress, best, (), (), is_early=True), results)
 
 
 def seconds_left(store: Store, numbers: Iterable[int]) -> float:

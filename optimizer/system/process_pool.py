@@ -178,6 +178,16 @@ class Pool:
         with self._changed:
             return self._live.get(key) or self._over.get(key)
 
+    def before(self, job: Job) -> int:
+        """How many jobs of its lane a queued one waits for, as things are: those that run, and those queued
+        that go first, whoever asked for them."""
+        with self._changed:
+            lane = [one for one in self._live.values() if one.lane == job.lane]
+            queued = sorted((one for one in lane if one.state == "queued"), key=self._precedence)
+            if job not in queued:
+                return 0
+            return queued.index(job) + sum(one.state == "running" for one in lane)
+
     def jobs(self) -> list[Job]:
         """Finished jobs, oldest first, then running and queued ones in order of arrival."""
         with self._changed:
@@ -308,20 +318,21 @@ class Pool:
             "takes. Try again when some of them are done"
         )
 
+    def _precedence(self, job: Job) -> tuple[bool, float, int]:
+        return (
+            not self._awaited(job),
+            job.priority,
+            min((self._served.get(one, 0) for one in job.visitors), default=0),
+        )
+
     def _next(self, lane: "_Lane") -> Job | None:
         """The most urgent queued job, now running; None once the pool is closed."""
-
-        def precedence(job: Job) -> tuple[bool, float, int]:
-            return (
-                not self._awaited(job),
-                job.priority,
-                min((self._served.get(one, 0) for one in job.visitors), default=0),
-            )
-
         with self._changed:
             while not self._closed:
                 queued = (job for job in self._live.values() if job.lane == lane.name)
-                job = min((job for job in queued if job.state == "queued"), key=precedence, default=None)
+                job = min(
+                    (job for job in queued if job.state == "queued"), key=self._precedence, default=None
+                )
                 if job is not None:
                     self._served |= dict.fromkeys(job.visitors, next(self._turns))
                     job.begun = job.heard = time.monotonic()

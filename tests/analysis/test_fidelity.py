@@ -59,7 +59,7 @@ def test_intervals_hold_the_mean_of_images(figure: object, values: object) -> No
 
 def test_cards_and_charts_say_fidelity_in_place_of_agreement() -> None:
     card = headlines(summarise(HALF), HALF.inspection)[0]
-    assert card.label == "Fidelity to the uncompressed network (SQNR)"
+    assert card.label == "Fidelity (SQNR)"
     assert card.value.endswith("dB")
     assert "largest difference" in card.basis
     assert headlines(summarise(PLAIN), PLAIN.inspection)[0].value == "equal"

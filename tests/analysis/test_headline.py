@@ -9,6 +9,7 @@ from factories import LAYERS, make_result, recipe, remade
 
 from optimizer.analysis.headline import OVERRIDE_COLUMNS, group_rows, headlines, layer_rows, overrides_of
 from optimizer.analysis.summary import summarise
+from optimizer.charts import accuracy_info
 from optimizer.errors import InputError
 from optimizer.formats import MISSING, format_ns
 from optimizer.recipe import Override
@@ -49,9 +50,27 @@ def test_the_uncompressed_model_differs_in_nothing() -> None:
 
 
 def test_a_noisy_latency_has_no_mood() -> None:
-    result = make_result(recipe(0.5), noisy=True)
+    result = make_result(recipe(0.5, 8, 8), noisy=True)
+    summary = summarise(result)
+    card = headlines(summary, result.inspection)[2]
+    assert summary.timed
+    assert not summary.timed.identity
+    assert (card.change, card.mood) == (f"noisy: {summary.text('latency_ratio')}", "same")
+
+
+@pytest.mark.parametrize("noisy", [False, True])
+def test_a_recipe_that_runs_the_kernels_of_the_uncompressed_model_says_so(noisy: bool) -> None:
+    result = make_result(recipe(0.5), noisy=noisy, ratio=1.0)
     card = headlines(summarise(result), result.inspection)[2]
-    assert (card.change, card.mood) == ("noisy", "same")
+    assert (card.change, card.mood) == ("same kernels as uncompressed", "same")
+
+
+def test_titles_of_cards_are_short_enough_for_them() -> None:
+    result = make_result(recipe(0.5), labelled=False)
+    cards = headlines(summarise(result), result.inspection)
+    assert cards[0].label == "Agreement"
+    assert "uncompressed model" in cards[0].help
+    assert accuracy_info([result]).title == "Agreement against sparsity"
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,9 @@ from optimizer.analysis.realisation import Realisation, realisation
 from optimizer.analysis.result_json import as_json
 from optimizer.analysis.rounds import mean_interval
 from optimizer.analysis.statistics import mean_time_interval, summarise_visits
-from optimizer.analysis.summary import summarise, summarise_scores
+from optimizer.analysis.summary import describe_images, summarise, summarise_scores
 from optimizer.recipe import PruneSpec, Recipe
-from optimizer.records import Execution, Known, LayerExecution, Result
+from optimizer.records import DataSpec, Execution, Known, LayerExecution, Result
 
 
 def names(result: Result) -> list[str]:
@@ -263,3 +263,17 @@ def test_balanced_accuracy_has_no_interval_while_images_are_scored() -> None:
             whole.measures["balanced_accuracy"], name
         )
     assert growing.measures["sqnr"].low is None
+
+
+@pytest.mark.parametrize(
+    ("path", "total", "words"),
+    [
+        (None, 10_000, "10,000 bundled images"),
+        ("/home/images 0554d58b0f43", 1, "1 uploaded image"),
+        ("/home/birds 0554d58b0f43", 500, "500 images of birds"),
+        ("/data/images", 1, "1 image of images"),
+        ("/data/birds of 2024", 2, "2 images of birds of 2024"),
+    ],
+)
+def test_images_are_told_without_the_hash_of_an_upload(path: str | None, total: int, words: str) -> None:
+    assert describe_images(DataSpec(path), total) == words

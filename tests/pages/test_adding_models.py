@@ -1,7 +1,9 @@
 """A model file of one's own on Models and data, without a browser."""
 
 import io
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -124,6 +126,35 @@ def test_what_is_too_large_to_upload_has_another_way_in(page: AppTest) -> None:
         "more than 300 MB comes in by a shell there: `paretoscope add NAME" in helps["A model file of yours"]
     )
     assert "`paretoscope dashboard --images FOLDER`" in helps["Your images"]
+
+
+def test_an_id_that_can_be_none_of_the_hub_is_refused_at_once(page: AppTest, started: Started) -> None:
+    field = next(one for one in page.text_input if "hub" in one.label)
+    field.set_value("not a valid id!!").run()
+    assert "is no id of the hub: give one such as timm/resnet18.a1_in1k" in words(page)
+    assert "examine hub" not in started.tasks()
+    next(one for one in page.text_input if "hub" in one.label).set_value("timm/resnet18.a1_in1k").run()
+    assert "examine hub" in started.tasks()
+    assert "queued behind" in words(page)
+
+
+def test_what_becomes_of_an_upload_is_drawn_below_the_uploader(page: AppTest, started: Started) -> None:
+    give(page, "notes.pt", b"no weights")
+    started.do("examine")
+    page.run()
+    kinds = [(one.type, getattr(one, "label", "")) for one in drawn(page.main)]
+    hub = next(index for index, (_, label) in enumerate(kinds) if "hub" in label)
+    error = next(index for index, (kind, _) in enumerate(kinds) if kind == "error")
+    assert error < hub
+
+
+def drawn(block: Any) -> Iterator[Any]:
+    """Every element, in the order in which they are drawn."""
+    for child in block.children.values():
+        if hasattr(child, "children"):
+            yield from drawn(child)
+        else:
+            yield child
 
 
 def test_a_preset_changes_what_the_network_will_see(page: AppTest, started: Started, content: bytes) -> None:

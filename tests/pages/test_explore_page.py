@@ -33,7 +33,7 @@ from optimizer.formats import MISSING
 from optimizer.recipe import MAX_EFFORT_SECONDS, MAX_FINETUNE_STEPS, NORMAL, PruneSpec, QuantizeSpec, Recipe
 from optimizer.records import Known, Request, Settings
 from optimizer.search.sweep import WORK_AHEAD_VARIABLE, neighbours
-from optimizer.store import keys
+from optimizer.store import keys, ledger
 from optimizer.system.environment import threads_available
 from pages import drawing, tasks
 
@@ -107,6 +107,39 @@ def test_curves_that_were_measured_in_full_are_not_to_be_filled(stored: AppTest)
         if number in (0, len(wanted) - 1):
             labels = [button.label for button in stored.run().button]
             assert any(label.startswith("Fill") for label in labels) == (number == 0)
+
+
+def test_curves_that_are_being_measured_are_not_offered_once_more(stored: AppTest) -> None:
+    wanted = tasks.starter(Request("fashion-resnet", NORMAL)).requests()
+    missing = [one for one in wanted if tasks.store().best(one) is None]
+    others = [*missing, replace(SMALL, engine="torch")]
+    for requests, words_of_it in ((missing, "Filling the curves"), (others, "Sweep 2 fills the curves")):
+        number = ledger.create(tasks.store(), b"{}", requests, "a visitor")
+        page = stored.run()
+        labels = [button.label for button in page.button]
+        assert not [label for label in labels if label.startswith("Fill")]
+        assert ("Stop filling" in labels) == (requests is missing), "what is more is not stopped here"
+        assert words_of_it in page.get("progress")[0].proto.text
+        ledger.cancel(tasks.store(), number)
+    assert [one.label for one in stored.run().button if one.label.startswith("Fill")]
+
+
+def test_what_a_link_asks_for_and_was_not_started_is_not_said_to_be_measured(started: Started) -> None:
+    page = open_page("explore", {"model": "fashion-vit", "bits": "3", "effort": "120"})
+    assert "Start" in [button.label for button in page.button]
+    said = [caption.value for caption in page.main.caption]
+    assert said.count("not started") == 2
+    assert "being measured" not in said
+    drawn = json.dumps([figure.proto.spec for figure in page.get("plotly_chart")])
+    assert "Nothing measured yet" in drawn
+    assert "Being measured" not in drawn
+
+
+def test_empty_charts_say_that_something_is_being_measured(started: Started) -> None:
+    page = open_page("explore", {"model": "fashion-mlp"})
+    drawn = json.dumps([figure.proto.spec for figure in page.get("plotly_chart")], ensure_ascii=False)
+    assert "Being measured" in drawn
+    assert "Nothing measured yet" not in drawn
 
 
 @pytest.mark.slow

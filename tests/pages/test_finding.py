@@ -12,6 +12,7 @@ from streamlit.testing.v1 import AppTest
 
 from optimizer.analysis.limits import Limits
 from optimizer.export.report import answer_report
+from optimizer.formats import capital
 from optimizer.records import DataSpec, encode
 from optimizer.search import answers
 from optimizer.search.questions import ask, question_of
@@ -204,6 +205,23 @@ def test_a_question_is_cancelled_resumed_repeated_and_extended(started: Started)
     assert question_of(longer).budget_seconds == 60
     assert ledger.items(tasks.store(), longer.id)[0].key == ledger.items(tasks.store(), sweep.id)[0].key
     assert page.query_params["sweep"] == str(longer.id)
+
+
+def test_the_best_until_a_question_was_cancelled_is_shown_and_in_the_history(started: Started) -> None:
+    page, sweep = asked(find_drop="1", find_seconds="30 s")
+    item = claimed()
+    found = Bench().go_on(question_of(sweep), Progress())
+    for result in found.measured:
+        tasks.store().put(result)
+    tasks.store().put_document(SEARCH, item.key, encode(found.answer.progress))
+    page = press(page.run(), "Cancel")
+    told = words(page)
+    assert "Cancelled. What was measured is kept: Resume goes on from there." in told
+    assert found.best is not None
+    assert f"Ended early. {capital(answers.named(found.best))}: accuracy" in told
+    tried = next(table.value for table in page.dataframe if "outcome" in table.value)
+    assert len(tried) == len(found.answer.progress.trials)
+    assert list(history_of(page)["came of it"]) == [f"cancelled; so far {answers.named(found.best)}"]
 
 
 @pytest.mark.slow

@@ -9,7 +9,9 @@ from PIL import Image
 from started import Started
 from streamlit.testing.v1 import AppTest
 
+from optimizer.records import Request
 from optimizer.system.downloads import DEFAULT_DOWNLOADS, DOWNLOADS_VARIABLE
+from pages import tasks
 
 
 @pytest.mark.slow
@@ -45,3 +47,24 @@ def test_what_may_not_be_downloaded_is_said_instead(stored: AppTest, monkeypatch
         (button,) = [button for button in page.button if button.label.startswith("Download")]
         assert button.disabled == disabled
         assert ("no weights may be downloaded to this machine" in words(page)) == disabled
+
+
+def test_images_that_can_not_be_read_are_said_once(
+    stored: AppTest, started: Started, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "damaged" / "Bag").mkdir(parents=True)
+    (tmp_path / "damaged" / "Bag" / "one.png").write_bytes(b"no image")
+    monkeypatch.setenv("PARETOSCOPE_IMAGE_ROOTS", str(tmp_path))
+    stored.query_params["images"] = "damaged"
+    page = stored.switch_page("pages/models_and_data.py").run()
+    (asked,) = (job for job in started.jobs() if job.task == "measure")
+    assert isinstance(asked.request, Request)
+    tasks.store().put_failure(asked.key, asked.request, "no image can be read", 1)
+    tasks.store().put_failure("0" * 20, Request("fashion-mlp"), "another", 1)
+    started.do("images")
+    page.run()
+    assert not page.exception
+    assert [button.label for button in page.button].count("Try again") == 2, "of the images, and of another"
+    assert len(page.error) == 1
+    assert "Uncompressed" not in words(page)
+    assert "another" in [one.value for one in page.text]

@@ -98,6 +98,19 @@ def test_urgent_jobs_run_first_and_equals_in_order(pool: Pool, tmp_path: Path) -
     assert lines(file) == ["first", "moved up", "b", "a", "late"]
 
 
+def test_a_queued_job_knows_how_many_go_first(pool: Pool, tmp_path: Path) -> None:
+    gate = Gate(pool, tmp_path)
+    gate.wait()
+    late, soon = (
+        pool.submit("measure", "echo", key, key, priority) for key, priority in (("l", 10), ("s", 0))
+    )
+    other = pool.submit("interactive", "echo", "o", "o")
+    assert [pool.before(job) for job in (gate.job, soon, late)] == [0, 1, 2]
+    gate.open()
+    for job in (soon, late, other):
+        assert pool.before(done(pool, job)) == 0
+
+
 def test_lanes_run_side_by_side_in_processes_of_their_own(pool: Pool, tmp_path: Path) -> None:
     gates = [Gate(pool, tmp_path, lane, lane) for lane in ("interactive", "measure")]
     assert len({os.getpid(), *(gate.wait() for gate in gates)}) == 3

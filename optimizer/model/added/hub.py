@@ -49,6 +49,15 @@ def lacking() -> str:
     return "models of the hub need the package huggingface_hub: pip install 'paretoscope[hub]'"
 
 
+def check_id(name: str) -> str:
+    """The id of a repository, timm's where it names nobody. Raises InputError for what can be none."""
+    name = name.removeprefix(PREFIX)
+    name = name if "/" in name else f"timm/{name}"
+    if not ID.fullmatch(name):
+        raise InputError(f"{name[:200]!r} is no id of the hub: give one such as timm/resnet18.a1_in1k")
+    return name
+
+
 def fetch(
     name: str,
     report: Report,
@@ -64,10 +73,7 @@ def fetch(
     """
     if problem := lacking():
         raise UnavailableError(problem)
-    name = name.removeprefix(PREFIX)
-    name = name if "/" in name else f"timm/{name}"
-    if not ID.fullmatch(name):
-        raise InputError(f"{name[:200]!r} is no id of the hub: give one such as timm/resnet18.a1_in1k")
+    name = check_id(name)
     report(None, f"asking for {name}")
     file = partial(_file, name, report, allow)
     if (described := file(CONFIG)) is None:
