@@ -79,7 +79,8 @@ def _set_input(model: Any, sizes: list[int]) -> None:
     given.CopyFrom(helper.make_tensor_value_info("images", TensorProto.FLOAT, sizes))
 
 
-OF_ONNX_WEIGHTS = {"DequantizeLinear", "QuantizeLinear", "Transpose", "Identity"}
+OF_ONNX_WEIGHTS = {"DequantizeLinear", "QuantizeLinear", "Transpose", "Identity", "Cast", "Sub", "Mul"}
+"""What a weight may go through before a layer multiplies with it."""
 
 
 OnnxLayers = dict[str, tuple[str, tuple[int, ...], Any]]
@@ -96,7 +97,7 @@ def _layers(graph: Any) -> OnnxLayers:
     for node in graph.node:
         for name in node.input:
             readers.setdefault(name, []).append(node)
-        if node.op_type in OF_ONNX_WEIGHTS and node.input[0] in weights:
+        if node.op_type in OF_ONNX_WEIGHTS and all(name in weights for name in node.input if name):
             weights[node.output[0]] = weights[node.input[0]]
     ends = {output.name for output in graph.output}
     found: OnnxLayers = {}

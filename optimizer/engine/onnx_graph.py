@@ -1,10 +1,15 @@
 """One ONNX graph of a compressed model: what ONNX Runtime executes, and what is saved as ONNX.
 
 A module is exported once, in float32 (:mod:`optimizer.engine.onnx_export`, seconds); each recipe takes a
-copy of the graph and puts its weights and biases in the place of the module's (milliseconds). Roundings are
-in QDQ form (https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html): weights of 8
-bits or fewer are integer codes and a DequantizeLinear, which gives every value back exactly, those of 16 are
-halves and a Cast, and what is rounded at run time goes through QuantizeLinear and DequantizeLinear.
+copy of the graph and puts its weights and biases in the place of the module's (milliseconds). What int8
+kernels take is in QDQ form (https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html):
+codes and a DequantizeLinear for weights, QuantizeLinear and DequantizeLinear for what is rounded at run time.
+
+Everything else is written so that ONNX Runtime fuses nothing: anyone's session gives what was measured.
+Weights of 8 bits or fewer are codes too, which Cast, Sub and Mul give back exactly, once, when a session is
+made; those of 16 are halves and a Cast. Of a DequantizeLinear and a product it makes a kernel that rounds
+activations to 8 bits (MatMulNBits, accuracy_level 4), or it dequantizes in every call; and beside rounded
+activations it rounds float32 weights to 8 bits (WeightBiasQuantization).
 """
 
 import copy
@@ -68,7 +73,7 @@ def graph_of(exported: Exported, compressed: CompressedModel, calibration: Tenso
         kernels = bits == 8 and any(compressed.weights[name].fits_int8 for name in exported.running)
         places = _places(model.graph, exported.weights, kernels)
         ranges = _ranges(model, {place.ranged for place in places}, calibration, threads, exported.dynamic)
-        grids = _round(made, exported.weights, places, ranges, bits)
+        grids = _round(made, exported.weights, places, ranges, bits, kernels)
         if kernels:
             _narrow_biases(made, exported.weights, compressed, grids)
     _narrow_weights(made, exported.weights, compressed)
@@ -213,8 +218,10 @@ def _round(
     places: list[_Place],
     ranges: Mapping[str, tuple[float, float]],
     bits: int,
+    kernels: bool,
 ) -> dict[str, float]:
-    """Put the roundings in. Returns for each node of a rounded layer the scale of its input's grid."""
+    """Put the roundings in, for int8 ``kernels`` or as numbers alone. Returns for each node of a rounded
+    layer the scale of its input's grid."""
     graph, constants = made.model.graph, list(made.model.graph.initializer)
     by_reader = {
         (place.tensor, place.reader): place for place in places if ranges[place.ranged] != (0.0, 0.0)
@@ -231,7 +238,7 @@ def _round(
             grid = RoundActivations(*ranges[place.ranged], bits)
             if tensor not in added:
                 added[tensor] = f"{tensor}_rounded"
-                inserted, needed = _rounding(tensor, added[tensor], grid)
+                inserted, needed = _rounding(tensor, added[tensor], grid, kernels)
                 nodes += inserted
                 constants += needed
             node.input[index] = added[tensor]
@@ -244,23 +251,26 @@ def _round(
     return scales
 
 
-def _rounding(source: str, target: str, grid: RoundActivations) -> tuple[list[Any], list[Any]]:
-    """Nodes that round ``source`` into ``target``, and the constants they take."""
+def _rounding(source: str, target: str, grid: RoundActivations, kernels: bool) -> tuple[list[Any], list[Any]]:
+    """Nodes that round ``source`` into ``target``, and the constants they take. Without ``kernels`` the last
+    one clips, if only to part a DequantizeLinear from what it would be fused with."""
     from onnx import helper, numpy_helper
 
-    arrays: dict[str, np.ndarray] = {
+    factors: dict[str, np.ndarray] = {
         f"{target}_scale": np.array(grid.scale, np.float32),
         f"{target}_zero_point": np.array(grid.zero_point, np.uint8),
     }
-    factors, codes = list(arrays), f"{target}_codes"
-    nodes = [helper.make_node("QuantizeLinear", [source, *factors], [codes], codes)]
-    if grid.last < 255:  # the type holds 8 bits: what lies beyond the grid's last code is clipped to it
-        arrays |= {f"{target}_first": np.array(0, np.uint8), f"{target}_last": np.array(grid.last, np.uint8)}
-        clipped = f"{target}_clipped"
-        nodes.append(helper.make_node("Clip", [codes, *list(arrays)[2:]], [clipped], clipped))
-        codes = clipped
-    nodes.append(helper.make_node("DequantizeLinear", [codes, *factors], [target], target))
-    return nodes, [numpy_helper.from_array(array, key) for key, array in arrays.items()]
+    codes, values = f"{target}_codes", target if kernels else f"{target}_wide"
+    nodes = [
+        helper.make_node("QuantizeLinear", [source, *factors], [codes], codes),
+        helper.make_node("DequantizeLinear", [codes, *factors], [values], values),
+    ]
+    ends: dict[str, np.ndarray] = {}
+    if not kernels:  # codes have 8 bits: what lies beyond the grid's last one is clipped to it
+        for name, code in (("first", 0), ("last", grid.last)):
+            ends[f"{target}_{name}"] = np.array((code - grid.zero_point) * np.float32(grid.scale), np.float32)
+        nodes.append(helper.make_node("Clip", [values, *ends], [target], target))
+    return nodes, [numpy_helper.from_array(array, key) for key, array in (factors | ends).items()]
 
 
 # Narrow weights
@@ -269,11 +279,11 @@ def _rounding(source: str, target: str, grid: RoundActivations) -> tuple[list[An
 def _narrow_weights(
     made: Graph, weights: Mapping[str, tuple[str, bool]], compressed: CompressedModel
 ) -> None:
-    """Put codes, or halves, and the node that makes float32 of them in the place of weights.
+    """Put codes, or halves, and the nodes that make float32 of them in the place of weights.
 
     Those in float32 stay, and so do grids by group of inputs.
     """
-    from onnx import TensorProto, helper, numpy_helper
+    from onnx import numpy_helper
 
     graph = made.model.graph
     constants = {initializer.name: initializer for initializer in graph.initializer}
@@ -282,19 +292,15 @@ def _narrow_weights(
         weight = compressed.weights[name]
         if weight.bits == 32 or (weight.codes is not None and weight.codes.grouped):
             continue
-        parts = dict(made.int8[name]) if name in made.int8 else _stored_parts(weight)
-        codes = parts.pop("")
-        arrays = {f"{tensor}_codes": np.ascontiguousarray(codes.T if transposed else codes)}
-        by_channel = bool(parts) and parts[".scale"].size > 1
-        for suffix, part in parts.items():
-            arrays[tensor + suffix.replace(".", "_")] = part.ravel() if by_channel else part.reshape(())
-        options: dict[str, Any] = {"axis": codes.ndim - 1 if transposed else 0} if by_channel else {}
-        operation = "DequantizeLinear" if parts else "Cast"
-        if not parts:
-            options = {"to": TensorProto.FLOAT}
-        first.append(helper.make_node(operation, list(arrays), [tensor], f"{tensor}_values", **options))
+        parts = made.int8.get(name) or _stored_parts(weight)
+        in_qdq = ".scale" in parts and bool(made.int8) and name in made.rounded
+        make = _dequantizing if in_qdq else _widening
+        nodes, arrays = make(tensor, parts, transposed)
+        first += nodes
         del constants[tensor]
-        constants |= {key: numpy_helper.from_array(array, key) for key, array in arrays.items()}
+        constants |= {
+            key: numpy_helper.from_array(np.ascontiguousarray(array), key) for key, array in arrays.items()
+        }
         made.narrowed.add(name)
     _replace(graph.initializer, list(constants.values()))
     _replace(graph.node, [*first, *graph.node])
@@ -302,6 +308,45 @@ def _narrow_weights(
 
 def _stored_parts(weight: CompressedWeight) -> dict[str, np.ndarray]:
     return {suffix: part.numpy() for suffix, part in narrow(weight, weight.bits).items()}
+
+
+Made = tuple[list[Any], dict[str, np.ndarray]]
+"""Nodes, and the constants they take."""
+
+
+def _dequantizing(tensor: str, parts: Mapping[str, np.ndarray], transposed: bool) -> Made:
+    """One node, for kernels that take codes as they are."""
+    from onnx import helper
+
+    codes, by_channel = parts[""], parts[".scale"].size > 1
+    arrays = {f"{tensor}_codes": codes.T if transposed else codes}
+    for suffix in (".scale", ".zero_point"):
+        if suffix in parts:
+            part = parts[suffix]
+            arrays[tensor + suffix.replace(".", "_")] = part.ravel() if by_channel else part.reshape(())
+    axis: dict[str, Any] = {"axis": codes.ndim - 1 if transposed else 0} if by_channel else {}
+    return [helper.make_node("DequantizeLinear", list(arrays), [tensor], f"{tensor}_values", **axis)], arrays
+
+
+def _widening(tensor: str, parts: Mapping[str, np.ndarray], transposed: bool) -> Made:
+    """Nodes of which ONNX Runtime makes a float32 constant when it loads the graph."""
+    from onnx import TensorProto, helper
+
+    codes = parts[""]
+    arrays = {f"{tensor}_codes": codes.T if transposed else codes}
+    steps: list[tuple[str, list[str], dict[str, Any]]] = [
+        ("Cast", [f"{tensor}_codes"], {"to": TensorProto.FLOAT})
+    ]
+    for operation, suffix in (("Sub", "zero_point"), ("Mul", "scale")):
+        if (part := parts.get(f".{suffix}")) is not None:
+            spread = part.astype(np.float32).reshape(-1, *[1] * (codes.ndim - 1))
+            arrays[f"{tensor}_{suffix}"] = spread.T if transposed else spread
+            steps.append((operation, [f"{tensor}_{operation.lower()}_of", f"{tensor}_{suffix}"], {}))
+    results = [*(given[0] for _, given, _ in steps[1:]), tensor]
+    return [
+        helper.make_node(operation, given, [result], f"{result}_values", **options)
+        for (operation, given, options), result in zip(steps, results, strict=True)
+    ], arrays
 
 
 def _kernel_parts(weight: CompressedWeight, least: np.ndarray) -> dict[str, np.ndarray]:

@@ -51,7 +51,7 @@ ARTIFACTS: dict[str, ArtifactInfo] = by_name(
     ArtifactInfo(
         "onnx",
         "ONNX model",
-        "Quantized weights as int8 with DequantizeLinear. Takes some seconds; needs the extra `onnx`.",
+        "Quantized weights as int8 codes. Takes some seconds; needs the extra `onnx`.",
         "optimizer.export.artifacts.onnx:write_onnx",
         needs="optimizer.engine.onnx_export:lacking",
         extension=".onnx",

@@ -24,27 +24,24 @@ def write_onnx(source: ArtifactSource) -> bytes:
         content: bytes = model.SerializeToString()
     except Exception as error:  # protobuf's own, for more than its 2 GiB
         raise WorkError(f"{source.card.name} can't be written as ONNX: {error}") from error
-    folded = compressed.recipe.quantize.integer and not graph.int8
     names, given = [name for name, _ in source.parts], model.graph.input[0].name
     answer = f"outputs = session.run({names}, " if names else "logits = session.run(None, "
     loading = "\n".join(
         [
             "import onnxruntime",
-            "options = onnxruntime.SessionOptions()",
-            *(['options.add_session_config_entry("session.disable_quant_qdq", "1")'] if folded else []),
-            'session = onnxruntime.InferenceSession("model.onnx", options)',
+            'session = onnxruntime.InferenceSession("model.onnx")',
             f"{answer}{{{given!r}: images}}){'' if names else '[0]'}  # images: float32 "
             f"{_batch_of(shape, graph.dynamic)}",
         ]
     )
-    return zipped(source, {"model.onnx": content}, loading, tuple(_onnx_notes(source, graph, folded)))
+    return zipped(source, {"model.onnx": content}, loading, tuple(_onnx_notes(source, graph)))
 
 
 def _batch_of(shape: tuple[int, ...], dynamic: bool) -> str:
     return f"[{'N' if dynamic else 1}, {', '.join(map(str, shape))}]"
 
 
-def _onnx_notes(source: ArtifactSource, graph: onnx_graph.Graph, folded: bool) -> Iterator[str]:
+def _onnx_notes(source: ArtifactSource, graph: onnx_graph.Graph) -> Iterator[str]:
     bits, weights = source.compressed.recipe.quantize.activation_bits, source.compressed.weights
     if not graph.dynamic:
         yield "The graph takes one image at a time: this model can't be exported for more."
@@ -59,8 +56,3 @@ def _onnx_notes(source: ArtifactSource, graph: onnx_graph.Graph, folded: bool) -
             yield f"Inputs that are not rounded: those of {', '.join(left)}."
     if left := [name for name in graph.running if weights[name].bits < 32 and name not in graph.narrowed]:
         yield f"Weights whose values are exact but kept in float32: {', '.join(left)}."
-    if folded:
-        yield (
-            "Without the session's setting ONNX Runtime makes float32 of the weights in every call, which "
-            "takes longer than the products."
-        )
