@@ -236,10 +236,11 @@ def open_model(loaded: LoadedModel) -> OpenModel:
     check_keeps_input(module, loaded.card.input_shape, loaded.card.name)
     if not loaded.card.classes and is_logits(answers(module, loaded.card.input_shape)[0]):
         setattr(module, NO_CLASSIFIER, True)  # for what compresses it, and what it keeps of it
+    run = {layer.name for layer in walk(module)}
     return OpenModel(
         loaded,
         module,
-        {layer.name: layer.weight.detach() for layer in walk(loaded.module)},
+        {layer.name: layer.weight.detach() for layer in walk(loaded.module) if layer.name in run},
         multiplications(module, loaded.card.input_shape),
         size_of(module, compress_weights(module, Recipe())),
         (*notes, *notes_on_others(module)),

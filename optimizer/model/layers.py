@@ -22,6 +22,7 @@ from torch.utils._pytree import tree_leaves
 from optimizer.formats import listed
 from optimizer.model.computed import copied, replace_computed
 from optimizer.model.examples import examples
+from optimizer.model.unused import DECIDING, drop_unused
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -275,13 +276,22 @@ def fold_batch_norm(
     """A copy in which each batch norm that alone follows a convolution is folded into it.
 
     A model that can't be traced is run once instead, where the ``input_shape`` of an example is known. Then
-    the copy's outputs are compared with the model's too: where they differ nothing is folded.
-    Returns the copy (in evaluation mode) and notes: what could not be folded, if anything. The argument is
-    left as it was. Weights that it computes from others are parameters in the copy.
+    the copy's outputs are compared with the model's too: where they differ nothing is folded; and modules
+    that never run are left out of it (:func:`optimizer.model.unused.drop_unused`).
+    Returns the copy (in evaluation mode) and notes: what was left out and what could not be folded, if
+    anything. The argument is left as it was. Weights that it computes from others are parameters in the copy.
     """
-    folded = _frozen(model)
-    if not any(isinstance(module, BATCH_NORMS) for module in folded.modules()):
-        return folded, ()
+    frozen = _frozen(model)
+    notes = drop_unused(frozen, input_shape) if input_shape else ()
+    folded, more = _folded(frozen, input_shape)
+    return folded, (*notes, *more)
+
+
+def _folded(frozen: nn.Module, input_shape: tuple[int, ...] | None) -> tuple[nn.Module, tuple[str, ...]]:
+    """A copy with its batch norm folded, or itself; and notes."""
+    if not any(isinstance(module, BATCH_NORMS) for module in frozen.modules()):
+        return frozen, ()
+    folded = copied(frozen)
     try:
         try:
             pairs = _traced_pairs(folded)
@@ -298,7 +308,7 @@ def fold_batch_norm(
     except Exception:  # the model's own code again
         alike = False
     if not alike:
-        return _frozen(model), ("batch norm is not folded: the outputs would not stay the same",)
+        return frozen, ("batch norm is not folded: the outputs would not stay the same",)
     left = sum(isinstance(module, BATCH_NORMS) for module in folded.modules())
     return folded, (f"batch norms that can't be folded into a convolution: {left}",) if left else ()
 
@@ -384,9 +394,6 @@ def _traced_pairs(model: nn.Module) -> list[tuple[str, str]]:
         ):
             found.append((source.target, node.target))
     return found
-
-
-DECIDING = (Tensor.__bool__, Tensor.__int__, Tensor.__float__, Tensor.item, Tensor.tolist)
 
 
 class _Readers(TorchFunctionMode):

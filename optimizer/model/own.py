@@ -19,6 +19,7 @@ from optimizer.model.examples import examples, forget, hold
 from optimizer.model.identity import content
 from optimizer.model.layers import agree, answers, walk
 from optimizer.model.sources import LoadedModel
+from optimizer.model.unused import unused
 from optimizer.records import ModelCard
 
 SOURCE_NAME = "your own"
@@ -63,7 +64,8 @@ def own_model(
     _make_parameters(taken, shape)
     outputs = tried(taken, shape, of_images)
     classes = outputs.shape[1] if outputs.ndim == 2 and outputs.shape[1] > 1 else 0
-    about = (taken, shape) if classifier or not classes else (taken, shape, "no classifier")
+    unrun = unused(taken, shape)  # which is left out of what is measured
+    about = (taken, shape, *unrun, *([] if classifier or not classes else ["no classifier"]))
     card = ModelCard(
         name=f"{_kind(module)}-{content(about)[:NAME_DIGITS]}",
         source=SOURCE_NAME,

@@ -27,6 +27,7 @@ from optimizer.export.artifacts import CARD_FILE, RECIPE_FILE, ArtifactSource, l
 from optimizer.export.artifacts.card import model_card
 from optimizer.export.artifacts.networks import opened
 from optimizer.measurement.size import size_of
+from optimizer.measurement.workspace import open_model
 from optimizer.model.catalogue import LoadedModel
 from optimizer.model.catalogue import load as load_model
 from optimizer.model.layers import fold_batch_norm, walk
@@ -199,12 +200,16 @@ def test_the_lines_in_the_card_run_for_a_smaller_network_and_for_a_module_of_one
     assert compared is not None
     check_same(compared, listed.compressed.module, torch.ones(1, 1, 28, 28), signs=False)
     own = own_model(small("auxiliary"), SMALL_SHAPE)
+    network = open_model(own).module
     for source in (
-        smaller(own.module, small_images, own.card),
-        taken(own.module, RECIPES["8 bits"], small_images, own.card),
+        smaller(network, small_images, own.card),
+        taken(network, RECIPES["8 bits"], small_images, own.card),
     ):
         found = run_card(write("packed", source), tmp_path, module=small("auxiliary"))
         check_same(found, source.compressed.module, small_images, signs=False)
+    older = taken(own.module, RECIPES["8 bits"], small_images, own.card)  # with what never runs
+    found = run_card(write("packed", older), tmp_path, module=small("auxiliary"))
+    assert torch.equal(found(small_images), older.compressed.module(small_images))
 
 
 def test_a_card_without_a_result_claims_nothing(small: Small, small_images: Tensor) -> None:

@@ -331,8 +331,8 @@ def test_a_batch_norm_that_does_not_alone_read_stays_also_as_it_runs(how: str) -
         return {"read twice": answer + made, "returned": (answer, made), "decided": answer}[how]
 
     folded, notes = fold_batch_norm(Block(run), SMALL_SHAPE)
-    assert norms(folded) == 2
-    assert notes
+    assert norms(folded) == (2 if how == "decided" else 1), "the second never runs"
+    assert any("norm" in note and "folded" in note for note in notes)
 
 
 def test_a_convolution_of_a_library_s_own_class_is_folded_and_keeps_its_class() -> None:

@@ -120,7 +120,8 @@ def _restored(
     if lacking := sorted(expected.keys() - tensors.keys()):
         raise _UnfitError(f"it lacks {some(lacking)}")
     grids = {f"{name}{suffix}" for name in values for suffix in (".scale", ".zero_point")}
-    if extra := sorted(tensors.keys() - expected.keys() - values.keys() - grids):
+    extra = sorted(tensors.keys() - expected.keys() - values.keys() - grids)
+    if extra := [name for name in extra if not _is_left_out(restored, name)]:
         raise _UnfitError(f"it has {some(extra)}, which the model has not")
     for name, other in expected.items():
         _expect(name, tensors[name], other.dtype, other.shape)
@@ -130,6 +131,18 @@ def _restored(
         for name, value in values.items():
             targets[name].copy_(value)
     return restored
+
+
+def _is_left_out(module: nn.Module, name: str) -> bool:
+    """Whether a tensor is of what never runs, and was left out of the module but not of an older file."""
+    for part in name.split("."):
+        if part in module._modules and module._modules[part] is None:
+            return True
+        found = module._modules.get(part)
+        if found is None:
+            return False
+        module = found
+    return False
 
 
 def _weight(

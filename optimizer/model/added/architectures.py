@@ -26,6 +26,7 @@ from optimizer.errors import InputError, UnavailableError, WorkError, words_of
 from optimizer.formats import count, listed
 from optimizer.model import cifar_resnet
 from optimizer.model.added import declared
+from optimizer.model.added.cards import TRAINING_ONLY
 from optimizer.model.added.tensors import prefix_of
 from optimizer.model.architectures import ARCHITECTURES
 from optimizer.model.preprocessing import IMAGENET, Preprocessing
@@ -40,8 +41,6 @@ USUAL_CLASSES, OTHER_CLASSES = 1000, 7
 NAMED, NEAREST = 3, 3
 MAX_APART = 200
 """Tensors that may differ in an architecture for another number of classes, or lack a count of batches."""
-PARTS = {"googlenet": ("aux1.", "aux2."), "inception_v3": ("AuxLogits.",)}
-"""Of torchvision's: what runs in training alone, and may be missing in a file."""
 
 Shapes = Mapping[str, tuple[int, ...]]
 Build = Callable[[int], nn.Module]
@@ -137,7 +136,7 @@ def build(name: str, classes: int, weights: Shapes | None = None, config: str = 
             raise
         raise WorkError(f"architecture {name} can't be built for {classes} classes: {error}") from error
     if weights is not None:
-        for part in PARTS.get(name, ()):
+        for part in TRAINING_ONLY.get(name, ()):
             if not any(tensor.startswith(part) for tensor in weights):
                 setattr(module, part.removesuffix("."), None)
     return module
@@ -258,7 +257,7 @@ class _Unfilled(TorchFunctionMode):
 
 def _absent(name: str, tensor: str, weights: Shapes) -> bool:
     """Whether a tensor is of a part that the weights leave out as a whole."""
-    part = next((part for part in PARTS.get(name, ()) if tensor.startswith(part)), None)
+    part = next((part for part in TRAINING_ONLY.get(name, ()) if tensor.startswith(part)), None)
     return part is not None and not any(other.startswith(part) for other in weights)
 
 
@@ -266,7 +265,7 @@ def _torchvision(name: str, classes: int) -> nn.Module:
     from torchvision import models
 
     # As their published weights have it; initial weights would take a minute and are replaced.
-    more: dict[str, Any] = {"transform_input": True, "init_weights": False} if name in PARTS else {}
+    more: dict[str, Any] = {"transform_input": True, "init_weights": False} if name in TRAINING_ONLY else {}
     module: nn.Module = models.get_model(name, weights=None, num_classes=classes, **more)
     return module
 

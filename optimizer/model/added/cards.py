@@ -22,6 +22,8 @@ from optimizer.system.paths import home, home_path
 SOURCE_NAME, FOLDER = "added", "models"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 MAX_CARD_BYTES = 8 << 20
+TRAINING_ONLY = {"googlenet": ("aux1.", "aux2."), "inception_v3": ("AuxLogits.",)}
+"""Of torchvision's architectures: what runs in training alone, and may be missing in a file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,7 @@ class AddedModel:
     where it is a repository's; an ONNX file brings its own. ``classes`` is the number of classes, 0 for a
     network that is no classifier; ``class_names`` are theirs, where they are known. ``for_one``: it takes one
     image at a time. ``by_choice``: its outputs would be a classifier's, and it is said to be none.
+    ``unused``: parts of it never run, and are left out.
     """
 
     name: str
@@ -46,6 +49,7 @@ class AddedModel:
     for_one: bool = False
     config: str = ""
     by_choice: bool = False
+    unused: bool = False
 
     @property
     def version(self) -> str:
@@ -54,6 +58,7 @@ class AddedModel:
         # A network of classes without names is measured otherwise than one that is said to be no classifier.
         more = [*([self.config] if self.config else []), *([] if self.classes else ["no classifier"])]
         more += ["by choice"] if self.by_choice else []
+        more += ["without what never runs"] if self.unused or self.architecture in TRAINING_ONLY else []
         return digest([*about, *more])[:20]
 
     @property

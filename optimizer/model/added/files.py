@@ -29,6 +29,7 @@ from optimizer.model.computed import without_computed
 from optimizer.model.own import tried
 from optimizer.model.sources import LoadedModel
 from optimizer.model.sources.imagenet import is_imagenet, wordnet_ids
+from optimizer.model.unused import unused
 from optimizer.progress import Report, quiet
 
 UNUSED_SECONDS = 86_400
@@ -153,7 +154,8 @@ def _built(about: Examined, choices: Choices, report: Report) -> tuple[AddedMode
     parameters = sum(parameter.numel() for parameter in module.parameters())
     by_choice = logits and not choices.classifier
     known_card = replace(model, parameters=parameters, classes=classes, class_names=tuple(names))
-    return replace(known_card, by_choice=by_choice), module
+    unrun = bool(unused(module, model.preprocessing.input_shape))
+    return replace(known_card, by_choice=by_choice, unused=unrun), module
 
 
 def _loaded(model: AddedModel, module: nn.Module) -> LoadedModel:

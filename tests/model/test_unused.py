@@ -1,0 +1,110 @@
+"""What never runs in evaluation is left out, and what a forward may read or call stays."""
+
+import copy
+
+import pytest
+import torch
+from small_models import SMALL_SHAPE, WithAuxiliary
+from torch import Tensor, nn
+from torch.nn import functional
+
+from optimizer.measurement.workspace import open_model
+from optimizer.model.layers import fold_batch_norm
+from optimizer.model.own import own_model
+from optimizer.model.unused import drop_unused, unused
+
+
+class Read(nn.Module):
+    """Multiplies with weights of modules that it never calls; ``training_only`` alone never runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.third = (nn.Linear(4, 4) for _ in range(3))
+        self.training_only = nn.ModuleList([nn.Linear(4, 4), nn.BatchNorm1d(4)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = functional.linear(x, self.first.weight.data)
+        x = torch.addmm(self.second.bias, x, self.second.weight.t()) + self.third.bias
+        return self.training_only[1](x) if self.training else x
+
+
+class Experts(nn.Module):
+    """Calls those that the values of its input choose."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.way, self.gate = way, nn.Linear(4, 9)
+        self.experts = nn.ModuleList([nn.Linear(4, 4) for _ in range(9)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        best = self.gate(x).argmax(1)
+        chosen = best.tolist() if self.way == "list" else [int(one) for one in best]
+        if self.way == "rows":
+            chosen = [place for place in range(9) if len(x[best == place])]
+        return torch.stack([self.experts[place](x).sum(0) for place in chosen])
+
+
+class Reads(nn.Module):
+    """Asks its auxiliary part for its shape."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head, self.auxiliary = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(x) * self.auxiliary.weight.shape[0]
+
+
+def test_a_part_that_runs_in_training_only_goes_and_other_names_stay() -> None:
+    module = Read().eval()
+    state, images = copy.deepcopy(module.state_dict()), torch.randn(3, 4)
+    expected = module(images)
+    assert unused(module, (4,)) == ("training_only",)
+    assert module.state_dict().keys() == state.keys(), "it is put back"
+    (note,) = drop_unused(module, (4,))
+    assert "28 weights (32 % of the model's) never run in evaluation" in note
+    assert module.state_dict().keys() == {name for name in state if not name.startswith("training_only")}
+    assert torch.equal(module(images), expected)
+    assert unused(module, (4,)) == drop_unused(module, (4,)) == ()
+
+
+@pytest.mark.parametrize("way", ["list", "int", "rows"])
+def test_what_values_decide_on_stays(way: str) -> None:
+    assert unused(Experts(way).eval(), (4,)) == ()
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        Reads(),
+        nn.LSTM(4, 4, batch_first=True),
+        nn.TransformerEncoder(nn.TransformerEncoderLayer(4, 2, 8, batch_first=True), 2),
+    ],
+)
+def test_what_is_called_or_read_in_ways_of_its_own_stays(module: nn.Module) -> None:
+    assert unused(module.eval(), (5, 4)) == ()
+
+
+def test_a_model_is_opened_without_it() -> None:
+    torch.manual_seed(0)
+    loaded = own_model(WithAuxiliary(), SMALL_SHAPE)
+    opened = open_model(loaded)
+    assert opened.module.state_dict().keys() == {
+        f"{one}.{of}" for one in ("body", "head") for of in ("weight", "bias")
+    }
+    assert opened.published.keys() == opened.multiplications.keys() == {"body.weight", "head.weight"}
+    assert opened.size.elements == 64 * 16 + 16 * 10
+    assert (
+        "170 weights (12 % of the model's) never run in evaluation, and are left out: those of auxiliary"
+        in opened.notes
+    )
+    assert loaded.module.auxiliary is not None
+    assert fold_batch_norm(loaded.module)[0].auxiliary is not None, "its shape is not known"
+
+
+def test_what_was_measured_with_it_is_measured_anew() -> None:
+    """Its name is another than a digest of the module and shape alone gives."""
+    from optimizer.model.identity import content
+
+    loaded = own_model(WithAuxiliary(), SMALL_SHAPE)
+    assert content((loaded.module, SMALL_SHAPE))[:10] not in loaded.card.name
