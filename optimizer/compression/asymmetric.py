@@ -25,7 +25,6 @@ from optimizer.compression.calibration.moments import (
     channels_last,
     damped,
     solved,
-    whole_attention,
 )
 from optimizer.compression.calibration.statistics import seen_and_held_out
 from optimizer.compression.prune.compensated import match_variance, refit
@@ -33,7 +32,7 @@ from optimizer.compression.quantize.columns import Coupling, Grid, by_column, by
 from optimizer.compression.quantize.compensated import UNBIASED, descend, fed_back, scale_factors
 from optimizer.compression.quantize.held import HeldGrid
 from optimizer.compression.segments import BATCH, chains, outputs
-from optimizer.model.layers import Layer, walk, with_shared_bias
+from optimizer.model.layers import Layer, walk, whole_attention, with_shared_bias
 
 IMAGES = 256
 """Of which every eighth is left for others to judge by. By half of them EfficientNet-Lite0 at 3 bits is 0.206

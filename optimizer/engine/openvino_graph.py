@@ -10,8 +10,7 @@ import math
 import sys
 import warnings
 import zlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -37,7 +36,7 @@ from optimizer.engine.openvino_quantizers import (
 from optimizer.errors import WorkError, one_line
 from optimizer.methods.engines import use_another
 from optimizer.model.examples import examples, noise
-from optimizer.model.layers import multiplications, uses, walk
+from optimizer.model.layers import multiplications, uses, walk, whole_attention
 from optimizer.records import Part
 
 # OpenVINO's converter and NNCF report their use to Google Analytics, and write to the home folder for that,
@@ -126,7 +125,7 @@ def _graph(module: nn.Module, *example: Tensor) -> Any:
         from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
         # What torch says of its own tracer is no concern of a user's.
-        with _whole_attention_projections(), warnings.catch_warnings(action="ignore"):
+        with whole_attention(), warnings.catch_warnings(action="ignore"):
             traced = TorchScriptPythonDecoder(module, example_input=example, trace_kwargs=trace_options)
             graph = openvino.convert_model(traced, example_input=example)
         graph.reshape({number: [*one.shape] for number, one in enumerate(example)})
@@ -163,17 +162,6 @@ def _takes_two(graph: Any, input_shape: tuple[int, ...]) -> bool:
         return False
     shapes = [output.get_partial_shape() for output in two.outputs]
     return all(shape.is_static and list(shape.to_shape())[:1] == [2] for shape in shapes)
-
-
-@contextmanager
-def _whole_attention_projections() -> Iterator[None]:
-    """Keep torch off its fused attention while tracing: it cuts the joint projection into three."""
-    enabled = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(enabled)
 
 
 def _weight_names(node: Any) -> list[str]:

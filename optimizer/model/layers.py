@@ -7,6 +7,7 @@ nor is a library's convolution or linear layer that multiplies with something wo
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -251,11 +252,24 @@ def multiplications(model: nn.Module, input_shape: tuple[int, ...]) -> dict[str,
         module.register_forward_hook(count, with_kwargs=True) for module in model.modules() if _kind(module)
     ]
     try:
-        model(inputs)
+        with whole_attention():
+            model(inputs)
     finally:
         for handle in handles:
             handle.remove()
     return counts
+
+
+@contextmanager
+def whole_attention() -> Iterator[None]:
+    """Keep torch off its fused attention: it cuts the joint projection into three, and leaves out what is
+    padded by tensors of rows of several lengths, which hooks can't read."""
+    enabled = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(enabled)
 
 
 def _tokens(values: Tensor) -> int:
@@ -429,7 +443,7 @@ def _run_pairs(model: nn.Module, images: Tensor) -> list[tuple[str, str]]:
                 module.register_forward_pre_hook(lambda _, inputs, n=name: read[n].append(inputs[0]))
             )
     try:
-        with _Readers() as readers:
+        with whole_attention(), _Readers() as readers:
             outputs = model(images)
     finally:
         for handle in handles:

@@ -85,6 +85,25 @@ def test_an_embedding_that_is_tied_to_a_layer_is_compressed_with_it(engine: str)
         assert ((found - expected) ** 2).sum() < 0.01 * ((plain - expected) ** 2).sum()
 
 
+class Padded(Tokens):
+    """Attends to what is no zero: torch's fused attention makes nested tensors of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        seen = self.attention(self.embedding(x.long()), src_key_padding_mask=x == 0)
+        return self.head(torch.relu(self.inner(seen[:, 0])))
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_multiplications_of_padded_tokens_are_counted_as_of_whole_ones() -> None:
+    padded = TOKENS * (torch.arange(6) < 4)
+    opened = open_given(Padded(), padded, padded[:8], None, quiet)[0].model
+    assert opened.multiplications["attention.layers.0.linear1.weight"] == 6
+
+
 @pytest.mark.parametrize("given", ["calibration", "example_input", "input_shape"])
 def test_tokens_are_compressed_with_what_is_known_of_them(given: str) -> None:
     known = {"calibration": TOKENS, "example_input": TOKENS[:1], "input_shape": SHAPE}

@@ -7,8 +7,7 @@ Stork 1993; layer by layer as in arXiv 2208.11580).
 """
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from optimizer.errors import InputError
-from optimizer.model.layers import Layer, walk
+from optimizer.model.layers import Layer, walk, whole_attention
 from optimizer.progress import Report, quiet
 
 FIRST_BATCH, BATCH = 16, 4
@@ -113,17 +112,6 @@ def collect(model: nn.Module, images: Tensor, report: Report = quiet) -> dict[st
                 model(images[start:end])
     names = [layer.name for layer in walk(model) if layer.name in sums and layer.name not in watch.in_part]
     return {name: sums[name].moments() for name in names}
-
-
-@contextmanager
-def whole_attention() -> Iterator[None]:
-    """Without torch's fast path for attention, which would hide its projections from :class:`Watch`."""
-    fast_path = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast_path)
 
 
 def positions_for(columns: int) -> int:

@@ -21,7 +21,7 @@ from torch.nn import functional
 
 from optimizer.compression.prune.group import Group
 from optimizer.model.examples import examples
-from optimizer.model.layers import uses
+from optimizer.model.layers import uses, whole_attention
 
 HEADS = re.compile(r"heads?$")
 """Attributes that tell how many heads there are."""
@@ -165,8 +165,9 @@ def _calls(model: nn.Module, input_shape: tuple[int, ...], paths: list[str]) -> 
         for path in paths
     ]
     try:
-        if paths:  # with hooks, torch's fused kernels, which would not call them, are not taken
-            model(inputs)
+        if paths:
+            with whole_attention():
+                model(inputs)
     finally:
         for handle in handles:
             handle.remove()
