@@ -61,7 +61,7 @@ def add_find_options(parser: argparse.ArgumentParser) -> None:
     for name, kind, words in (
         ("threads", int, "0: every core"),
         ("prune", str, f"of {', '.join((UNPRUNED, *PRUNERS))}"),
-        ("sparsity", float, "shares of the weights"),
+        ("sparsity", float, "shares of the weights, or of the channels that can go"),
         ("weight-bits", int, ""),
         ("activation-bits", int, ""),
         ("rounding", str, f"of {', '.join(QUANTIZERS)}"),

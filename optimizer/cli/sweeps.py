@@ -35,7 +35,8 @@ def add_sweep_options(parser: argparse.ArgumentParser) -> None:
         type=numbers(float),
         default=[0.0, 0.3, 0.5, 0.7, 0.9],
         metavar="S,S",
-        help="shares of the weights to remove, each 0 to below 1 (0,0.3,0.5,0.7,0.9)",
+        help="shares of the weights to remove, or of the channels that can go, each 0 to below 1 "
+        "(0,0.3,0.5,0.7,0.9)",
     )
     parser.add_argument(
         "--bits",
