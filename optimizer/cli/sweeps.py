@@ -5,7 +5,6 @@ import json
 import shlex
 import sys
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 
@@ -118,8 +117,7 @@ def _run(options: argparse.Namespace, nodes: Nodes | None) -> None:
         if nodes:
             check(base)
         else:
-            with suppress(WorkError):  # of this recipe; a bad model, engine or folder would fail them all
-                on_demand.load_or_measure(requests[0], store, tell)
+            on_demand.check_request(requests[0], store, tell)
         sweep = ledger.create(store, encode(asked), requests, user(), device)
     again = how_to_resume(sweep, options)
     try:
