@@ -179,6 +179,24 @@ def check(question: Question) -> None:
     check_space(question.space)
 
 
+def check_request(request: Request, store: Store, report: Report = quiet) -> None:
+    """Whether its model, images, engine and threads are there: what would fail every recipe. Raises
+    InputError, UnavailableError, WorkError."""
+    if store.get(request_key(request)) is not None:
+        return
+    store.check_room()
+    from optimizer.engine import engine_named
+    from optimizer.measurement import experiment
+    from optimizer.measurement.workspace import open_workspace
+
+    engine_named(request.engine)
+    experiment.checked(request)
+    check_at_hand(request.data)
+    workspace = open_workspace(request.model, request.data, report)
+    report(None, "reading the images")
+    report(None, f"{len(workspace.images.evaluation.images):,} images to evaluate")
+
+
 def check_space(space: Space) -> None:
     """Whether its engines and threads run here. Raises InputError, UnavailableError."""
     from optimizer.engine import engine_named

@@ -193,7 +193,7 @@ def _amount(method: str, pruning: PruneSpec) -> PruneSpec:
         format="%d %%",
         **address.in_address("sparsity"),
         disabled=fixed,
-        help="The share of channels that go, of those that can."
+        help="The share that goes of the channels that can: by sensitivity, of their multiply-accumulates."
         if shrinks
         else "The share of weights that is set to zero. An N:M pattern fixes it.",
     )

@@ -61,7 +61,7 @@ def add_find_options(parser: argparse.ArgumentParser) -> None:
     for name, kind, words in (
         ("threads", int, "0: every core"),
         ("prune", str, f"of {', '.join((UNPRUNED, *PRUNERS))}"),
-        ("sparsity", float, "shares of the weights"),
+        ("sparsity", float, "shares of the weights, or of the channels that can go"),
         ("weight-bits", int, ""),
         ("activation-bits", int, ""),
         ("rounding", str, f"of {', '.join(QUANTIZERS)}"),
@@ -121,6 +121,7 @@ def run_find(options: argparse.Namespace) -> int:
     if item.state == "running" and not ledger.is_left(item):
         print(f"paretoscope: question {number} is being worked on; Ctrl-C leaves it at that", file=sys.stderr)
     words = "ending with the best so far; Ctrl-C again drops the question"
+    again = f"`paretoscope find --resume {number}` goes on with it"
     with first_interrupt(words, lambda: works_on(number)) as interrupted:
         try:
             with ended_by(lambda: False, interrupted):
@@ -129,9 +130,9 @@ def run_find(options: argparse.Namespace) -> int:
             (item,) = ledger.items(store, number)
             if interrupted() or item.state != "running" or item.owner == identity():
                 ledger.cancel(store, number)
+                print(f"paretoscope: question {number} is cancelled; {again}", file=sys.stderr)
             raise
     end_of_line()
-    again = f"`paretoscope find --resume {number}` goes on with it"
     if done.state == "failed":
         raise WorkError(f"{ledger.items(store, number)[0].message}; {again}")
     found = answer_of(store, done.answer) if done.state == "done" else None

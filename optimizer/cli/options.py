@@ -30,6 +30,8 @@ from optimizer.recipe import (
 )
 from optimizer.records import DataSpec, Request, Settings
 
+SPARSITY = "share of weights removed, or with --prune channels of the channels that can go; 0 to below 1"
+
 
 def _named(methods: Mapping[str, PrunerInfo] | Mapping[str, QuantizerInfo]) -> str:
     """The names, with labels that say more."""
@@ -107,7 +109,7 @@ def add_recipe_options(parser: argparse.ArgumentParser, weight_bits: bool = True
     recipe = parser.add_argument_group("recipe")
     recipe.add_argument("--recipe", metavar="FILE", help="a recipe's JSON, in place of the options below")
     recipe.add_argument("--prune", metavar="METHOD", help=_named(PRUNERS))
-    recipe.add_argument("--sparsity", type=float, metavar="S", help="share of weights removed, 0 to below 1")
+    recipe.add_argument("--sparsity", type=float, metavar="S", help=SPARSITY)
     recipe.add_argument("--threshold", type=float, metavar="T", help="remove weights with |w| <= T")
     usual = "; ".join(f"{pruner.name}: {pruner.allocation}" for pruner in PRUNERS.values())
     recipe.add_argument("--allocation", help=f"{', '.join(ALLOCATIONS)} ({usual})", metavar="HOW")

@@ -5,7 +5,6 @@ import json
 import shlex
 import sys
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 
@@ -35,7 +34,8 @@ def add_sweep_options(parser: argparse.ArgumentParser) -> None:
         type=numbers(float),
         default=[0.0, 0.3, 0.5, 0.7, 0.9],
         metavar="S,S",
-        help="shares of the weights to remove, each 0 to below 1 (0,0.3,0.5,0.7,0.9)",
+        help="shares of the weights to remove, or of the channels that can go, each 0 to below 1 "
+        "(0,0.3,0.5,0.7,0.9)",
     )
     parser.add_argument(
         "--bits",
@@ -117,8 +117,7 @@ def _run(options: argparse.Namespace, nodes: Nodes | None) -> None:
         if nodes:
             check(base)
         else:
-            with suppress(WorkError):  # of this recipe; a bad model, engine or folder would fail them all
-                on_demand.load_or_measure(requests[0], store, tell)
+            on_demand.check_request(requests[0], store, tell)
         sweep = ledger.create(store, encode(asked), requests, user(), device)
     again = how_to_resume(sweep, options)
     try:

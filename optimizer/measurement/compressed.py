@@ -38,6 +38,8 @@ from optimizer.recipe import PruneSpec, Recipe
 from optimizer.records import SAME_PERCENT, Anatomy, GroupSensitivity, Inspection, LayerFacts, Sensitivity
 from optimizer.system.machine_lock import exclusive
 
+MIN_REACHED = 0.5
+"""Of the share of channels that was asked for: a smaller share of the weights is told."""
 ENOUGH_CALIBRATION = 32
 """Images. With fewer, another few give clearly another network; a hundred or more are better."""
 
@@ -325,6 +327,21 @@ def notes_on_calibration(images: int, recipe: Recipe) -> tuple[str, ...]:
     return (
         f"only {count(images, 'calibration image')}: what this recipe reads off images rests on so few; give "
         f"{ENOUGH_CALIBRATION} or more",
+    )
+
+
+def notes_on_channels(
+    model: OpenModel, compressed: CompressedModel, inspection: Inspection
+) -> tuple[str, ...]:
+    """What is to be said where the channels that can go are a small part of the network."""
+    prune, found = compressed.recipe.prune, inspection.pruned_percent
+    if not prune.shrinks or found is None or found >= MIN_REACHED * 100 * prune.share:
+        return ()
+    layers = [*walk(model.module)]
+    fewer = sum(len(compressed.weights[one.name].values) < len(one.weight) for one in layers)
+    return (
+        f"{100 * prune.share:.4g} % of the channels that can go is {found:.2g} % of layer weights: "
+        f"{fewer} of {count(len(layers), 'layer')} gave up channels",
     )
 
 

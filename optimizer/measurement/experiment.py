@@ -21,6 +21,7 @@ from optimizer.measurement.compressed import (
     inspect,
     inspection_of,
     notes_on_calibration,
+    notes_on_channels,
     notes_on_equalisation,
     notes_on_ties,
 )
@@ -154,6 +155,7 @@ def score(
         *compressed.notes,
         *notes_on_equalisation(workspace.model.module, request.recipe),
         *notes_on_ties(request.recipe, inspection),
+        *notes_on_channels(workspace.model, compressed, inspection),
         *notes_on_calibration(len(workspace.images.calibration.images), request.recipe),
         *_notes_on_scoring(runner),
         *workspace.images.notes,

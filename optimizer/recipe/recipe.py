@@ -92,10 +92,11 @@ class Recipe:
     ) -> Self:
         """A recipe by what is most often chosen; the methods are the dashboard's own where none is named.
 
-        ``sparsity`` is the share of weights to remove (0 to below 1); ``threshold`` in its place removes
-        ``|w| <= threshold`` by magnitude. Weights keep float32 unless ``weight_bits`` (2 to 16) or
-        ``average_bits`` (2 to 8, layer by layer) is given. ``pruning`` and ``rounding`` are methods, such as
-        ``magnitude`` and ``nearest``, which need no images. Raises InputError.
+        ``sparsity`` is the share of weights to remove, or of the channels that can go (0 to below 1);
+        ``threshold`` in its place removes ``|w| <= threshold`` by magnitude. Weights keep float32 unless
+        ``weight_bits`` (2 to 16) or ``average_bits`` (2 to 8, layer by layer) is given. ``pruning`` and
+        ``rounding`` are methods, such as ``magnitude`` and ``nearest``, which need no images. Raises
+        InputError.
 
         >>> Recipe.of(sparsity=0.5, weight_bits=4, pruning="magnitude", rounding="nearest").describe()
         '50 % of layer weights pruned · 4-bit weights'

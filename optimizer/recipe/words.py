@@ -31,7 +31,7 @@ def describe_prune(prune: PruneSpec) -> list[Phrase]:
             how += ["by sensitivity" if prune.allocation == "measured" else "by magnitude"]
         how += [f"in multiples of {prune.snap}"] if prune.snap > 1 else []
         how += ["batch norm re-estimated"] if prune.matches else []
-        return [Phrase(f"{100 * prune.share:.4g} % of channels removed", how)]
+        return [Phrase(f"{100 * prune.share:.4g} % of removable channels pruned", how)]
     if prune.threshold is not None:
         words = f"|w| ≤ {prune.threshold:.3g} pruned"
     elif prune.fixed_sparsity:

@@ -143,6 +143,19 @@ def test_a_sweep_that_was_stopped_is_listed_and_goes_on(
     assert "2 configurations, 2 done" in printed.out
 
 
+def test_a_sweep_that_ends_in_its_first_measurement_is_listed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stopped(*arguments: Any, **options: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(on_demand, "load_or_measure", stopped)
+    assert main(["sweep", "fashion-mlp", "--sparsities", "0,0.5", "--bits", "32", *QUICK]) == 130
+    assert "`paretoscope sweep --resume 1` goes on with it" in capsys.readouterr().err
+    assert main(["sweeps"]) == 0
+    assert capsys.readouterr().out.strip().endswith("2 cancelled")
+
+
 def test_every_format_has_an_exporter(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["export", "fashion-mlp", "--format", "fax"])

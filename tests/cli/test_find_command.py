@@ -176,3 +176,15 @@ def test_the_second_interrupt_interrupts() -> None:
     with first_interrupt("", lambda: False), pytest.raises(KeyboardInterrupt):
         os.kill(os.getpid(), signal.SIGINT)
     signal.signal(signal.SIGINT, usual)
+
+
+def test_a_question_that_is_dropped_says_how_to_go_on_with_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("optimizer.cli.find.work_off", stopped)
+    assert main(["find", "fashion-mlp", "--max-drop", "1", "--engine", "torch"]) == 130
+    assert "question 1 is cancelled; `paretoscope find --resume 1` goes on with it" in capsys.readouterr().err
+    assert ledger.find(Store(), 1).state == "cancelled"

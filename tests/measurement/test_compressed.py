@@ -4,12 +4,15 @@ import copy
 from dataclasses import replace
 
 import pytest
-from torch import nn
+import torch
+from torch import Tensor, nn
 
+from optimizer.data.memory import for_calibration
 from optimizer.measurement.compressed import (
     compressed_model,
     inspection_of,
     notes_on_calibration,
+    notes_on_channels,
     notes_on_ties,
 )
 from optimizer.measurement.workspace import Workspace, open_model
@@ -52,6 +55,29 @@ def test_whole_weights_of_small_layers_are_no_ties() -> None:
     found = inspection_of(workspace.model, compressed_model(workspace, uniform))
     assert found.pruned_percent == pytest.approx(200 / 3)
     assert not notes_on_ties(uniform, found)
+
+
+class FewCanGo(nn.Module):
+    """A small branch beside a layer whose channels are the outputs."""
+
+    def __init__(self, side: int) -> None:
+        super().__init__()
+        self.first, self.second, self.wide = nn.Conv2d(1, 4, 1), nn.Conv2d(4, 4, 1), nn.Conv2d(1, 4, side)
+
+    def forward(self, x: Tensor) -> Tensor:
+        kept: Tensor = self.second(torch.relu(self.first(x))).mean((2, 3)) + self.wide(x).mean((2, 3))
+        return kept
+
+
+@pytest.mark.parametrize(("side", "told"), [(9, True), (1, False)])
+def test_it_is_told_where_the_channels_that_can_go_are_a_small_part(side: int, told: bool) -> None:
+    torch.manual_seed(0)
+    images = for_calibration(torch.randn(24, 1, 12, 12))
+    workspace = Workspace(open_model(own_model(FewCanGo(side), (1, 12, 12))), given=images)
+    made = compressed_model(workspace, Recipe(PruneSpec("channels", sparsity=0.5, allocation="uniform")))
+    notes = notes_on_channels(workspace.model, made, inspection_of(workspace.model, made))
+    words = "50 % of the channels that can go is 2.9 % of layer weights: 1 of 3 layers gave up channels"
+    assert notes == ((words,) if told else ())
 
 
 @pytest.mark.parametrize(

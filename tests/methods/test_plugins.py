@@ -239,7 +239,7 @@ def test_the_command_line_offers_and_measures_them(capsys: pytest.CaptureFixture
 def test_a_smaller_network_comes_of_one_that_shrinks() -> None:
     recipe, images = Recipe.of(sparsity=0.5, pruning="thin"), torch.rand(100, 1, 28, 28)
     result = px.measure("fashion-mlp", recipe, images, calibration=CALIBRATION, engine="toy", progress=False)
-    assert result.request.recipe.describe() == "50 % of channels removed (thin)"
+    assert result.request.recipe.describe() == "50 % of removable channels pruned (thin)"
     whole, small = (
         px.compress("fashion-mlp", recipe, calibration=CALIBRATION, progress=False)
         for recipe in (Recipe(), result.request.recipe)

@@ -217,7 +217,7 @@ def test_rounded_activations_alone_are_no_identity() -> None:
         (Recipe(layers=(Override("a", sparsity=0.5),)), "1 layer override"),
         (
             Recipe(PruneSpec("channels", 0.2, allocation="measured", snap=8), finetune_steps=30),
-            "20 % of channels removed (by sensitivity, in multiples of 8) · fine-tuned for 30 steps",
+            "20 % of removable channels pruned (by sensitivity, in multiples of 8) · fine-tuned for 30 steps",
         ),
     ],
 )

@@ -66,7 +66,7 @@ def shrink(
     """
     if not 0 <= ratio < 1:
         raise InputError(
-            f"ratio {ratio:g} is out of range: it is the share of channels removed, from 0 to below 1 "
+            f"ratio {ratio:g} is out of range: it is a share of the channels that can go, 0 to below 1 "
             "(0.25 removes a quarter)"
         )
     if multiple < 1:
