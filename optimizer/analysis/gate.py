@@ -24,7 +24,7 @@ from optimizer.analysis.statistics import (
 from optimizer.analysis.summary import summarise
 from optimizer.analysis.two_files import TwoFiles, accuracy_lost, same_answers
 from optimizer.errors import InputError
-from optimizer.formats import count, decimals
+from optimizer.formats import count, decimals, format_percent, format_points, format_ratio
 from optimizer.records import Latency, Result
 
 MEGABYTE = 1e6
@@ -34,6 +34,9 @@ only roughly."""
 
 MIN_DIGITS, MAX_DIGITS = 3, 17
 """Of a figure beside its limit; with the last ones each float is told from the next."""
+MOST = {"points": format_points.most, "%": format_percent.most, "": format_ratio.most}
+MOST_ELSE = 4
+"""Digits after the point of one with an interval, by its unit, unless its side of the limit takes more."""
 
 
 class Outcome(StrEnum):
@@ -115,8 +118,12 @@ class Check:
 
     @property
     def written(self) -> tuple[str, str, str]:
-        """The value and both ends, each with digits enough to stand on its side of the limit."""
-        value, low, high = (_beside(one, self.limit) for one in (self.value, self.low, self.high))
+        """The value and both ends, with the digits that the interval leaves them, and each with enough to
+        stand on its side of the limit."""
+        places = None
+        if self.low < self.high < math.inf:
+            places = min(MOST.get(self.unit, MOST_ELSE), decimals(self.value, self.low, self.high))
+        value, low, high = (_beside(one, self.limit, places) for one in (self.value, self.low, self.high))
         return value, low, high
 
     @property
@@ -133,15 +140,20 @@ class Check:
         return finite | {"outcome": self.outcome}
 
 
-def _beside(value: float, limit: float) -> str:
-    """Without an exponent; with a true minus sign."""
+def _beside(value: float, limit: float, least: int | None) -> str:
+    """With ``least`` digits after the point where they are known, without an exponent, with a true minus
+    sign and never a negative zero."""
     text = ""
     for digits in range(MIN_DIGITS, MAX_DIGITS + 1):
-        text = f"{value + 0.0:.{decimals(value, None, None, digits)}f}"
+        more = digits - MIN_DIGITS
+        places = decimals(value, None, None, digits) if least is None else least + more
+        text = f"{round(value, places) + 0.0:.{places}f}"
         written = float(text)
         if (written > limit, written < limit) == (value > limit, value < limit):
             break
-    return (text.rstrip("0").rstrip(".") if "." in text else text).replace("-", "−")
+    if least is None and "." in text:
+        text = text.rstrip("0").rstrip(".")
+    return text.replace("-", "−")
 
 
 def overall(checks: Sequence[Check]) -> Outcome:

@@ -43,7 +43,7 @@ def test_a_saved_result_is_a_later_gates_measure_and_reports_are_read_by_others(
         [*GATE, *limits, "--against", str(saved), "--budget", "1", "--markdown", "--junit", str(report)]
     )
     out = capsys.readouterr().out
-    assert "| Accuracy lost, points | 0 | " in out, "it is the same network"
+    assert "| Accuracy lost, points | 0.0 | " in out, "it is the same network"
     suite = ElementTree.parse(report).getroot()
     assert [case.get("name") for case in suite] == ["accuracy lost", "time added"]
     bad = int(suite.get("failures", "")) + int(suite.get("errors", ""))

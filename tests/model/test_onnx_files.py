@@ -29,7 +29,7 @@ def weights(*shape: int) -> np.ndarray:
 
 
 def test_a_network_of_other_inputs_than_images_is_refused_with_what_to_do(tmp_path: Path) -> None:
-    words = r"it takes inputs \[N, 1, 784\], .*px.measure\(module, data=\(inputs, labels\)\)"
+    words = r"it takes inputs \[N, 1, 784\], .*optimizer.measure\(module, data=\(inputs, labels\)\)"
     with pytest.raises(InputError, match=words):
         read(graph([node("Relu", "x")], sides=("N", 1, 784)), tmp_path)
 

@@ -90,6 +90,7 @@ def test_the_most_sqnr_under_another_limit_is_found(bench: Bench) -> None:
     steps = answer.answer.progress.steps
     assert steps[-1].value == summarise(answer.best).measures["sqnr"].value
     assert search_info(steps, "sqnr").y.unit == "dB"
+    assert search_info(steps, "sqnr").note.endswith("% of what the limits allow (hypervolume)")
 
 
 def test_accuracy_lost_is_refused_with_the_way_out(bench: Bench) -> None:

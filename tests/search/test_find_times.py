@@ -196,7 +196,7 @@ def test_a_ratio_is_told_where_what_keeps_the_machine_busy_hides_a_time() -> Non
     assert found.best.request == calm.best.request
     assert bound(found.best, "latency_ratio") <= 0.5
     assert not asked_of.timed_again, "it tells at once"
-    assert "Latency ratio 0.45 (0.449 to 0.451), at most 0.5 allowed: pass." in details(found)
+    assert "Latency ratio 0.450 (0.449 to 0.451), at most 0.5 allowed: pass." in details(found)
 
 
 def test_what_a_ratio_rules_out_is_not_measured() -> None:

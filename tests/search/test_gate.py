@@ -95,11 +95,15 @@ def test_a_limit_is_decided_by_the_bounds_and_never_by_the_point(
         (size_check(2_000_001_000_000, 2e6), "size of the file 2000001 MB, at most 2000000 allowed: fail"),
         (
             Check("accuracy lost", "points", 1, 0.8, 0.5, 1.004),
-            "accuracy lost 0.8 points (0.5 to 1.004), at most 1 allowed: undecided",
+            "accuracy lost 0.80 points (0.50 to 1.004), at most 1 allowed: undecided",
+        ),
+        (
+            Check("accuracy lost", "points", 1, -0.06, -0.156, 0.0237),
+            "accuracy lost −0.06 points (−0.16 to 0.02), at most 1 allowed: pass",
         ),
         (
             Check("SQNR of the outputs", "dB", -0.5, 0.1234, -0.499999, 2, at_least=True),
-            "SQNR of the outputs 0.123 dB (−0.499999 to 2), at least −0.5 allowed: pass",
+            "SQNR of the outputs 0.1 dB (−0.499999 to 2.0), at least −0.5 allowed: pass",
         ),
         (
             Check("time added", "%", 2.5, 2.50004, -math.inf, math.inf),

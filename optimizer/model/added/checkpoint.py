@@ -104,8 +104,8 @@ def _nearest(fits: list[Fit]) -> str:
     nearest = f"Nearest are {near}. " if fits else ""
     return (
         f"its weights fit no architecture that is known here. {nearest}Export the network to ONNX and add "
-        "that file, or give the module itself to px.measure. An architecture of your own also comes with a "
-        "package (entry points paretoscope.architectures), one of timm's is named timm/NAME"
+        "that file, or measure the module itself in Python (optimizer.measure). An architecture of your own "
+        "also comes with a package (entry points paretoscope.architectures), one of timm's is named timm/NAME"
     )
 
 

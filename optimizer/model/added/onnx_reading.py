@@ -294,7 +294,7 @@ def _image_input(graph: Any) -> Any:
         raise InputError(
             f"it takes inputs [{', '.join(map(str, dimensions(value)))}], and a file must take images "
             "[N, C, H, W]. A network of other inputs is measured in Python, as the torch module that it was "
-            "exported from: px.measure(module, data=(inputs, labels))"
+            "exported from: optimizer.measure(module, data=(inputs, labels))"
         )
     return value
 
