@@ -9,7 +9,6 @@ import re
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from math import nan
 from typing import Any, TypeVar
 
 import streamlit as st
@@ -263,7 +262,7 @@ def _among(text: str, shown: Collection[str]) -> bool:
 def _number(text: str) -> float:
     with suppress(ValueError):
         return float(text)
-    return nan  # which equals nothing
+    return float("nan")  # which equals nothing
 
 
 def _compact(value: object) -> str:
