@@ -10,11 +10,15 @@ from pages import address, drawing, sidebar, tasks
 # side by side where a chart's title, a card's value or a control's would be cut off.
 COMPACT = """
 .stMainBlockContainer { padding: 4rem 2.5rem 2rem; }
+.st-key-title h2 { padding: 0; font-size: 1.5rem; }
 [data-testid="stMetricValue"] { font-size: 1.7rem; }
 [data-testid="stMetricDelta"] [data-testid="stMarkdownContainer"] p { white-space: normal; }
 [data-testid="stSkillsNudge"] { display: none; }
 @media (max-width: 40rem) { .stMainBlockContainer { padding: 4rem 1rem 2rem; } }
 @media (min-width: 40rem) {
+    .stApp:not(:has([data-testid="stExpandSidebarButton"])) .st-key-title {
+        margin: -4.2rem 0 -1.5rem; position: relative; z-index: 1000000; pointer-events: none;
+    }
     [data-testid="stColumn"]:has([data-testid="stMetric"]) { min-width: min(9rem, 100%); }
     [data-testid="stColumn"]:has(.stPlotlyChart) { min-width: min(22rem, 100%); }
     [class*="st-key-charts-"] [data-testid="stColumn"] { min-width: min(27rem, 100%); }

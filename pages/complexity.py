@@ -25,11 +25,12 @@ FULL = consent.Work("full", True, "a full measurement", 30)
 
 def main() -> None:
     model = sidebar.selection().card
-    st.header("Time against weights")
+    st.header("Complexity")
     st.caption(
-        "Inference loops over layers, and in each over the weights with |w| > t: operations are O(n) in the "
-        "weights that survive. Removing half of them halves the constant, never the order, and only where "
-        "what executes the model skips them. All times are of this machine, on one thread."
+        "Time against weights. Inference loops over layers, and in each over the weights with |w| > t: "
+        "operations are O(n) in the weights that survive. Removing half of them halves the constant, never "
+        "the order, and only where what executes the model skips them. All times are of this machine, on one "
+        "thread."
     )
     request = controls(model)
     key = scaling.complexity_key(request)

@@ -37,6 +37,7 @@ PATIENCE_SECONDS = 4.0
 
 def main() -> None:
     chosen = sidebar.selection()
+    title()
     take_link()
     take_preset(chosen)
     visit = session()
@@ -64,6 +65,13 @@ def main() -> None:
     draw(results, timed_alike(everywhere, request.settings), *marked(result, results, recipe, asked), busy)
     if more:
         st.caption(f"The {count(drawing.MAX_DRAWN, 'result')} of this model that were measured last.")
+
+
+def title() -> None:
+    """On one line, so that the charts keep their place on a laptop's screen."""
+    with st.container(key="title", horizontal=True, vertical_alignment="center"):
+        st.header("Explore", width="content")
+        st.caption("Prune and quantize a pretrained model, and see what that costs and buys on this machine.")
 
 
 def timed_once_more(again: Summary) -> None:

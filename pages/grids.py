@@ -1,4 +1,4 @@
-"""A grid of configurations: asked for, shown while it is measured, and taken further."""
+"""A grid of configurations: asked for, shown while it is measured, and taken further. (Not a page.)"""
 
 from collections import Counter
 from collections.abc import Sequence

@@ -59,15 +59,17 @@ def navigation() -> Page:
         },
     )
     page = st.navigation(
-        [
-            st.Page("pages/explore.py", title="Explore", icon=":material/tune:", default=True),
-            st.Page("pages/layers.py", title="Layers", icon=":material/layers:"),
-            st.Page("pages/latency.py", title="Latency", icon=":material/speed:"),
-            st.Page("pages/sweep.py", title="Sweep", icon=":material/grid_on:"),
-            st.Page("pages/compare.py", title="Compare", icon=":material/compare_arrows:"),
-            st.Page("pages/complexity.py", title="Complexity", icon=":material/show_chart:"),
-            st.Page("pages/models_and_data.py", title="Models and data", icon=":material/database:"),
-        ]
+        {
+            "Paretoscope": [
+                st.Page("pages/explore.py", title="Explore", icon=":material/tune:", default=True),
+                st.Page("pages/layers.py", title="Layers", icon=":material/layers:"),
+                st.Page("pages/latency.py", title="Latency", icon=":material/speed:"),
+                st.Page("pages/sweep.py", title="Sweep", icon=":material/grid_on:"),
+                st.Page("pages/compare.py", title="Compare", icon=":material/compare_arrows:"),
+                st.Page("pages/complexity.py", title="Complexity", icon=":material/show_chart:"),
+                st.Page("pages/models_and_data.py", title="Models and data", icon=":material/database:"),
+            ]
+        }
     )
     st.set_page_config(page_title=f"{page.title} · Paretoscope")
     return page

@@ -6,7 +6,7 @@ import pandas as pd
 import streamlit as st
 
 from optimizer.errors import InputError
-from optimizer.formats import capital, count
+from optimizer.formats import count
 from optimizer.search.answers import came_of_it, describe
 from optimizer.store import ledger
 from optimizer.store.items import Sweep
@@ -106,7 +106,8 @@ def show(sweep: Sweep) -> None:
 def toolbar(sweep: Sweep, buttons: Callable[[], int | None]) -> None:
     """What it is, and what to do with it; ``buttons`` give the number of the one to go to."""
     with st.container(horizontal=True, vertical_alignment="center"):
-        st.markdown(f"**{capital(sweep.title)}**", width="content")
+        kind, number = ("Sweep" if sweep.answer is None else "Question"), f"entry {sweep.id} of the history"
+        st.markdown(f"**{kind}** ({number})", width="content")
         st.badge(sweep.state, color=COLOURS[sweep.state])
         st.markdown(plain(describe(sweep)), width="stretch")
         if sweep.open and st.button(
@@ -120,17 +121,22 @@ def toolbar(sweep: Sweep, buttons: Callable[[], int | None]) -> None:
 # All of them
 
 
+def entries(number: int) -> str:
+    """Sweeps and questions are numbered together."""
+    return count(number, "entry", "entries")
+
+
 def show_history(history: Sequence[Sweep]) -> None:
     """Who asked what, when, and what came of it; a row that is ticked is shown."""
     questions = sum(sweep.answer is not None for sweep in history)
     kinds = f"{count(len(history) - questions, 'sweep')}, {count(questions, 'question')}"
-    label, icon = f"History: {kinds}", ":material/history:"
+    label, icon = f"History: {entries(len(history))} ({kinds})", ":material/history:"
     with st.expander(label, key="sweep_history_open", icon=icon, on_change="rerun") as history_of_all:
         if not history_of_all.open:
             return
         rows = [
             {
-                "number": sweep.id,
+                "entry": sweep.id,
                 "asked for": describe(sweep),
                 "by": sweep.who,
                 "when": f"{sweep.created[:16].replace('T', ' ')} UTC",

@@ -21,7 +21,7 @@ from page_runs import (
     try_again,
     words,
 )
-from started import Started, open_page
+from started import PAGES, Started, open_page
 from streamlit.testing.v1 import AppTest
 
 from optimizer import on_demand
@@ -107,6 +107,13 @@ def test_curves_that_were_measured_in_full_are_not_to_be_filled(stored: AppTest)
         if number in (0, len(wanted) - 1):
             labels = [button.label for button in stored.run().button]
             assert any(label.startswith("Fill") for label in labels) == (number == 0)
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_is_headed_as_the_navigation_calls_it(started: Started, name: str) -> None:
+    page = open_page(name, {"model": "fashion-mlp"})
+    assert page.header[0].value == name.replace("_", " ").capitalize()
+    assert name != "explore" or "Prune and quantize a pretrained model" in words(page)
 
 
 def test_curves_that_are_being_measured_are_not_offered_once_more(stored: AppTest) -> None:

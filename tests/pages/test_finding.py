@@ -13,7 +13,7 @@ from streamlit.testing.v1 import AppTest
 from optimizer.analysis.limits import Limits
 from optimizer.export.report import answer_report
 from optimizer.formats import capital
-from optimizer.records import DataSpec, encode
+from optimizer.records import DataSpec, Request, encode
 from optimizer.search import answers
 from optimizer.search.questions import ask, question_of
 from optimizer.search.records import Progress, Step
@@ -91,8 +91,17 @@ def test_a_question_needs_a_limit_and_stands_in_the_ledger_as_a_link_says(starte
     assert question.space.threads == (1,)
     assert question.model == "fashion-mlp"
     assert page.query_params["sweep"] == str(sweep.id)
-    assert "Question 1" in words(page)
+    assert "**Question** (entry 1 of the history)" in words(page)
     assert sweep.state == "queued"
+
+
+def test_the_history_says_that_sweeps_and_questions_are_numbered_together(started: Started) -> None:
+    ledger.create(tasks.store(), b"{}", [Request("fashion-mlp")], "ann")
+    page, sweep = asked(find_drop="1")
+    assert sweep.id == 2
+    assert "**Question** (entry 2 of the history)" in words(page)
+    assert "History: 2 entries (1 sweep, 1 question)" in [one.label for one in page.expander]
+    assert set(history_of(page)["entry"]) == {1, 2}
 
 
 def test_what_to_optimise_for_follows_the_limits_until_it_is_chosen(started: Started) -> None:

@@ -66,7 +66,7 @@ def test_a_grid_is_said_before_it_starts_and_then_stands_in_the_ledger(started: 
     assert (asked.base.model, asked.base.recipe, asked.weight_bits) == ("fashion-mlp", NORMAL, (4,))
     assert not asked.frontier_only
     assert page.query_params["sweep"] == str(sweep.id)
-    assert "Sweep 1" in words(page)
+    assert "**Sweep** (entry 1 of the history)" in words(page)
 
 
 def test_a_link_holds_the_grid(started: Started) -> None:
