@@ -34,6 +34,24 @@ def test_a_network_of_other_inputs_than_images_is_refused_with_what_to_do(tmp_pa
         read(graph([node("Relu", "x")], sides=("N", 1, 784)), tmp_path)
 
 
+def test_numbers_of_words_are_first_told_that_they_are_no_images(tmp_path: Path) -> None:
+    model = graph([node("Relu", "x")], sides=("N", 12))
+    model.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.INT64
+    with pytest.raises(InputError, match=r"it takes inputs \[N, 12\], .*px.measure\(module") as refused:
+        read(model, tmp_path)
+    assert "export it" not in str(refused.value)
+    model = graph([node("Relu", "x")])
+    model.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.INT64
+    with pytest.raises(InputError, match=r"is int64: export it with a float32 input, .*px.measure\(module"):
+        read(model, tmp_path)
+
+
+def test_a_fixed_number_of_images_is_told_how_to_be_exported(tmp_path: Path) -> None:
+    kept, _ = read(graph([node("Conv", "x w")], {"w": weights(4, 3, 3, 3)}, sides=(4, *SIDES)), tmp_path)
+    with pytest.raises(InputError, match="it takes exactly 4 images at once: export it with a batch of 1"):
+        onnx_check.check(kept, SIDES)
+
+
 CONV = {"w": weights(4, 3, 3, 3), "b": weights(4)}
 VECTOR = {"w": weights(3), "b": weights(3)}
 GRAPHS: dict[str, Any] = {
@@ -287,6 +305,13 @@ def test_layers_have_the_names_of_their_weights_and_can_be_compressed(tmp_path: 
 def test_openvino_still_has_the_weights_before_a_hard_sigmoid(tmp_path: Path) -> None:
     nodes = [node("Conv", "x w", "a"), node("HardSigmoid", "a", alpha=1 / 6)]
     kept, _ = read(graph(nodes, CONV), tmp_path)
+    build = engine_named("openvino").prepare(convert(kept, SIDES).eval(), SIDES)
+    assert callable(build)
+
+
+def test_openvino_still_has_the_weights_behind_rounded_activations(tmp_path: Path) -> None:
+    """It would multiply them with the scale of the rounding."""
+    kept, _ = read(GRAPHS["quantized"], tmp_path)
     build = engine_named("openvino").prepare(convert(kept, SIDES).eval(), SIDES)
     assert callable(build)
 

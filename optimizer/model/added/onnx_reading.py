@@ -280,17 +280,20 @@ def _image_input(graph: Any) -> Any:
             f"it has {len(graph.input)} inputs ({names}): a network of one image [N, C, H, W] is needed"
         )
     (value,) = graph.input
-    kind = value.type.tensor_type.elem_type
+    kind, shape = value.type.tensor_type.elem_type, ", ".join(map(str, dimensions(value)))
+    in_python = (
+        "a file must take float32 images [N, C, H, W]. A network of other inputs is measured in Python, as "
+        "the torch module that it was exported from: px.measure(module, data=(inputs, labels)), or "
+        "data=inputs without labels; inputs are given as float32"
+    )
+    if len(dimensions(value)) != 4:
+        raise InputError(f"it takes inputs [{shape}], and {in_python}")
     if kind != TensorProto.FLOAT:
         said = (
             TensorProto.DataType.Name(kind).lower() if kind in TensorProto.DataType.values() else "no tensor"
         )
-        raise InputError(f"its input {value.name[:40]!r} is {said}: export it with a float32 input")
-    if len(dimensions(value)) != 4:
         raise InputError(
-            f"it takes inputs [{', '.join(map(str, dimensions(value)))}], and a file must take images "
-            "[N, C, H, W]. A network of other inputs is measured in Python, as the torch module that it was "
-            "exported from: px.measure(module, data=(inputs, labels))"
+            f"its input {value.name[:40]!r} is {said}: export it with a float32 input, since {in_python}"
         )
     return value
 
