@@ -1,6 +1,7 @@
 """A user's own ONNX file: read in a limited process, converted, and held against ONNX Runtime."""
 
 import copy
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -314,6 +315,15 @@ def test_openvino_still_has_the_weights_behind_rounded_activations(tmp_path: Pat
     kept, _ = read(GRAPHS["quantized"], tmp_path)
     build = engine_named("openvino").prepare(convert(kept, SIDES).eval(), SIDES)
     assert callable(build)
+
+
+def test_a_model_keeps_the_names_of_its_file(tmp_path: Path) -> None:
+    about = files.examine(save(classifier(), tmp_path / "given.onnx"))
+    loaded = files.opened(about, cards.Choices())
+    assert loaded.names == ("x", loaded.parts[0][0])
+    assert dataclasses.replace(loaded, parts=(), input_name="images").names == ("images", "logits")
+    unlabelled = dataclasses.replace(loaded.card, classes=0)
+    assert dataclasses.replace(loaded, parts=(), card=unlabelled).names == ("x", "output")
 
 
 def test_a_mask_of_attention_may_be_infinite(tmp_path: Path) -> None:

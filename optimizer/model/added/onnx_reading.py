@@ -27,6 +27,8 @@ MAX_NODES = 50_000
 SIDES = (224, 256, 299, 384, 32, 28, 64, 96, 128, 160, 192, 320, 352, 416, 512, 640)
 """Heights and widths that are tried for a network that does not say its own."""
 COLOURS = (1, 3)
+CHANNELS_FIRST = " channels first"
+"""Behind the name of an input whose channels came last."""
 SMALL_BYTES = 1 << 10
 """A tensor of numbers that shapes may depend on, such as how far an image is enlarged, has no more."""
 
@@ -304,7 +306,7 @@ def _channels_first(graph: Any) -> bool:
     sides = dimensions(value)
     if sides[1] in COLOURS or sides[3] not in COLOURS:
         return False
-    last, name = value.name, f"{value.name} channels first"
+    last, name = value.name, f"{value.name}{CHANNELS_FIRST}"
     moved = helper.make_node("Transpose", [name], [last], f"{last} channels last", perm=[0, 2, 3, 1])
     graph.node.insert(0, moved)
     shape = [sides[0], sides[3], sides[1], sides[2]]
