@@ -367,6 +367,7 @@ def artifact(
         result=result,
         build=build_of(workspace, recipe, entry.engine, report) if entry.engine else None,
         parts=workspace.model.loaded.joined,
+        names=workspace.model.loaded.names,
     )
     report(None, f"writing {entry.label}")
     return artifacts.write(kind, source)

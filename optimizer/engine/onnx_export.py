@@ -118,6 +118,18 @@ def taken_apart(model: Any, parts: Sequence[Part]) -> Any:
     return model
 
 
+def renamed(model: Any, given: str, answer: str) -> Any:
+    """``model``, changed to have these names for its input and, where it gives one, for its output."""
+    graph = model.graph
+    names = {graph.input[0].name: given}
+    if len(graph.output) == 1:
+        names[graph.output[0].name] = answer
+    new = [*names.values()]
+    longest = max(new, key=len)  # with more behind it, it is none of theirs
+    _rename(graph, {name: f"{longest} inner {number}" for number, name in enumerate(new)} | names)
+    return model
+
+
 def _rename(graph: Any, names: Mapping[str, str]) -> None:
     """Give tensors other names."""
     for value in (*graph.input, *graph.output, *graph.initializer, *graph.value_info):

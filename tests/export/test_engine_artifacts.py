@@ -138,6 +138,29 @@ def check_no_folder(files: Mapping[str, bytes]) -> None:
     assert not [name for name, content in files.items() if b".py" in content and name != CARD_FILE]
 
 
+@pytest.mark.slow
+@needs_onnx
+def test_files_have_the_names_that_are_asked_for(
+    small: Small, small_images: Tensor, exported_once: Once, tmp_path: Path
+) -> None:
+    """As a model of an ONNX file has its own; one that the exporter uses inside gives way."""
+    import onnxruntime
+    import openvino
+
+    source = exported_once("cnn", taken(small("cnn"), RECIPES["8 bits"], small_images))
+    inner = onnx_export.export(source.module, (1, 8, 8)).model.graph.node[0].output[0]
+    for names in (("images", "logits"), ("x", "22"), (inner, "masks")):
+        named = replace(source, names=names)
+        files = entries(write("onnx", named)) | entries(write("openvino", named))
+        session = onnxruntime.InferenceSession(files["model.onnx"])
+        (answer,) = session.run([names[1]], {names[0]: small_images.numpy()})
+        np.testing.assert_allclose(answer, torch_logits(source, small_images), rtol=1e-4, atol=1e-4)
+        for name in ("model.xml", "model.bin"):
+            (tmp_path / name).write_bytes(files[name])
+        graph = openvino.Core().read_model(tmp_path / "model.xml")
+        assert (graph.inputs[0].names, graph.outputs[0].names) == ({names[0]}, {names[1]})
+
+
 # ONNX
 
 

@@ -5,13 +5,14 @@ import os
 import re
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
 from hostile_files import RAN, weights_files
 
 from optimizer.errors import InputError
-from optimizer.model.added import cards, child, files, limits
+from optimizer.model.added import cards, child, containers, files, limits
 
 HOSTILE = {name: (suffix, content) for name, suffix, content in weights_files()}
 IN_A_PROCESS = [
@@ -136,3 +137,13 @@ def test_what_is_no_model_file_is_said_at_once(name: str, tmp_path: Path) -> Non
     (tmp_path / "folder.safetensors").mkdir()
     with pytest.raises(InputError, match=r"no file|no kind that is read"):
         files.examine(tmp_path / name)
+
+
+def test_torchscript_is_called_so_although_its_code_is_compressed(tmp_path: Path) -> None:
+    file = tmp_path / "ts.pt"
+    with zipfile.ZipFile(file, "w") as archive:  # as torch.jit.save writes it
+        archive.writestr("ts/data.pkl", b"")
+        archive.writestr("ts/code/__torch__/net.py", "def forward(self): ..." * 9, zipfile.ZIP_DEFLATED)
+        archive.writestr("ts/constants.pkl", b"")
+    with pytest.raises(InputError, match="it is a TorchScript program.*px.measure"):
+        containers.check_zip(file)

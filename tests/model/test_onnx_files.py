@@ -1,6 +1,7 @@
 """A user's own ONNX file: read in a limited process, converted, and held against ONNX Runtime."""
 
 import copy
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,24 @@ def test_a_network_of_other_inputs_than_images_is_refused_with_what_to_do(tmp_pa
     words = r"it takes inputs \[N, 1, 784\], .*optimizer.measure\(module, data=\(inputs, labels\)\)"
     with pytest.raises(InputError, match=words):
         read(graph([node("Relu", "x")], sides=("N", 1, 784)), tmp_path)
+
+
+def test_numbers_of_words_are_first_told_that_they_are_no_images(tmp_path: Path) -> None:
+    model = graph([node("Relu", "x")], sides=("N", 12))
+    model.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.INT64
+    with pytest.raises(InputError, match=r"it takes inputs \[N, 12\], .*px.measure\(module") as refused:
+        read(model, tmp_path)
+    assert "export it" not in str(refused.value)
+    model = graph([node("Relu", "x")])
+    model.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.INT64
+    with pytest.raises(InputError, match=r"is int64: export it with a float32 input, .*px.measure\(module"):
+        read(model, tmp_path)
+
+
+def test_a_fixed_number_of_images_is_told_how_to_be_exported(tmp_path: Path) -> None:
+    kept, _ = read(graph([node("Conv", "x w")], {"w": weights(4, 3, 3, 3)}, sides=(4, *SIDES)), tmp_path)
+    with pytest.raises(InputError, match="it takes exactly 4 images at once: export it with a batch of 1"):
+        onnx_check.check(kept, SIDES)
 
 
 CONV = {"w": weights(4, 3, 3, 3), "b": weights(4)}
@@ -289,6 +308,22 @@ def test_openvino_still_has_the_weights_before_a_hard_sigmoid(tmp_path: Path) ->
     kept, _ = read(graph(nodes, CONV), tmp_path)
     build = engine_named("openvino").prepare(convert(kept, SIDES).eval(), SIDES)
     assert callable(build)
+
+
+def test_openvino_still_has_the_weights_behind_rounded_activations(tmp_path: Path) -> None:
+    """It would multiply them with the scale of the rounding."""
+    kept, _ = read(GRAPHS["quantized"], tmp_path)
+    build = engine_named("openvino").prepare(convert(kept, SIDES).eval(), SIDES)
+    assert callable(build)
+
+
+def test_a_model_keeps_the_names_of_its_file(tmp_path: Path) -> None:
+    about = files.examine(save(classifier(), tmp_path / "given.onnx"))
+    loaded = files.opened(about, cards.Choices())
+    assert loaded.names == ("x", loaded.parts[0][0])
+    assert dataclasses.replace(loaded, parts=(), input_name="images").names == ("images", "logits")
+    unlabelled = dataclasses.replace(loaded.card, classes=0)
+    assert dataclasses.replace(loaded, parts=(), card=unlabelled).names == ("x", "output")
 
 
 def test_a_mask_of_attention_may_be_infinite(tmp_path: Path) -> None:

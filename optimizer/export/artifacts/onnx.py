@@ -18,14 +18,15 @@ def write_onnx(source: ArtifactSource) -> bytes:
     except WorkError as error:
         raise WorkError(f"{error}. Export it in another format.") from error
     graph = onnx_graph.graph_of(exported, compressed, source.calibration, source.threads)
-    model = onnx_export.taken_apart(graph.model, source.parts)
+    model = onnx_export.renamed(onnx_export.taken_apart(graph.model, source.parts), *source.names)
     onnx.helper.set_model_props(model, {"model": source.card.name, "recipe": compressed.recipe.to_json()})
     try:
         content: bytes = model.SerializeToString()
     except Exception as error:  # protobuf's own, for more than its 2 GiB
         raise WorkError(f"{source.card.name} can't be written as ONNX: {error}") from error
+    one = "logits" if source.card.classes else "output"
     names, given = [name for name, _ in source.parts], model.graph.input[0].name
-    answer = f"outputs = session.run({names}, " if names else "logits = session.run(None, "
+    answer = f"outputs = session.run({names}, " if names else f"{one} = session.run(None, "
     loading = "\n".join(
         [
             "import onnxruntime",

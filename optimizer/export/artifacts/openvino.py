@@ -23,14 +23,18 @@ def write_openvino(source: ArtifactSource) -> bytes:
     with tempfile.TemporaryDirectory(prefix="paretoscope-") as folder:
         runner.memory_probe(folder)
         graph = taken_apart(core().read_model(Path(folder, "model.xml")), source.parts)
+        given, one = source.names
+        graph.inputs[0].set_names({given})
+        if not source.parts:
+            graph.outputs[0].set_names({one})
         for name, said in zip(MADE_OF, (source.card.name, recipe.to_json()), strict=True):
             graph.set_rt_info(said, [INFORMATION, name])
         named = Path(folder, "named")  # elsewhere: the first one's weights are read where they lie
         named.mkdir()
         openvino.save_graph(graph, named, precision)
         files = {name: (named / name).read_bytes() for name in ("model.xml", "model.bin")}
-    names = [name for name, _ in source.parts]
-    answer = "answer = model([images])" if names else "logits = model([images])[0]"
+    names, called = [name for name, _ in source.parts], "logits" if source.card.classes else "output"
+    answer = "answer = model([images])" if names else f"{called} = model([images])[0]"
     loading = (
         "import openvino\n"
         f'model = openvino.compile_model("model.xml", "CPU", {{"INFERENCE_PRECISION_HINT": "{precision}"}})\n'

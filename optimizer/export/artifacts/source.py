@@ -18,7 +18,8 @@ class ArtifactSource:
     float32 ``[N, C, H, W]`` gives activation ranges: N may be 0 where activations keep 32 bits. ``result`` is
     its measurement, if there is one. ``build`` is what the OpenVINO engine prepared of ``module``, where that
     is at hand: it takes seconds. ``parts`` are the outputs that lie one behind the other in what ``module``
-    gives, where those are several; a graph that is exported has each apart.
+    gives, where those are several; a graph that is exported has each apart. ``names`` are those of the input
+    and, of a single one, of the output there.
     """
 
     card: ModelCard
@@ -29,6 +30,7 @@ class ArtifactSource:
     result: Result | None = None
     build: Build | None = None
     parts: tuple[Part, ...] = ()
+    names: tuple[str, str] = ("images", "logits")
 
     def __post_init__(self) -> None:
         if self.result is None:

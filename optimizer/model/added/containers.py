@@ -108,6 +108,12 @@ def check_zip(file: Path) -> None:
         raise InputError(f"its zip archive is damaged ({one_line(error, 120)}): save it again") from error
     if len(entries) > 2 * MAX_TENSORS:
         raise InputError(f"it holds {len(entries):,} entries: up to {2 * MAX_TENSORS:,} are read")
+    if any(entry.filename.endswith("constants.pkl") or "/code/" in entry.filename for entry in entries):
+        raise InputError(
+            "it is a TorchScript program, which can only be read by running it, and that is never done: give "
+            "the module that it was made from, optimizer.measure(module), or save that one's weights, "
+            "torch.save(module.state_dict(), 'weights.pt')"
+        )
     for entry in entries:
         if ".." in entry.filename.split("/") or entry.filename.startswith("/") or "\\" in entry.filename:
             raise InputError(f"its entry {_shown(entry.filename)} leads elsewhere")
@@ -119,11 +125,6 @@ def check_zip(file: Path) -> None:
     if (held := sum(entry.file_size for entry in entries)) > total:
         raise InputError(f"its entries overlap: {format_bytes(held)} in a file of {format_bytes(total)}")
     pickles = [entry for entry in entries if entry.filename.endswith("data.pkl")]
-    if any(entry.filename.endswith("constants.pkl") for entry in entries):
-        raise InputError(
-            "it is a TorchScript program, which can only be read by running it, and that is never done: save "
-            "the weights of the model that it was made from, torch.save(model.state_dict(), 'weights.pt')"
-        )
     if len(pickles) != 1 or pickles[0].file_size > MAX_HEADER_BYTES:
         raise InputError("it has no list of its tensors, or one that is too long: write it with torch.save")
 

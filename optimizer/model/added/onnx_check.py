@@ -76,8 +76,16 @@ def _expected(file: Path, images: np.ndarray) -> list[np.ndarray]:
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     try:
         session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-        name = session.get_inputs()[0].name
+        (given,) = session.get_inputs()
+        if isinstance(given.shape[0], int) and given.shape[0] > 1:
+            raise InputError(
+                f"it takes exactly {given.shape[0]} images at once: export it with a batch of 1, or with a "
+                "dynamic one (dynamic_shapes or dynamic_axes of torch.onnx.export)"
+            )
+        name = given.name
         rows = [session.run(None, {name: image[None]}) for image in images]
+    except InputError:
+        raise
     except Exception as error:  # of its own kinds
         if lacks_memory(error):
             raise

@@ -24,7 +24,7 @@ from optimizer.model.added import onnx_shapes  # noqa: F401  (adds its operators
 from optimizer.model.added.limits import lacks_memory
 from optimizer.model.added.onnx_layers import LAYERS
 from optimizer.model.added.onnx_operators import KINDS, OPERATORS, Attributes, UnsupportedError
-from optimizer.model.added.onnx_reading import dimensions, named
+from optimizer.model.added.onnx_reading import CHANNELS_FIRST, dimensions, named
 from optimizer.records import Part
 
 DOMAINS = ("", "ai.onnx")
@@ -34,7 +34,9 @@ NAMED = 5
 class Converted(nn.Module):
     """The network, with one tensor of outputs: as it is, ``flat`` where that is ``[N, K, 1, 1]``; of several
     ``[N, 1, M]``, one behind the other. ``parts`` are their names and shapes for one image. One that was made
-    ``for_one`` image gets one at a time."""
+    ``for_one`` image gets one at a time. ``input_name`` is the file's."""
+
+    input_name = "images"
 
     def __init__(self, network: nn.Module, parts: tuple[Part, ...], flat: bool, for_one: bool) -> None:
         super().__init__()
@@ -139,7 +141,10 @@ class _Conversion:
         network = torch.fx.GraphModule(self.root, self.tracer.graph)
         shape = self.samples[outputs[0]].shape
         parts = tuple((one, tuple(self.samples[one].shape[1:])) for one in outputs)
-        return Converted(network, parts, len(shape) > 2 and shape[2:].numel() == 1, len(images) == 1)
+        made = Converted(network, parts, len(shape) > 2 and shape[2:].numel() == 1, len(images) == 1)
+        if not name.endswith(CHANNELS_FIRST):  # the file's takes images of another layout
+            made.input_name = name
+        return made
 
     def _convert(self, node: Any) -> None:
         given = [self.samples[name] if name else None for name in node.input]

@@ -279,6 +279,9 @@ def _attention(a: Attributes, query: Any, key: Any, value: Any, mask: Any = None
     return found.transpose(1, 2).flatten(2) if joined else found
 
 
+MAX_FLOAT = torch.finfo(torch.float32).max
+
+
 @operator("QuantizeLinear")
 def _quantize(a: Attributes, x: Any, scale: Any, zero: Any = None) -> Any:
     """The values on the grid, still as float32."""
@@ -291,7 +294,10 @@ def _quantize(a: Attributes, x: Any, scale: Any, zero: Any = None) -> Any:
 @operator("DequantizeLinear")
 def _dequantize(a: Attributes, x: Any, scale: Any, zero: Any = None) -> Any:
     x = x.float()
-    return (x if zero is None else x - _along(a, zero).float()) * _along(a, scale)
+    found = (x if zero is None else x - _along(a, zero).float()) * _along(a, scale)
+    # What clips nothing parts the scale of activations from a product, whose weights OpenVINO would multiply
+    # with it: a layer has to keep its own.
+    return found if a.batches[0] is None else torch.clamp(found, -MAX_FLOAT, MAX_FLOAT)
 
 
 def _along(a: Attributes, values: Any) -> Any:

@@ -28,6 +28,8 @@ MAX_NODES = 50_000
 SIDES = (224, 256, 299, 384, 32, 28, 64, 96, 128, 160, 192, 320, 352, 416, 512, 640)
 """Heights and widths that are tried for a network that does not say its own."""
 COLOURS = (1, 3)
+CHANNELS_FIRST = " channels first"
+"""Behind the name of an input whose channels came last."""
 SMALL_BYTES = 1 << 10
 """A tensor of numbers that shapes may depend on, such as how far an image is enlarged, has no more."""
 
@@ -284,17 +286,20 @@ def _image_input(graph: Any) -> Any:
             f"it has {len(graph.input)} inputs ({names}): a network of one image [N, C, H, W] is needed"
         )
     (value,) = graph.input
-    kind = value.type.tensor_type.elem_type
+    kind, shape = value.type.tensor_type.elem_type, ", ".join(map(str, dimensions(value)))
+    in_python = (
+        "a file must take float32 images [N, C, H, W]. A network of other inputs is measured in Python, as "
+        "the torch module that it was exported from: optimizer.measure(module, data=(inputs, labels)), or "
+        "data=inputs without labels; inputs are given as float32"
+    )
+    if len(dimensions(value)) != 4:
+        raise InputError(f"it takes inputs [{shape}], and {in_python}")
     if kind != TensorProto.FLOAT:
         said = (
             TensorProto.DataType.Name(kind).lower() if kind in TensorProto.DataType.values() else "no tensor"
         )
-        raise InputError(f"its input {value.name[:40]!r} is {said}: export it with a float32 input")
-    if len(dimensions(value)) != 4:
         raise InputError(
-            f"it takes inputs [{', '.join(map(str, dimensions(value)))}], and a file must take images "
-            "[N, C, H, W]. A network of other inputs is measured in Python, as the torch module that it was "
-            "exported from: optimizer.measure(module, data=(inputs, labels))"
+            f"its input {value.name[:40]!r} is {said}: export it with a float32 input, since {in_python}"
         )
     return value
 
@@ -305,7 +310,7 @@ def _channels_first(graph: Any) -> bool:
     sides = dimensions(value)
     if sides[1] in COLOURS or sides[3] not in COLOURS:
         return False
-    last, name = value.name, f"{value.name} channels first"
+    last, name = value.name, f"{value.name}{CHANNELS_FIRST}"
     moved = helper.make_node("Transpose", [name], [last], f"{last} channels last", perm=[0, 2, 3, 1])
     graph.node.insert(0, moved)
     shape = [sides[0], sides[3], sides[1], sides[2]]

@@ -26,6 +26,7 @@ class LoadedModel:
     ``preprocess`` makes ``[C, H, W]`` float32 of an image in the mode that the card's channels ask for
     (``L`` for one, ``RGB`` for three). ``classes`` and ``wordnet_ids`` have one name a class, or are empty
     where they are not known. ``parts``: the outputs that lie one behind the other in a row of no logits.
+    ``input_name`` is that of the file that it came from.
     """
 
     card: ModelCard
@@ -34,6 +35,13 @@ class LoadedModel:
     classes: tuple[str, ...]
     wordnet_ids: tuple[str, ...] = ()
     parts: tuple[Part, ...] = ()
+    input_name: str = "images"
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """Of its input and of its one output, in a graph that is exported."""
+        usual = "logits" if self.card.classes else "output"
+        return self.input_name, self.parts[0][0] if self.parts else usual
 
     @property
     def joined(self) -> tuple[Part, ...]:
