@@ -38,12 +38,16 @@ def test_a_network_of_other_inputs_than_images_is_refused_with_what_to_do(tmp_pa
 def test_numbers_of_words_are_first_told_that_they_are_no_images(tmp_path: Path) -> None:
     model = graph([node("Relu", "x")], sides=("N", 12))
     model.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.INT64
-    with pytest.raises(InputError, match=r"it takes inputs \[N, 12\], .*optimizer.measure\(module") as refused:
+    with pytest.raises(
+        InputError, match=r"it takes inputs \[N, 12\], .*optimizer.measure\(module"
+    ) as refused:
         read(model, tmp_path)
     assert "export it" not in str(refused.value)
     model = graph([node("Relu", "x")])
     model.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.INT64
-    with pytest.raises(InputError, match=r"is int64: export it with a float32 input, .*optimizer.measure\(module"):
+    with pytest.raises(
+        InputError, match=r"is int64: export it with a float32 input, .*optimizer.measure\(module"
+    ):
         read(model, tmp_path)
 
 
