@@ -499,9 +499,7 @@ def test_a_model_is_made_as_small_as_shapes_say(small_images: Tensor) -> None:
 @pytest.mark.parametrize("ratio", [1.0, -0.1, 1.5, float("nan"), float("inf")])
 def test_bad_ratios_are_refused(ratio: float, small_images: Tensor) -> None:
     found = plan(made(Plain), small_images, order="magnitude")
-    with pytest.raises(
-        InputError, match=rf"ratio {ratio:g} is out of range.*that can go, 0 to below 1.*0\.25 removes"
-    ):
+    with pytest.raises(InputError, match=rf"ratio {ratio:g} is out of range.*that can go, 0 to below 1"):
         shrink(found, ratio)
 
 

@@ -133,6 +133,8 @@ def _dependencies(model: nn.Module, input_shape: tuple[int, ...]) -> _Dependenci
         from torch_pruning import DependencyGraph  # type: ignore[import-untyped, import-not-found]
     except ImportError as error:
         raise UnavailableError(f"removing channels needs one more package ({error}): {INSTALL}") from error
+    with torch.inference_mode(False):
+        inputs = (examples(model, input_shape),)
     layers = list(uses(model))
     calls = {layer.name: 0 for layer in layers}
 
@@ -142,7 +144,6 @@ def _dependencies(model: nn.Module, input_shape: tuple[int, ...]) -> _Dependenci
     handles = [layer.module.register_forward_hook(partial(count, layer.name)) for layer in layers]
     try:
         with _following():
-            inputs = (examples(model, input_shape),)
             graph = DependencyGraph().build_dependency(model, example_inputs=inputs, verbose=False)
     finally:
         for handle in handles:
