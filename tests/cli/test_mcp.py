@@ -66,7 +66,7 @@ def test_tools_answer_with_the_command_s_json_refuse_in_a_sentence_and_stop(
 
             swept = await server.call_tool("sweep", {**QUICK, "sparsities": [0, 0.5], "bits": [8]})
             sparsities = [one["recipe"]["prune"]["sparsity"] for one in swept.structured_content["results"]]
-            assert sparsities == [None, 0.5]
+            assert sparsities == [0.5, None], "what was measured before comes first"
 
             for name, arguments, words in (
                 ("measure", {"model": "fashion-mlpp"}, "unknown model 'fashion-mlpp'"),

@@ -123,8 +123,8 @@ def one_bit_flipped(whole: bytes) -> bytes:
 
 
 def another_fact(whole: bytes) -> bytes:
-    place = whole.index(b"measured")
-    return whole[:place] + b"mEasured" + whole[place + 8 :]
+    place = whole.index(b"shrinkage")
+    return whole[:place] + b"shRinkage" + whole[place + 9 :]
 
 
 @pytest.mark.slow
