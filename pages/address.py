@@ -114,10 +114,12 @@ def tell_left_out() -> None:
     for name, words in visit.in_address.items():
         asked = [text for text in linked.get(name, ()) if text and text not in earlier.get(name, {})]
         value = st.session_state.get(name)
+        if not asked or value is None:  # as of a control of a page that was left
+            continue
         values = value if isinstance(value, list) else [value]
         shown = list(map(words, values))
         known = (*shown, *map(str, values))
-        if value is not None and (missing := [text for text in asked if not _among(text, known)]):
+        if missing := [text for text in asked if not _among(text, known)]:
             instead = ", ".join(shown) or "nothing"
             wrong.append(f"{name}={', '.join(missing)[:MAX_TOLD]} ({instead[:MAX_TOLD]} is shown)")
     if wrong:

@@ -94,6 +94,18 @@ def test_what_controls_show_as_a_link_says_is_not_complained_of(
     assert not open_page(name, link).toast
 
 
+def test_controls_of_pages_that_were_left_are_not_asked_what_they_show(started: Started) -> None:
+    """Streamlit forgets their values, which their words need not know."""
+    page = open_page("explore", {"sparsity": "50"})
+    visit = page.session_state["session"]
+    visit.in_address["view"] = {"times": "Times"}.__getitem__
+    for linked in ({}, {"view": ("distribution",)}):
+        visit.linked = linked
+        page.run()
+        assert not page.exception
+        assert not page.toast
+
+
 def test_a_link_to_compare_of_before_keeps_its_configurations(started: Started) -> None:
     results = [make_result(quick=quick) for quick in (True, False)]
     for result in results:
