@@ -113,6 +113,11 @@ class ModelCard:
     bundled_images: bool = False
     licence: str = ""
 
+    @property
+    def output_name(self) -> str:
+        """What its one output is called in graphs, and in code that runs them."""
+        return "logits" if self.classes else "output"
+
 
 @dataclass(frozen=True, slots=True)
 class Environment:

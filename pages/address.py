@@ -108,7 +108,7 @@ def tell_left_out() -> None:
     are set to instead."""
     visit = session()
     linked, visit.linked = visit.linked, {}
-    if "open" in linked:  # a result, which sets them all
+    if not linked or "open" in linked:  # a result, which sets them all
         return
     earlier, wrong = earlier_names(), []
     for name, words in visit.in_address.items():

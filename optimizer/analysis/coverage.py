@@ -292,7 +292,7 @@ def _slowest(run: Coverage) -> Iterator[str]:
     if operations:
         slowest = max(operations, key=lambda row: row.time_ns)
         name = called(kernel_rows)[kernel_rows.index(slowest)]
-        yield (f"The slowest operation is {name} ({slowest.kernel}): {_percent(slowest.share)} of the time.")
+        yield f"The slowest operation is {name} ({slowest.kernel}): {_percent(slowest.share)} of the time."
     if operations and between > MUCH_BETWEEN:
         yield (
             f"{_percent(between)} of the time passes between operations: a network this small waits for "

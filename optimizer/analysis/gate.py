@@ -34,8 +34,8 @@ only roughly."""
 
 MIN_DIGITS, MAX_DIGITS = 3, 17
 """Of a figure beside its limit; with the last ones each float is told from the next."""
-MOST = {"points": format_points.most, "%": format_percent.most, "": format_ratio.most}
-MOST_ELSE = 4
+MAX_PLACES = {"points": format_points.most, "%": format_percent.most, "": format_ratio.most}
+USUAL_PLACES = 4
 """Digits after the point of one with an interval, by its unit, unless its side of the limit takes more."""
 
 
@@ -122,7 +122,7 @@ class Check:
         stand on its side of the limit."""
         places = None
         if self.low < self.high < math.inf:
-            places = min(MOST.get(self.unit, MOST_ELSE), decimals(self.value, self.low, self.high))
+            places = min(MAX_PLACES.get(self.unit, USUAL_PLACES), decimals(self.value, self.low, self.high))
         value, low, high = (_beside(one, self.limit, places) for one in (self.value, self.low, self.high))
         return value, low, high
 

@@ -26,8 +26,8 @@ from optimizer.errors import EngineError, InputError, UnavailableError, words_of
 from optimizer.measurement.size import size_of
 from optimizer.model.added.cards import version_of
 from optimizer.model.catalogue import LoadedModel, load
-from optimizer.model.examples import hold, is_held
-from optimizer.model.layers import answers, fold_batch_norm, multiplications, notes_on_others, walk
+from optimizer.model.examples import answers, hold, is_held
+from optimizer.model.layers import fold_batch_norm, multiplications, notes_on_others, walk
 from optimizer.model.own import check_keeps_input
 from optimizer.progress import Report, quiet, uninterrupted
 from optimizer.recipe import Recipe

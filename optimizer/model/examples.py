@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 HELD = "_paretoscope_examples"
 MAX_HELD = 2
@@ -56,7 +57,17 @@ def examples(module: nn.Module, shape: tuple[int, ...], count: int = 1) -> Tenso
 def noise(module: nn.Module, shape: tuple[int, ...], count: int = 1) -> Tensor:
     """Random inputs, where values are to differ wherever they can: :func:`examples` if it fails on these."""
     random = _random(shape)
-    return _turns(random, count) if _answers(module, random) else examples(module, shape, count)
+    return _turns(random, count) if _takes(module, random) else examples(module, shape, count)
+
+
+@torch.inference_mode()
+def answers(module: nn.Module, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> list[Tensor]:
+    """All that it gives for one of its :func:`examples`, the same each time."""
+    inputs = examples(module, shape).to(dtype)
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(0)
+        given = module(inputs)
+    return [one for one in tree_leaves(given) if isinstance(one, Tensor)]
 
 
 def _turns(inputs: Tensor, count: int) -> Tensor:
@@ -65,14 +76,14 @@ def _turns(inputs: Tensor, count: int) -> Tensor:
 
 def _made_up(module: nn.Module, shape: tuple[int, ...]) -> Tensor:
     random = _random(shape)
-    return random if _answers(module, random) else torch.zeros_like(random)
+    return random if _takes(module, random) else torch.zeros_like(random)
 
 
 def _random(shape: tuple[int, ...]) -> Tensor:
     return torch.randn(MAX_HELD, *shape, generator=torch.Generator().manual_seed(0))
 
 
-def _answers(module: nn.Module, inputs: Tensor) -> bool:
+def _takes(module: nn.Module, inputs: Tensor) -> bool:
     kinds = (one.dtype for one in module.parameters() if one.is_floating_point())
     dtype = next(kinds, inputs.dtype)
     try:

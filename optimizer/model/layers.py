@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_leaves
 
 from optimizer.formats import listed
 from optimizer.model.computed import copied, replace_computed
-from optimizer.model.examples import examples
+from optimizer.model.examples import answers, examples
 from optimizer.model.unused import DECIDING, drop_unused
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -363,18 +363,6 @@ def _fused(convolution: Any, norm: Any) -> tuple[Any, nn.Module] | None:
         if agree(expected, answers(nn.Sequential(fused, rest), shape)):
             return fused, rest
     return None
-
-
-@torch.inference_mode()
-def answers(
-    module: nn.Module, input_shape: tuple[int, ...], dtype: torch.dtype = torch.float32
-) -> list[Tensor]:
-    """All that it gives for an example of ``input_shape``, the same each time."""
-    inputs = examples(module, input_shape).to(dtype)
-    with torch.random.fork_rng(devices=()):
-        torch.manual_seed(0)
-        given = module(inputs)
-    return [one for one in tree_leaves(given) if isinstance(one, Tensor)]
 
 
 def agree(some: list[Tensor], others: list[Tensor]) -> bool:

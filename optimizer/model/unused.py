@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from optimizer.formats import listed
-from optimizer.model.examples import examples
+from optimizer.model.examples import answers, examples
 
 DECIDING = (Tensor.__bool__, Tensor.__int__, Tensor.__float__, Tensor.item, Tensor.tolist)
 """Calls by which a model's code looks at a value."""
@@ -48,13 +48,13 @@ def _drop(module: nn.Module, input_shape: tuple[int, ...]) -> dict[str, nn.Modul
     names = _candidates(module, input_shape)
     if not names:
         return {}
-    before, parts = _answer(module, input_shape), {name: module.get_submodule(name) for name in names}
+    before, parts = _answers(module, input_shape), {name: module.get_submodule(name) for name in names}
     gone: dict[str, nn.Module] = {}
     for several in (parts, *({name: part} for name, part in parts.items())):
         _put(module, dict.fromkeys(several))
         after = None
         with suppress(Exception):  # the model's own code: anything may come out of it
-            after = _answer(module, input_shape)
+            after = _answers(module, input_shape)
         if after is not None and all(map(torch.equal, before, after)):
             gone |= several
             if several is parts:
@@ -70,12 +70,8 @@ def _put(module: nn.Module, parts: Mapping[str, nn.Module | None]) -> None:
         module.get_submodule(path)._modules[last] = part
 
 
-@torch.inference_mode()
-def _answer(module: nn.Module, input_shape: tuple[int, ...]) -> list[Tensor]:
-    with torch.random.fork_rng(devices=()):
-        torch.manual_seed(0)
-        given = module(examples(module, input_shape))
-    return [one.nan_to_num() for one in tree_leaves(given) if isinstance(one, Tensor)]
+def _answers(module: nn.Module, input_shape: tuple[int, ...]) -> list[Tensor]:
+    return [one.nan_to_num() for one in answers(module, input_shape)]  # NaN would equal nothing
 
 
 def _candidates(module: nn.Module, input_shape: tuple[int, ...]) -> list[str]:

@@ -115,7 +115,7 @@ def fine_tuned(
     One that is stopped leaves its last checkpoint; the next goes on from there, and ends where it would have
     ended without the stop. ``took`` is told the seconds of a step, where any was made.
     """
-    content = _learningdigest(f"{steps} steps", student, teacher, masks, images, grids)
+    content = _learning_digest(f"{steps} steps", student, teacher, masks, images, grids)
 
     def make_state(path: Path | None) -> tuple[State, float]:
         def keep(checkpoint: Checkpoint) -> None:
@@ -146,7 +146,7 @@ def improved(
     """The student after :func:`optimizer.compression.effort.improve`, and the seconds that it took: read, or
     made and kept; both stay as they were."""
     what = f"effort {EFFORT_VERSION} {seconds} s{'' if refine else ', unrefined'}"
-    content = _learningdigest(what, student, teacher, masks, images, grids)
+    content = _learning_digest(what, student, teacher, masks, images, grids)
 
     def make_state(_: Path | None) -> tuple[State, float]:
         found = improve(student, teacher, masks, images, seconds, report, grids, refine=refine)
@@ -155,7 +155,7 @@ def improved(
     return _kept_state(content, student, make_state)
 
 
-def _learningdigest(
+def _learning_digest(
     what: str,
     student: nn.Module,
     teacher: nn.Module,

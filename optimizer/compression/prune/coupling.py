@@ -23,8 +23,8 @@ from optimizer.compression.gradients import trainable
 from optimizer.compression.prune.group import Group
 from optimizer.compression.prune.heads import head_groups, remove_heads
 from optimizer.errors import UnavailableError, WorkError
-from optimizer.model.examples import examples
-from optimizer.model.layers import CONVOLUTIONS, answers, uses, walk
+from optimizer.model.examples import answers, examples
+from optimizer.model.layers import CONVOLUTIONS, uses, walk
 
 INSTALL = "pip install torch-pruning"
 TIES = {

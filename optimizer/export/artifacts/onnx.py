@@ -24,9 +24,10 @@ def write_onnx(source: ArtifactSource) -> bytes:
         content: bytes = model.SerializeToString()
     except Exception as error:  # protobuf's own, for more than its 2 GiB
         raise WorkError(f"{source.card.name} can't be written as ONNX: {error}") from error
-    one = "logits" if source.card.classes else "output"
     names, given = [name for name, _ in source.parts], model.graph.input[0].name
-    answer = f"outputs = session.run({names}, " if names else f"{one} = session.run(None, "
+    answer = (
+        f"outputs = session.run({names}, " if names else f"{source.card.output_name} = session.run(None, "
+    )
     loading = "\n".join(
         [
             "import onnxruntime",

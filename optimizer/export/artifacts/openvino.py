@@ -33,8 +33,8 @@ def write_openvino(source: ArtifactSource) -> bytes:
         named.mkdir()
         openvino.save_graph(graph, named, precision)
         files = {name: (named / name).read_bytes() for name in ("model.xml", "model.bin")}
-    names, called = [name for name, _ in source.parts], "logits" if source.card.classes else "output"
-    answer = "answer = model([images])" if names else f"{called} = model([images])[0]"
+    names = [name for name, _ in source.parts]
+    answer = "answer = model([images])" if names else f"{source.card.output_name} = model([images])[0]"
     loading = (
         "import openvino\n"
         f'model = openvino.compile_model("model.xml", "CPU", {{"INFERENCE_PRECISION_HINT": "{precision}"}})\n'

@@ -40,8 +40,7 @@ class LoadedModel:
     @property
     def names(self) -> tuple[str, str]:
         """Of its input and of its one output, in a graph that is exported."""
-        usual = "logits" if self.card.classes else "output"
-        return self.input_name, self.parts[0][0] if self.parts else usual
+        return self.input_name, self.parts[0][0] if self.parts else self.card.output_name
 
     @property
     def joined(self) -> tuple[Part, ...]:
