@@ -1,4 +1,4 @@
-"""The README is held against the code."""
+"""The README and the documents that it leads to are held against the code."""
 
 import re
 import shlex
@@ -18,10 +18,12 @@ from optimizer.model.sources.plugins import GROUP
 from optimizer.system.paths import HOME_VARIABLE, STORE_VARIABLE
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text()
+DOCUMENTS = {path.name: path.read_text() for path in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"))}
+README, ARCHITECTURE = DOCUMENTS["README.md"], DOCUMENTS["architecture.md"]
+EVERYTHING = "\n".join(DOCUMENTS.values())
 COMMANDS = [
     line
-    for block in re.findall(r"```sh\n(.*?)```", README, re.S)
+    for block in re.findall(r"```sh\n(.*?)```", EVERYTHING, re.S)
     for line in block.splitlines()
     if line.strip()
 ]
@@ -64,7 +66,7 @@ def test_the_dashboard_is_installed_with_all_that_its_page_offers() -> None:
 
 def row(folder: str) -> set[str]:
     """Names in the row of a folder of the architecture's table."""
-    (cells,) = re.findall(rf"^\| ?{folder} \|.*?\|(.*)", README[README.index("## Architecture") :], re.M)
+    (cells,) = re.findall(rf"^\| ?{folder} \|.*?\|(.*)", ARCHITECTURE, re.M)
     return {name.partition(".")[0] for name in re.findall(r"`([\w.]+)`", cells)}
 
 
@@ -84,23 +86,51 @@ def test_the_architecture_names_every_file_of_a_folder(folder: Path) -> None:
     assert files - {"__init__", "__main__"} == named - {"work", "on_demand"}
 
 
+def test_the_readme_names_every_folder_as_the_architecture_does() -> None:
+    rows = [re.findall(r"^\| ?(.*?) \| (.*?) \|", text, re.M) for text in (README, ARCHITECTURE)]
+    short, long = ({name: about for name, about in found if name.endswith("/`")} for found in rows)
+    assert short == long
+
+
 def test_every_engine_execution_and_benchmark_is_named() -> None:
-    words = " ".join(README.split())
-    assert all(engine.label in words for engine in ENGINES.values())
+    assert all(engine.label in " ".join(README.split()) for engine in ENGINES.values())
+    assert all(f"| {engine.label} |" in DOCUMENTS["engines.md"] for engine in ENGINES.values())
+    words = " ".join(DOCUMENTS["reading.md"].split())
     reading = words[words.index("**Complexity**") :].partition("**The address")[0].lower()
     assert all(execution.label.lower() in reading for execution in ExecutionKind)
-    assert all(f"benchmarks/{path.name}" in words for path in (ROOT / "benchmarks").glob("[!_]*.py"))
+    files = {f"benchmarks/{path.name}" for path in (ROOT / "benchmarks").glob("[!_]*.py")}
+    assert files == set(re.findall(r"`(benchmarks/\w+\.py)`", DOCUMENTS["benchmarks.md"]))
 
 
-def test_every_badge_is_explained() -> None:
-    assert all(f"*{badge}*" in README for badge in BADGES)
+@pytest.mark.parametrize("name", ["README.md", "reading.md"])
+def test_every_badge_is_explained(name: str) -> None:
+    assert all(f"*{badge}*" in DOCUMENTS[name] for badge in BADGES)
 
 
 def test_files_that_are_named_exist() -> None:
-    for path in re.findall(r"`((?:optimizer|benchmarks|assets|tools)/[\w./]+)`", README):
+    for path in re.findall(r"`((?:optimizer|benchmarks|assets|tools)/[\w./]+)`", EVERYTHING):
+        assert (ROOT / path).exists() or "NAME" in path, path
+    for path in re.findall(r"`python (\S+)`", EVERYTHING):
         assert (ROOT / path).exists(), path
-    for path in re.findall(r"`python (\S+)`", README):
-        assert (ROOT / path).exists(), path
+
+
+def test_links_lead_to_a_file_and_a_heading() -> None:
+    for name, text in DOCUMENTS.items():
+        folder = ROOT if name == "README.md" else ROOT / "docs"
+        for link in re.findall(r"\]\((?!https:)([^)]+)\)", text):
+            path, _, heading = link.partition("#")
+            place = (folder / path).resolve() if path else folder / name
+            assert place.is_relative_to(ROOT), (name, link)
+            assert place.exists(), (name, link)
+            headings = re.findall(r"^#+ (.*)", place.read_text(), re.M) if heading else []
+            known = {re.sub(r"[^\w -]", "", one).lower().replace(" ", "-") for one in headings}
+            assert not heading or heading in known, (name, link)
+
+
+def test_the_readme_leads_to_every_document() -> None:
+    """A newcomer who reads on finds all of them."""
+    found = re.findall(r"\(docs/(\w+\.md)\)", README)
+    assert set(found) == DOCUMENTS.keys() - {"README.md"}
 
 
 def test_the_screenshot_is_a_picture_of_a_page() -> None:
@@ -111,10 +141,10 @@ def test_the_screenshot_is_a_picture_of_a_page() -> None:
 
 def test_names_that_users_type_are_the_codes_own() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert HOME_VARIABLE in README
-    assert STORE_VARIABLE in README
-    assert f'[project.entry-points."{GROUP}"]' in README
+    assert HOME_VARIABLE in EVERYTHING
+    assert STORE_VARIABLE in EVERYTHING
+    assert f'[project.entry-points."{GROUP}"]' in EVERYTHING
     assert GROUP in project["entry-points"]
-    assert f'[project.entry-points."{architectures.GROUP}"]' in README
-    assert f'[project.entry-points."{plugins.GROUP}"]' in README
+    assert f'[project.entry-points."{architectures.GROUP}"]' in EVERYTHING
+    assert f'[project.entry-points."{plugins.GROUP}"]' in EVERYTHING
     assert "imagenet" in project["optional-dependencies"]
