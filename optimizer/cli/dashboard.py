@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import NoReturn
@@ -19,7 +20,7 @@ from optimizer.search.sweep import WORK_AHEAD_VARIABLE
 from optimizer.store.results import Store
 from optimizer.system.downloads import DEFAULT_DOWNLOADS, DOWNLOADS_VARIABLE, parse_bytes
 from optimizer.system.paths import STORE_VARIABLE, app_file, home
-from optimizer.system.processes import end, guard, release
+from optimizer.system.processes import CHECK_SECONDS, end, guard, release
 from optimizer.system.uploads import DEFAULT_UPLOADS, UPLOADS_VARIABLE
 
 
@@ -106,6 +107,10 @@ def run_dashboard(options: argparse.Namespace) -> None:
     guarding = guard(server.pid)
     try:
         signal.signal(signal.SIGTERM, _leave)
+        here = EVERY_ADDRESS.get(options.host, options.host)
+        if _answers(server, here, options.port):
+            name = f"[{here}]" if ":" in here else here
+            print(f"Paretoscope is open at http://{name}:{options.port} (Ctrl-C ends it)", flush=True)
         server.wait()
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -115,10 +120,21 @@ def run_dashboard(options: argparse.Namespace) -> None:
         raise UnavailableError(f"the dashboard ended with code {server.returncode}: see its output above")
 
 
+def _answers(server: subprocess.Popen[bytes], host: str, port: int) -> bool:
+    """Whether the server takes connections; waits for it to do so, or to end."""
+    while server.poll() is None:
+        with suppress(OSError), socket.create_connection((host, port), timeout=1):
+            return True
+        time.sleep(CHECK_SECONDS)
+    return False
+
+
 def _leave(*_: object) -> NoReturn:
     raise SystemExit(0)
 
 
+EVERY_ADDRESS = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}
+"""What listens on all addresses of this machine is reached on it at this one."""
 OPEN_TO_OTHERS = (
     "this address can be reached from other machines. Whoever reaches it can start work on this one, read "
     "the image folders that you open, download model weights, and see and drop what was measured; there is "

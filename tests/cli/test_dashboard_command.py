@@ -58,7 +58,8 @@ def serving(port: int, *options: str, **how: Any) -> Iterator["subprocess.Popen[
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, **how) as dashboard:
         try:
             assert dashboard.stdout is not None
-            assert any(f"127.0.0.1:{port}" in line for line in dashboard.stdout)
+            said = next(line for line in dashboard.stdout if "http:" in line)
+            assert said == f"Paretoscope is open at http://127.0.0.1:{port} (Ctrl-C ends it)\n"
             yield dashboard
         finally:
             dashboard.kill()
