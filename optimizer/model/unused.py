@@ -42,6 +42,12 @@ def unused(module: nn.Module, input_shape: tuple[int, ...]) -> tuple[str, ...]:
     return (*gone,)
 
 
+def values_decide(module: nn.Module, input_shape: tuple[int, ...]) -> bool:
+    """Whether a forward in evaluation mode looks at values, so that what it runs may depend on its input;
+    also where it fails."""
+    return _traced(module, input_shape) is None
+
+
 def _drop(module: nn.Module, input_shape: tuple[int, ...]) -> dict[str, nn.Module]:
     """Those that were taken out, by their paths: all, or one by one those that it can be without."""
     names = _candidates(module, input_shape)
