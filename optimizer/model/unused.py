@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 from optimizer.formats import listed
 from optimizer.model.examples import answers, examples
+from optimizer.system.threads import thread_count
 
 LOOKING = (Tensor.tolist, Tensor.numpy, Tensor.__array__)
 """Calls by which a model's code looks at values, beside operations that are tagged as such."""
@@ -101,7 +102,8 @@ def _traced(module: nn.Module, input_shape: tuple[int, ...]) -> tuple[set[int], 
     handles = [part.register_forward_pre_hook(lambda part, _: ran.add(id(part))) for part in module.modules()]
     decides = _Decides()
     try:
-        with torch.random.fork_rng(devices=()), torch.no_grad():
+        # One or two inputs: more threads would wait for each other, long where other work goes on.
+        with thread_count(1), torch.random.fork_rng(devices=()), torch.no_grad():
             torch.manual_seed(0)
             one, two = (examples(module, input_shape, count) for count in (1, 2))
             with decides, reads:
