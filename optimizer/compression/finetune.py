@@ -122,7 +122,7 @@ def recover(
         raise InputError(f"{steps} fine-tuning steps are not allowed: give 0 (none) or more")
     if len(images) < MIN_IMAGES:
         raise InputError(f"{len(images)} images are too few to fine-tune on: give at least {MIN_IMAGES}")
-    if begun is not None and (begun.step > steps or not _fits(begun.best, student.state_dict())):
+    if begun is not None and (begun.step > steps or not fits(begun.best, student.state_dict())):
         begun = None
     budget = Steps(steps, begun.step if begun else 0)
     run = learning(student, teacher, masks, images, budget, report, grids)
@@ -130,7 +130,7 @@ def recover(
     return Recovered(run.best, run.before, run.after, budget.made, budget.step_seconds)
 
 
-def _fits(state: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
+def fits(state: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
     """Whether both are states of one kind of model."""
     return {name: one.shape for name, one in state.items()} == {
         name: one.shape for name, one in other.items()

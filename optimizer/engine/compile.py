@@ -28,7 +28,14 @@ from optimizer.engine import inductor
 from optimizer.engine.base import Array, Build, Engine, Load, Runner, in_batches, scoring_batch
 from optimizer.engine.exporting import advice, quiet
 from optimizer.engine.realised import simulated
-from optimizer.engine.torch import DTYPES, FACTORS, RoundActivations, activation_ranges, parameters_of
+from optimizer.engine.torch import (
+    DTYPES,
+    FACTORS,
+    RoundActivations,
+    activation_ranges,
+    parameters_of,
+    taken_in,
+)
 from optimizer.errors import WorkError, one_line
 from optimizer.model.examples import examples
 from optimizer.model.layers import uses, walk
@@ -100,16 +107,25 @@ class Prepared:
 @dataclass(frozen=True)
 class Compiled:
     """A function of tensors, in the order of ``names`` (parameters and buffers by path), and last the images
-    ``[N, C, H, W]``; ``constants`` are those that the exporter made."""
+    ``[N, C, H, W]`` as ``dtype``; ``constants`` are those that the exporter made."""
 
     function: Callable[..., tuple[Tensor, ...]]
     names: tuple[str, ...]
     constants: dict[str, Tensor]
+    dtype: torch.dtype
 
     def arguments(self, module: nn.Module) -> list[Tensor]:
         """The values of ``module``, which is the network after a recipe."""
         own = parameters_of(module)
         return [(own[name] if name in own else self.constants[name]).detach() for name in self.names]
+
+    def infer(self, arguments: Sequence[Tensor], images: Array) -> Array:
+        """What it gives for images, with these values of all else."""
+        # Outside of inference mode: it makes another kind of tensor, which would be compiled for anew.
+        given = torch.from_numpy(images).to(self.dtype)
+        with torch.inference_mode():
+            logits: Tensor = self.function(*arguments, given)[0]
+        return logits.float().numpy()
 
 
 def prepare(model: nn.Module, input_shape: tuple[int, ...]) -> Build:
@@ -132,13 +148,12 @@ def compiled(
 ) -> Compiled:
     """Compile for images of ``shape`` ``[N, C, H, W]``, layers' inputs rounded to ``bits`` below 32. Raises
     WorkError."""
-    images = examples(model, shape[1:], shape[0]).to(DTYPES[precision])
+    images = examples(model, shape[1:], shape[0])
     model = in_precision(rounding(model, bits) if bits < 32 else model, precision)
     try:
         with _settings(threads):
-            made = function_of(model, images)
-            with torch.inference_mode():
-                made.function(*made.constants.values(), images)
+            made = function_of(model, images, precision)
+            made.infer([*made.constants.values()], images.numpy())
             return made
     except Exception as error:  # whatever the model, dynamo, inductor or the compiler raise
         raise WorkError(
@@ -146,14 +161,15 @@ def compiled(
         ) from error
 
 
-def function_of(model: nn.Module, images: Tensor) -> Compiled:
-    """Traced here, and compiled when it is first called."""
+def function_of(model: nn.Module, images: Tensor, precision: str) -> Compiled:
+    """Of a model in ``precision``: traced here, and compiled when it is first called."""
+    dtype = taken_in(model, images, precision)
     with quiet():
-        exported = torch.export.export(model, (images,))
+        exported = torch.export.export(model, (images.to(dtype),))
     names = [spec.target for spec in exported.graph_signature.input_specs if spec.target]
     known: dict[str, Any] = {**exported.state_dict, **exported.constants}
     function = torch.compile(exported.graph_module, dynamic=False)
-    return Compiled(function, tuple(names), {name: known[name].detach() for name in names})
+    return Compiled(function, tuple(names), {name: known[name].detach() for name in names}, dtype)
 
 
 @contextmanager
@@ -236,7 +252,7 @@ def build(
     def runs(size: int, marked: bool = False) -> Callable[[Array], Array]:
         """Compiled when it is first wanted: configurations that share a measurement are never timed."""
         made = prepared.function(size, threads, bits, precision, marked)
-        return partial(_one_call, made.function, made.arguments(module), DTYPES[precision])
+        return partial(made.infer, made.arguments(module))
 
     def score(images: Array) -> Array:
         with thread_count(threads):
@@ -259,16 +275,6 @@ def build(
     )
 
 
-def _one_call(
-    function: Callable[..., Any], arguments: Sequence[Tensor], dtype: torch.dtype, images: Array
-) -> Array:
-    # Outside of inference mode: it makes another kind of tensor, which would be compiled for anew.
-    given = torch.from_numpy(images).to(dtype)
-    with torch.inference_mode():
-        logits: Tensor = function(*arguments, given)[0]
-    return logits.float().numpy()
-
-
 def _save(module: nn.Module, precision: str, folder: str) -> None:
     torch.save(module, Path(folder) / "model.pt")
     (Path(folder) / "precision").write_text(precision)
@@ -282,14 +288,14 @@ def saved() -> Load:
     def load(folder: Path, threads: int, shape: tuple[int, ...]) -> Callable[[Array], Array]:
         os.environ[CACHE_VARIABLE] = str(folder / "inductor")
         module = torch.load(folder / "model.pt", weights_only=False)  # our own file, written a moment ago
-        dtype = DTYPES[(folder / "precision").read_text()]
-        images = examples(module, shape[1:], shape[0]).to(dtype)
-        with _settings(threads), torch.inference_mode():
-            made = function_of(module, images)
-            arguments = made.arguments(module)
-            made.function(*arguments, images)
+        images = examples(module, shape[1:], shape[0])
+        with _settings(threads):
+            with torch.inference_mode():
+                made = function_of(module, images, (folder / "precision").read_text())
+                arguments = made.arguments(module)
+            made.infer(arguments, images.numpy())
         torch.set_num_threads(threads)
-        return partial(_one_call, made.function, arguments, dtype)
+        return partial(made.infer, arguments)
 
     return load
 

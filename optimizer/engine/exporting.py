@@ -23,15 +23,15 @@ def quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
+TORCH_ALONE = (
+    "Which operations it runs depends on the values of its input, which no exported graph follows: use "
+    f"engine {REFERENCE_ENGINE}."
+)
+
+
 def advice(engine: str, error: BaseException) -> str:
-    """What to do where an engine can't run a model because of ``error``, as a sentence. What computes by the
-    values of its input can be exported for no engine."""
-    if depends_on_values(error):
-        return (
-            "Which operations it runs depends on the values of its input, which no exported graph follows: "
-            f"use engine {REFERENCE_ENGINE}."
-        )
-    return use_another(engine)
+    """What to do where an engine can't run a model because of ``error``, as a sentence."""
+    return TORCH_ALONE if depends_on_values(error) else use_another(engine)
 
 
 def depends_on_values(error: BaseException) -> bool:

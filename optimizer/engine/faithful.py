@@ -2,10 +2,12 @@
 
 A graph is converted once and then given each recipe's weights. What was worked out from a layer's weight
 while it was converted (twice the weight, a standardised one) stays as it was, and every accuracy would be
-wrong without anybody seeing it. And whatever an engine does, it may misread a network of somebody's own.
+wrong without anybody seeing it. And whatever an engine does, it may misread a network of somebody's own: a
+graph that was traced goes the way that one image went.
 """
 
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import torch
@@ -15,9 +17,11 @@ from torch.utils._pytree import tree_leaves
 from optimizer.compression.apply import CompressedModel, compress
 from optimizer.engine import engine_named
 from optimizer.engine.base import Array, Build, Runner
+from optimizer.engine.exporting import TORCH_ALONE
 from optimizer.errors import WorkError
 from optimizer.methods.engines import REFERENCE_ENGINE, engine_info, use_another
 from optimizer.model.examples import examples
+from optimizer.model.unused import values_decide
 from optimizer.recipe import PruneSpec, Recipe
 from optimizer.system.threads import thread_count
 
@@ -39,7 +43,8 @@ def check_follows(build: Build, model: nn.Module, input_shape: tuple[int, ...], 
     found = torch.from_numpy(build(changed, images, threads=1, batch=1).score(images.numpy()))
     if (found - after).norm() > TOLERANCE * (after - before).norm() + ROUNDING * after.norm():
         own = build(compress(model, Recipe()), images, threads=1, batch=1)
-        check_answers(model, images.numpy(), own.score(images.numpy()), engine)
+        every = values_decide(model, input_shape)
+        check_answers(model, images.numpy(), own.score(images.numpy()), engine, every)
         raise WorkError(
             f"{engine_info(engine).label} can't take other weights for this model: it multiplies with values "
             "that are worked out from a layer's weight, and they would stay as they are. "
@@ -49,7 +54,8 @@ def check_follows(build: Build, model: nn.Module, input_shape: tuple[int, ...], 
 
 def prepare(engine: str, model: nn.Module, input_shape: tuple[int, ...]) -> Build:
     """What an engine makes of a model. Of others than torch the first answers in float32 are compared with
-    torch's: the uncompressed model's, and those of the first recipe.
+    torch's: the uncompressed model's, and those of the first recipe, of the first and the last image, and of
+    every one where values decide what the model runs.
 
     Raises InputError for an unknown engine, UnavailableError where it can't run; ``score`` of a runner raises
     WorkError where the answers differ.
@@ -58,6 +64,7 @@ def prepare(engine: str, model: nn.Module, input_shape: tuple[int, ...]) -> Buil
     if engine == REFERENCE_ENGINE:
         return build
     agreed: set[bool] = set()
+    every = cache(lambda: values_decide(model, input_shape))
 
     def compared(compressed: CompressedModel, calibration: Tensor, *, threads: int, batch: int) -> Runner:
         runner = build(compressed, calibration, threads=threads, batch=batch)
@@ -66,7 +73,7 @@ def prepare(engine: str, model: nn.Module, input_shape: tuple[int, ...]) -> Buil
         def score(images: Array) -> Array:
             answers = runner.score(images)
             if recipe.identity not in agreed:
-                check_answers(compressed.module, images, answers, engine)
+                check_answers(compressed.module, images, answers, engine, every())
                 agreed.add(recipe.identity)
             return answers
 
@@ -76,18 +83,21 @@ def prepare(engine: str, model: nn.Module, input_shape: tuple[int, ...]) -> Buil
 
 
 @torch.inference_mode()
-def check_answers(module: nn.Module, images: Array, answers: Array, engine: str) -> None:
-    """Raises WorkError where ``answers`` for the first and the last of ``images`` are not ``module``'s."""
-    ends = [0, -1]
+def check_answers(module: nn.Module, images: Array, answers: Array, engine: str, every: bool) -> None:
+    """Raises WorkError where ``answers`` for the first and the last of ``images``, or for ``every`` one, are
+    not ``module``'s."""
+    chosen = [[place] for place in range(len(images))] if every else [[0, -1]]
     with thread_count(1):  # two images: more threads would wait for each other
-        expected = tree_leaves(module(torch.from_numpy(images[ends])))[0].numpy()
-    found, finite = answers[ends], np.isfinite(expected)
+        expected = np.concatenate(
+            [tree_leaves(module(torch.from_numpy(images[some])))[0].numpy() for some in chosen]
+        )
+    found, finite = answers[np.concatenate(chosen)], np.isfinite(expected)
     if found.shape == expected.shape and np.array_equal(np.isfinite(found), finite):
         found, expected = found[finite], expected[finite]
         if np.linalg.norm(found - expected) <= TOLERANCE * np.linalg.norm(expected):
             return
     raise WorkError(
         f"on {engine_info(engine).label} this model does not give torch's answers, so its accuracy would be "
-        f"that of another network. {use_another(engine)} (Nor does a model that draws random numbers, or "
-        "whose answer to an image depends on those beside it.)"
+        f"that of another network. {TORCH_ALONE if every else use_another(engine)} (Nor does a model that "
+        "draws random numbers, or whose answer to an image depends on those beside it.)"
     )

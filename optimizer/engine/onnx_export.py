@@ -175,18 +175,20 @@ def _layers_in(graph: Any, module: nn.Module) -> dict[str, tuple[str, bool]]:
         if id(parameter) in names
     }
     weights = {layer.name: layer.weight.detach().numpy() for layer in walk(module)}
+    # A MatMul takes [in, out]. Of a weight that equals its transpose, values don't tell which it is.
+    turned = {node.input[1] for node in graph.node if node.op_type == "MatMul"} - aliases.keys()
     found: dict[str, tuple[str, bool]] = {}
     for initializer in graph.initializer:
         if len(initializer.dims) < 2 or initializer.data_type != TensorProto.FLOAT:
             continue
-        values = numpy_helper.to_array(initializer)
-        likely = aliases.get(initializer.name)
-        for name in sorted(weights, key=lambda name: name != likely):
-            weight = weights[name]
-            if np.array_equal(values, weight):
-                found[initializer.name] = (name, False)
-                break
-            if values.ndim == 2 and np.array_equal(values, weight.T):
-                found[initializer.name] = (name, True)
-                break
+        values, likely = numpy_helper.to_array(initializer), aliases.get(initializer.name)
+        first = initializer.name in turned
+        same = (
+            (name, transposed)
+            for name in sorted(weights, key=lambda name: name != likely)
+            for transposed in ((first, not first) if values.ndim == 2 else (False,))
+            if np.array_equal(values, weights[name].T if transposed else weights[name])
+        )
+        if one := next(same, None):
+            found[initializer.name] = one
     return found

@@ -129,10 +129,10 @@ def one_call(compiled: Any) -> Callable[[Array], Array]:
     import openvino
 
     request = compiled.create_infer_request()
-    output = request.get_output_tensor(0)
+    output, wanted = request.get_output_tensor(0), request.get_input_tensor(0).data.dtype
 
     def infer(images: Array) -> Array:
-        given = np.require(images, np.float32, ("C_CONTIGUOUS", "WRITEABLE"))
+        given = np.require(images, wanted, ("C_CONTIGUOUS", "WRITEABLE"))
         request.set_input_tensor(openvino.Tensor(given, shared_memory=True))
         request.infer(share_outputs=True)
         logits: Array = output.data.copy()

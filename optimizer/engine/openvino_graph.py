@@ -222,7 +222,21 @@ def graph_of(prepared: Converted, compressed: CompressedModel, calibration: Tens
         graph = _quantize_activations(graph, prepared, calibration.numpy(), bits)
         # Activations of fewer bits: codes would make int8 kernels of some layers alone.
         _replace_weights(graph, prepared, compressed, as_codes=bits == 8)
+    if compressed.recipe.quantize.precision != "f32":
+        _take_whole_numbers(graph)
     return graph
+
+
+def _take_whole_numbers(graph: Any) -> None:
+    """Have images that are only read as whole numbers, as tokens are, be given as such: OpenVINO rounds an
+    input of floats to the precision that it computes in, and they would be others."""
+    from openvino import Type
+
+    (images,) = graph.get_parameters()
+    readers = [reader.get_node() for reader in images.output(0).get_target_inputs()]
+    if all(one.get_type_name() == "Convert" and one.get_element_type().is_integral() for one in readers):
+        images.set_element_type(Type.i64)
+        graph.validate_nodes_and_infer_types()
 
 
 def taken_apart(graph: Any, parts: Sequence[Part]) -> Any:

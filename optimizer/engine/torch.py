@@ -5,7 +5,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -85,14 +85,14 @@ def build(compressed: CompressedModel, calibration: Tensor, *, threads: int, bat
     """A module takes any batch, so ``batch`` needs no preparation here."""
     model = compressed.module
     bits, precision = compressed.recipe.quantize.activation_bits, compressed.recipe.quantize.precision
-    dtype = DTYPES[precision]
     if bits <= 8:
         model = copy.deepcopy(model)
         for module, span in activation_ranges(model, calibration).items():
             module.register_forward_pre_hook(RoundActivations(*span, bits))
     if precision != "f32":
-        model = copy.deepcopy(model).to(dtype)
+        model = copy.deepcopy(model).to(DTYPES[precision])
 
+    dtype = taken_in(model, calibration[:1], precision)
     infer = partial(_one_call, model, dtype)
     layers = tuple(LayerExecution(layer.name, precision, "torch eager") for layer in walk(model))
 
@@ -105,12 +105,22 @@ def build(compressed: CompressedModel, calibration: Tensor, *, threads: int, bat
         infer=infer,
         score=score,
         execution=Execution(layers, tuple(simulated_in_words(compressed, layers))),
-        memory_probe=lambda folder: torch.save(model, Path(folder) / "model.pt"),
+        memory_probe=lambda folder: torch.save((model, dtype), Path(folder) / "model.pt"),
         loader=saved,
         session=lambda: thread_count(threads),
         profile=partial(_profile, model, infer),
         serve=lambda *, batch, threads, streams: Service(one_by_one(infer), lambda: thread_count(threads)),
     )
+
+
+def taken_in(model: nn.Module, image: Tensor, precision: str) -> torch.dtype:
+    """What a ``model`` that computes in ``precision`` is given its images in: float32 where it takes that, as
+    networks of tokens do, whose numbers are others once they are rounded."""
+    if precision != "f32":
+        with suppress(Exception), torch.inference_mode():  # of the model's own code
+            model(image.clone())
+            return torch.float32
+    return DTYPES[precision]
 
 
 def _one_call(model: nn.Module, dtype: torch.dtype, images: Array) -> Array:
@@ -237,8 +247,7 @@ def saved() -> Load:
 
     def load(folder: Path, threads: int, shape: tuple[int, ...]) -> Callable[[Array], Array]:
         torch.set_num_threads(threads)
-        model = torch.load(folder / "model.pt", weights_only=False)  # our own file, written a moment ago
-        dtype = next((parameter.dtype for parameter in model.parameters()), torch.float32)
+        model, dtype = torch.load(folder / "model.pt", weights_only=False)  # ours, written a moment ago
         return partial(_one_call, model, dtype)
 
     return load

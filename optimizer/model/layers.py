@@ -23,7 +23,7 @@ from torch.utils._pytree import tree_leaves
 from optimizer.formats import listed
 from optimizer.model.computed import copied, replace_computed
 from optimizer.model.examples import answers, examples
-from optimizer.model.unused import DECIDING, drop_unused
+from optimizer.model.unused import drop_unused
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -396,6 +396,10 @@ def _traced_pairs(model: nn.Module) -> list[tuple[str, str]]:
         ):
             found.append((source.target, node.target))
     return found
+
+
+DECIDING = (Tensor.__bool__, Tensor.__int__, Tensor.__float__, Tensor.item, Tensor.tolist)
+"""Calls by which a model's code looks at a value."""
 
 
 class _Readers(TorchFunctionMode):

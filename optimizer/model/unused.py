@@ -13,10 +13,10 @@ from torch.utils._pytree import tree_leaves
 
 from optimizer.formats import listed
 from optimizer.model.examples import answers, examples
+from optimizer.system.threads import thread_count
 
-DECIDING = (Tensor.__bool__, Tensor.__int__, Tensor.__float__, Tensor.item, Tensor.tolist)
-"""Calls by which a model's code looks at a value."""
-LOOKING = (*DECIDING, Tensor.__index__, Tensor.numpy, Tensor.__array__)
+LOOKING = (Tensor.tolist, Tensor.numpy, Tensor.__array__)
+"""Calls by which a model's code looks at values, beside operations that are tagged as such."""
 VALUES_DECIDE = (torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape)
 MAX_NAMED = 3
 
@@ -25,9 +25,9 @@ def drop_unused(module: nn.Module, input_shape: tuple[int, ...]) -> tuple[str, .
     """Take :func:`unused` modules out of ``module``, which is in evaluation mode: None stands in their place.
     Gives notes: what was left out, if anything."""
     total, gone = _elements(module), _drop(module, input_shape)
-    if not gone:
-        return ()
     left_out = total - _elements(module)
+    if not left_out:
+        return ()
     return (
         f"{left_out:,} weights ({100 * left_out / total:.2g} % of the model's) never run in evaluation, and "
         f"are left out: those of {listed([*gone], MAX_NAMED)}",
@@ -43,6 +43,12 @@ def unused(module: nn.Module, input_shape: tuple[int, ...]) -> tuple[str, ...]:
     return (*gone,)
 
 
+def values_decide(module: nn.Module, input_shape: tuple[int, ...]) -> bool:
+    """Whether a forward in evaluation mode looks at values, so that what it runs may depend on its input;
+    also where it fails."""
+    return _traced(module, input_shape) is None
+
+
 def _drop(module: nn.Module, input_shape: tuple[int, ...]) -> dict[str, nn.Module]:
     """Those that were taken out, by their paths: all, or one by one those that it can be without."""
     names = _candidates(module, input_shape)
@@ -55,7 +61,7 @@ def _drop(module: nn.Module, input_shape: tuple[int, ...]) -> dict[str, nn.Modul
         after = None
         with suppress(Exception):  # the model's own code: anything may come out of it
             after = _answers(module, input_shape)
-        if after is not None and all(map(torch.equal, before, after)):
+        if after is not None and len(after) == len(before) and all(map(torch.equal, before, after)):
             gone |= several
             if several is parts:
                 break
@@ -80,7 +86,7 @@ def _candidates(module: nn.Module, input_shape: tuple[int, ...]) -> list[str]:
         return []
     ran, read = used
     found: list[str] = []
-    for path, part in module.named_modules():
+    for path, part in module.named_modules(remove_duplicate=False):  # it goes under each of its names
         if not path or any(path.startswith(f"{one}.") for one in found) or not _elements(part):
             continue
         held = [*part.parameters(), *part.buffers()]
@@ -96,7 +102,8 @@ def _traced(module: nn.Module, input_shape: tuple[int, ...]) -> tuple[set[int], 
     handles = [part.register_forward_pre_hook(lambda part, _: ran.add(id(part))) for part in module.modules()]
     decides = _Decides()
     try:
-        with torch.random.fork_rng(devices=()), torch.no_grad():
+        # One or two inputs: more threads would wait for each other, long where other work goes on.
+        with thread_count(1), torch.random.fork_rng(devices=()), torch.no_grad():
             torch.manual_seed(0)
             one, two = (examples(module, input_shape, count) for count in (1, 2))
             with decides, reads:

@@ -1,12 +1,10 @@
-"""What a model is for: its outputs, and how an example is scored. One file a task, and the dict that names
-them.
+"""What a model is for: its outputs, and how an example is scored. One file a task.
 
 A task takes outputs ``[N, ...]`` of a compressed model and of its baseline, and gives an
 :class:`optimizer.records.Accuracy` with an entry for each example.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -15,54 +13,7 @@ from optimizer.tasks import classification, fidelity
 
 NO_CLASSES = "fidelity"
 """The task of a network that is no classifier, whatever the shape of its outputs."""
-Score = Callable[[np.ndarray, np.ndarray, np.ndarray | None, str, Sequence[Part], bool], Accuracy]
-
-
-@dataclass(frozen=True, slots=True)
-class Task:
-    """``score`` takes outputs, the baseline's, labels where the task needs them, the fingerprint of the
-    images, the parts of which outputs consist, and whether outputs ``[N, K]`` are logits."""
-
-    name: str
-    label: str
-    score: Score
-
-
-def _labelled(
-    outputs: np.ndarray,
-    baseline: np.ndarray,
-    labels: np.ndarray | None,
-    images: str,
-    parts: Sequence[Part],
-    classifier: bool,
-) -> Accuracy:
-    assert labels is not None
-    return classification.score(outputs, baseline, labels, images)
-
-
-def _unlabelled(
-    outputs: np.ndarray,
-    baseline: np.ndarray,
-    labels: np.ndarray | None,
-    images: str,
-    parts: Sequence[Part],
-    classifier: bool,
-) -> Accuracy:
-    return fidelity.score(outputs, baseline, images, parts, classifier)
-
-
-TASKS: dict[str, Task] = {
-    task.name: task
-    for task in (
-        Task("classification", "top-1 accuracy", _labelled),
-        Task(NO_CLASSES, "agreement with the uncompressed model", _unlabelled),
-    )
-}
-
-
-def task_for(labels: np.ndarray | None) -> Task:
-    """The task of images that have labels, or none."""
-    return TASKS[NO_CLASSES if labels is None else "classification"]
+TASKS = ("classification", NO_CLASSES)
 
 
 def accuracy_of(
@@ -73,6 +24,9 @@ def accuracy_of(
     parts: Sequence[Part] = (),
     classifier: bool = True,
 ) -> Accuracy:
-    """Outputs, which consist of ``parts``, scored by the task that fits the labels ``[N]``, or their absence.
-    Unless they are a ``classifier``'s, outputs ``[N, K]`` are no logits. Raises InputError, WorkError."""
-    return task_for(labels).score(outputs, baseline, labels, images, parts, classifier)
+    """Outputs, which consist of ``parts``, scored against the labels ``[N]``, else against the baseline's;
+    ``images`` is the fingerprint of which they are. Unless they are a ``classifier``'s, outputs ``[N, K]``
+    are no logits. Raises InputError, WorkError."""
+    if labels is None:
+        return fidelity.score(outputs, baseline, images, parts, classifier)
+    return classification.score(outputs, baseline, labels, images)

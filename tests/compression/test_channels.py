@@ -203,6 +203,23 @@ def test_what_a_layer_of_computed_weights_reads_is_held() -> None:
     assert found == {"3.weight": "", "4.weight": "they are the model's output"}
 
 
+class Chosen(nn.Module):
+    """The values of its input choose which of two layers reads the hidden channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.one, self.other = nn.Linear(6, 8), nn.Linear(8, 4), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.body(x).relu()
+        return self.one(hidden) if x.sum() > 0 else self.other(hidden)
+
+
+def test_channels_that_values_choose_the_reader_of_are_not_followed_through_one() -> None:
+    with pytest.raises(WorkError, match="depends on the values of its input.*prune its weights instead"):
+        groups(Chosen().eval(), (6,))
+
+
 class Between(nn.Module):
     """Two convolutions with something between them."""
 

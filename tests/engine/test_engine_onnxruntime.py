@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from optimizer.compression.apply import compress
 from optimizer.engine import engine_named
 from optimizer.errors import WorkError
-from optimizer.recipe import Recipe
+from optimizer.recipe import QuantizeSpec, Recipe
 
 
 @pytest.mark.slow
@@ -56,6 +56,17 @@ def test_a_channel_of_next_to_nothing_keeps_its_bias_in_int8(small_images: Tenso
         noise = np.linalg.norm(runner.score(small_images.numpy()) - float32) / np.linalg.norm(float32)
         assert noise < 0.1
         assert runner.execution.precisions == {"u8": 2}
+
+
+def test_a_weight_that_equals_its_transpose_is_put_in_as_it_is_multiplied() -> None:
+    """Rounded row by row, it does so no more."""
+    torch.manual_seed(0)
+    model = nn.Linear(8, 8).eval().requires_grad_(False)
+    model.weight += model.weight.T.clone()
+    tokens, recipe = torch.randn(4, 5, 8), Recipe(quantize=QuantizeSpec(weight_bits=3))
+    build = engine_named("onnxruntime").prepare(model, (5, 8))
+    found = build(compress(model, recipe), tokens, threads=1, batch=1).score(tokens.numpy())
+    close(found, eager(model, recipe, tokens))
 
 
 class OneImage(nn.Module):

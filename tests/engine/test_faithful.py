@@ -12,6 +12,7 @@ from optimizer.compression.apply import CompressedModel, compress
 from optimizer.engine import engine_named, faithful
 from optimizer.engine.base import Build, Engine, Runner
 from optimizer.errors import WorkError
+from optimizer.model.examples import examples
 from optimizer.recipe import PruneSpec, QuantizeSpec, Recipe
 
 SHAPE = (1, 2, 3)
@@ -91,6 +92,30 @@ def test_why_other_weights_are_not_followed(misread: Any, reason: str) -> None:
 
     with pytest.raises(WorkError, match=reason):
         faithful.check_follows(build, network(), SHAPE, "openvino")
+
+
+class Two(nn.Module):
+    """One of two layers answers, as the values of the input say."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.other = nn.Linear(6, 4), nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.one(x) if x.sum() > 0 else self.other(x)
+
+
+def test_where_values_decide_every_answer_is_compared() -> None:
+    """OpenVINO's graph goes the way of the example that it was traced with, as first and last go."""
+    torch.manual_seed(0)
+    model = Two().eval()
+    same = examples(model, (6,))
+    compressed, build = compress(model, Recipe()), faithful.prepare("openvino", model, (6,))
+    runner = build(compressed, same, threads=1, batch=1)
+    runner.score(same.repeat(3, 1).numpy())
+    build = faithful.prepare("openvino", model, (6,))
+    with pytest.raises(WorkError, match="depends on the values of its input.*: use engine torch"):
+        build(compressed, same, threads=1, batch=1).score(torch.cat([same, -same, same]).numpy())
 
 
 def test_kernels_that_round_activations_are_not_held_to_torchs_answers(built: Any) -> None:

@@ -48,10 +48,12 @@ def test_an_answer_is_not_overwritten_by_the_next_where_torch_ends_a_network(
     np.testing.assert_allclose(first, model(images), atol=1e-5)
 
 
+@pytest.mark.parametrize("sides", [1, 3])
 @torch.inference_mode()
-def test_features_of_a_one_dimensional_convolution_are_not_taken_for_tokens() -> None:
-    layers = nn.Conv1d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(8, 4)
-    model, signals = nn.Sequential(*layers).eval(), torch.randn(3, 3, 10)
+def test_features_of_one_or_three_dimensions_are_not_taken_for_tokens_or_planes(sides: int) -> None:
+    convolution, pool = {1: (nn.Conv1d, nn.AdaptiveAvgPool1d), 3: (nn.Conv3d, nn.AdaptiveAvgPool3d)}[sides]
+    layers = convolution(3, 8, 3), nn.ReLU(), pool(1), nn.Flatten(), nn.Linear(8, 4)
+    model, signals = nn.Sequential(*layers).eval(), torch.randn(3, 3, *[4] * sides)
     answers = network_of(model, signals).infer(signals.numpy())
     np.testing.assert_allclose(answers, model(signals), atol=1e-5)
 

@@ -2,9 +2,10 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
-from engine_runs import QUICK, close, eager
+from engine_runs import QUICK, close, eager, needs_compiler
 from torch import Tensor, nn
 
 import optimizer as px
@@ -52,6 +53,29 @@ def test_every_engine_answers_tokens_as_torch_does(engine: str, first: int) -> N
         assert runner.infer(TOKENS[:2].numpy()).shape == (2, 4)
         if recipe.quantize.computes_in_float32:
             close(found, eager(model.module, recipe, TOKENS))
+
+
+class Many(Tokens):
+    """Takes whole numbers that are others as bfloat16."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(4096, 8)
+
+
+@pytest.mark.parametrize(
+    "engine", ["torch", "openvino", pytest.param("compile", marks=[needs_compiler, pytest.mark.slow])]
+)
+def test_tokens_are_the_same_whatever_they_are_computed_in(engine: str) -> None:
+    tokens = TOKENS * 100 + 1
+    model = open_given(Many(), tokens, tokens[:8], None, quiet)[0].model
+    recipe = Recipe(quantize=QuantizeSpec(precision="bf16"))
+    runner = prepare(engine, model.module, SHAPE)(
+        compress(model.module, recipe), tokens[:8], threads=1, batch=2
+    )
+    expected = eager(model.module, Recipe(), tokens)
+    for found, of in ((runner.score(tokens.numpy()), 40), (runner.infer(tokens[:2].numpy()), 2)):
+        assert np.linalg.norm(found - expected[:of]) < 0.03 * np.linalg.norm(expected[:of])
 
 
 class Tied(nn.Module):

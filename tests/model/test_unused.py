@@ -55,6 +55,18 @@ class Reads(nn.Module):
         return self.head(x) * self.auxiliary.weight.shape[0]
 
 
+class Several(nn.Module):
+    """Gives a second tensor where it has its auxiliary part."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head, self.auxiliary = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        answer = self.head(x)
+        return (answer, answer) if self.auxiliary else (answer,)
+
+
 def test_a_part_that_runs_in_training_only_goes_and_other_names_stay() -> None:
     module = Read().eval()
     state, images = copy.deepcopy(module.state_dict()), torch.randn(3, 4)
@@ -68,6 +80,14 @@ def test_a_part_that_runs_in_training_only_goes_and_other_names_stay() -> None:
     assert unused(module, (4,)) == drop_unused(module, (4,)) == ()
 
 
+def test_a_part_of_two_names_goes_under_both() -> None:
+    module = Read().eval()
+    module.same = module.training_only
+    (note,) = drop_unused(module, (4,))
+    assert "28 weights (32 % of the model's)" in note
+    assert len(module.state_dict()) == 6
+
+
 @pytest.mark.parametrize("way", ["list", "int", "rows"])
 def test_what_values_decide_on_stays(way: str) -> None:
     assert unused(Experts(way).eval(), (4,)) == ()
@@ -77,6 +97,7 @@ def test_what_values_decide_on_stays(way: str) -> None:
     "module",
     [
         Reads(),
+        Several(),
         nn.LSTM(4, 4, batch_first=True),
         nn.TransformerEncoder(nn.TransformerEncoderLayer(4, 2, 8, batch_first=True), 2),
     ],

@@ -25,7 +25,7 @@ from optimizer.compression.distillation import VERSION as DISTILLATION_VERSION
 from optimizer.compression.distillation import Checkpoint
 from optimizer.compression.effort import VERSION as EFFORT_VERSION
 from optimizer.compression.effort import improve
-from optimizer.compression.finetune import recover
+from optimizer.compression.finetune import fits, recover
 from optimizer.compression.prune.compensated import prune
 from optimizer.compression.prune.group import Group
 from optimizer.compression.prune.plan import ChannelPlan, plan, with_biases
@@ -179,13 +179,13 @@ def _kept_state(
 ) -> tuple[nn.Module, float]:
     """A copy of ``model`` in the state that is kept, or made and kept, and how much of the budget it took."""
     module = copy.deepcopy(model)
-    expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
-    state, took = kept(
-        content,
-        make_state,
-        lambda made: (made[0], {"took": made[1]}),
-        lambda parts: (_fitting(parts[0], expected), float(parts[1]["took"])),
-    )
+
+    def unpack(parts: Parts) -> tuple[State, float]:
+        if not fits(parts[0], model.state_dict()):
+            raise ValueError("a state of another model")
+        return dict(parts[0]), float(parts[1]["took"])
+
+    state, took = kept(content, make_state, lambda made: (made[0], {"took": made[1]}), unpack)
     module.load_state_dict(state)
     return module, took
 
@@ -237,13 +237,6 @@ def _begun(path: Path) -> Checkpoint | None:
             **{name: kind(facts[name]) for name, kind in FACTS.items()},
         )
     return None
-
-
-def _fitting(state: Mapping[str, Tensor], expected: Mapping[str, torch.Size]) -> State:
-    """Raises ValueError for what is not a state of those shapes."""
-    if {name: tensor.shape for name, tensor in state.items()} != expected:
-        raise ValueError("a state of another model")
-    return dict(state)
 
 
 @pinned_threads()

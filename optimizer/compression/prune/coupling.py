@@ -25,6 +25,7 @@ from optimizer.compression.prune.heads import head_groups, remove_heads
 from optimizer.errors import UnavailableError, WorkError
 from optimizer.model.examples import answers, examples
 from optimizer.model.layers import CONVOLUTIONS, uses, walk
+from optimizer.model.unused import values_decide
 
 INSTALL = "pip install torch-pruning"
 TIES = {
@@ -62,6 +63,11 @@ def groups(model: nn.Module, input_shape: tuple[int, ...]) -> list[Group]:
     Raises UnavailableError without torch-pruning, WorkError for a model that it can't follow.
     """
     graph = _dependencies(trainable(model), input_shape)
+    if not all(graph.calls.values()) and values_decide(model, input_shape):
+        raise WorkError(
+            "which layers this model runs depends on the values of its input, and torch-pruning follows "
+            "channels through those that one input runs: prune its weights instead"
+        )
     place = {name: index for index, name in enumerate(graph.modules)}
     heads = head_groups(model, input_shape)
     makers = {name for group in heads for name in group.producers}

@@ -275,10 +275,11 @@ def _same(op: Op, source: Node, *_: Any) -> Op | None:
 
 
 def _reshaped(op: Op, source: Node, *_: Any) -> Op | None:
-    """Nothing but the end of a network's planes: features in a row. Values of three axes lie otherwise."""
+    """Nothing but the end of a network's planes: features in a row. Values of three axes lie otherwise, and
+    those of five nowhere."""
     before = _shape(source)
     ends = before[:2] == op.shape[:2] and math.prod(before[2:]) == math.prod(op.shape[2:]) == 1
-    if ends and 3 not in (len(before), len(op.shape)):
+    if ends and {len(before), len(op.shape)} <= {2, 4}:
         return replace(op, kind="same")
     flat = len(before) == 4 and op.shape == (before[0], math.prod(before[1:]))
     return replace(op, kind="flatten") if flat else None
