@@ -1,5 +1,7 @@
 """Every page in light and dark, on a laptop and on a telephone, and without a mouse."""
 
+import re
+
 import pytest
 from playwright.sync_api import Page, expect
 
@@ -70,6 +72,18 @@ def test_the_toolbar_that_a_mouse_calls_covers_no_title_and_a_whole_screen_has_a
     chart.locator(".modebar-btn:visible").last.click()
     expect(chart.locator(".modebar-btn:visible")).to_have_count(8)
     page.wait_for_function(WHOLE_TITLES)
+
+
+def test_what_to_do_with_a_sweep_is_on_one_line(visit: Visit) -> None:
+    page = visit("/sweep")
+    buttons = page.get_by_role("button", name=re.compile("Repeat$|Extend$"))
+    expect(buttons).to_have_count(2)
+    for width in range(900, 1440, 20):
+        page.set_viewport_size({"width": width, "height": 900})
+        first, second = (one.bounding_box() for one in buttons.all())
+        assert first
+        assert second
+        assert first["y"] == second["y"], width
 
 
 def test_charts_follow_a_switch_between_light_and_dark(visit: Visit) -> None:
