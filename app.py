@@ -25,6 +25,10 @@ COMPACT = """
     .st-key-recipe [data-testid="stColumn"]:has([data-testid="stSelectbox"]) { flex: 1 0 10rem; }
     .st-key-recipe [data-testid="stColumn"]:has([data-testid="stSlider"]) { flex: 2 0 7.25rem; }
 }
+[data-testid="stFullScreenFrame"]:has(> .stPlotlyChart) { container-type: inline-size; }
+@container (max-width: 36rem) {
+    .stPlotlyChart .modebar-group:not(:first-child, :last-child) { display: none; }
+}
 @media (hover: none) {
     .stPlotlyChart .modebar-group:not(:last-child), .st-key-picture { display: none; }
     .stDataFrame { margin-top: 3rem; }

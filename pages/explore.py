@@ -377,10 +377,23 @@ def filling_wanted(missing: list[Request]) -> bool:
 def presets(request: Request) -> Job | None:
     """Recipes for people in a hurry; the search that runs, if one does."""
     running = session().preset
-    with st.popover("Presets", icon=":material/auto_awesome:", disabled=running is not None):
+    with st.popover(
+        "Presets",
+        icon=":material/auto_awesome:",
+        disabled=running is not None,
+        key="presets",
+        on_change="rerun",  # else it can't be closed from here
+    ):
         st.caption("Each tries its recipes on your images, most compressed first, and sets the sliders.")
         for name, preset in PRESETS.items():
-            if st.button(name.capitalize(), help=preset.help, width="stretch"):
+            close = {"presets": False}
+            if st.button(
+                name.capitalize(),
+                help=preset.help,
+                width="stretch",
+                on_click=st.session_state.update,
+                args=(close,),
+            ):
                 base = replace(request, recipe=Recipe())
                 key = f"preset {name} {request_key(base)}"
                 running = tasks.start("measure", "preset", (name, base), key)

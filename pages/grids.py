@@ -268,9 +268,22 @@ def buttons(sweep: Sweep) -> int | None:
     )
     if not again:
         return None
+    if is_measured(sweep):
+        st.toast(
+            "All of it is measured already, on the same images, by today's code and libraries.",
+            icon=":material/check:",
+        )
+        return None
     number = ledger.repeat(tasks.store(), sweep.id, tasks.who())
     tasks.ring()
     return number
+
+
+def is_measured(sweep: Sweep) -> bool:
+    """Whether all that it asks for has a result of today's images, code and libraries."""
+    requests = [item.request for item in ledger.items(tasks.store(), sweep.id) if item.request]
+    keys = set(request_keys(requests, sweep.device))
+    return tasks.store().known(keys) == keys
 
 
 def extend(sweep: Sweep) -> None:

@@ -110,12 +110,13 @@ def toolbar(sweep: Sweep, buttons: Callable[[], int | None]) -> None:
         st.markdown(f"**{kind}** ({number})", width="content")
         st.badge(sweep.state, color=COLOURS[sweep.state])
         st.markdown(plain(describe(sweep)), width="stretch")
-        if sweep.open and st.button(
-            "Cancel", icon=":material/stop:", help="What is measured so far is kept."
-        ):
-            ledger.cancel(tasks.store(), sweep.id)
-            st.rerun()
-        show_asked(buttons())
+        with st.container(horizontal=True, width="content"):  # together on the next line, or none there
+            if sweep.open and st.button(
+                "Cancel", icon=":material/stop:", help="What is measured so far is kept."
+            ):
+                ledger.cancel(tasks.store(), sweep.id)
+                st.rerun()
+            show_asked(buttons())
 
 
 # All of them

@@ -178,7 +178,7 @@ class Column(Labelled):
     LARGEST = "largest difference"
     FILE = "file"
     PACKED = "packed"
-    COMPRESSED = "compressed"
+    COMPRESSED = "zstd"
     LATENCY = "latency"
     RATIO = "ratio"
     VERDICT = "verdict"

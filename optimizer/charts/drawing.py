@@ -34,7 +34,8 @@ LABEL_SHARE = 0.25
 
 MIN_ROW_PIXELS = 40
 PARALLEL_LABEL_PIXELS = 50
-"""Above each of several parallel axes: its name, broken for a telephone, and which end is better."""
+"""Above each of several parallel axes two lines: its name, and which end is better, or else the name alone,
+broken for a telephone. A third would lie on the axis."""
 
 
 _DASHES = {"solid": "solid", "dash": "dash", "dot": "dot", "steps": "solid", "none": "solid"}
@@ -191,7 +192,7 @@ def _dimension(axis: Axis, values: Sequence[float]) -> dict[str, Any]:
     named = axis if axis.unit not in SUFFIXES else replace(axis, title=f"{axis.title}, {unit}", unit="ns")
     title, *better = axis_title(named, ARROWS_UP).split(" · ")
     made: dict[str, Any] = {
-        "label": "<br>".join([re.sub(r"(?<!,) ", "<br>", title, count=1), *better]),
+        "label": "<br>".join([title, *better]) if better else re.sub(r"(?<!,) ", "<br>", title, count=1),
         "values": [value * FACTORS.get(axis.unit, 1) for value in values],
         "tickformat": "~s" if axis.unit in SUFFIXES else "",
     }

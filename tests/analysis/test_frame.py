@@ -213,6 +213,7 @@ def test_table_writes_units_and_intervals() -> None:
     assert row["recipe"] == "50 % of layer weights pruned · 8-bit weights"
     assert row["engine"] == "OpenVINO"
     assert row["file"] == "593 kB"
+    assert row["zstd"].endswith(" kB"), "as cards and charts call it"
     assert row["accuracy"].startswith("92.9 % (92.4 to ")
     assert row["badges"] == "simulated"
 

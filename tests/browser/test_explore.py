@@ -216,6 +216,8 @@ def test_a_preset_sets_the_sliders(visit: Visit, dashboard: Dashboard) -> None:
     page = visit("/?model=fashion-mlp")
     page.get_by_role("button", name="Presets").click()
     page.get_by_role("button", name="Safe").click()
+    expect(page.get_by_role("button", name="Balanced")).to_have_count(0)
+    expect(page.get_by_role("button", name="Presets")).to_be_disabled()
     expect(page.get_by_test_id("stToast")).to_contain_text("At most 0.5 points lost", timeout=120_000)
     found = dashboard.said("preset", "safe", "fashion-mlp")
     assert found["met"]

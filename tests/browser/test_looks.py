@@ -1,5 +1,7 @@
 """Every page in light and dark, on a laptop and on a telephone, and without a mouse."""
 
+import re
+
 import pytest
 from playwright.sync_api import Page, expect
 
@@ -57,6 +59,33 @@ def test_toolbars_that_a_touch_screen_always_shows_cover_no_words(
     page.wait_for_function(WORDS_CLEAR_OF_TOOLBARS)
 
 
+def test_the_toolbar_that_a_mouse_calls_covers_no_title_and_a_whole_screen_has_all_of_it(
+    visit: Visit,
+) -> None:
+    page = visit("/?sparsity=50&method=Magnitude")
+    for width in (420, 800, 1200, 1400):
+        page.set_viewport_size({"width": width, "height": 900})
+        page.wait_for_function(TITLES_CLEAR_OF_TOOLBARS)
+    chart = page.locator(".js-plotly-plot").first
+    chart.hover()
+    expect(chart.locator(".modebar-btn:visible")).to_have_count(2)
+    chart.locator(".modebar-btn:visible").last.click()
+    expect(chart.locator(".modebar-btn:visible")).to_have_count(8)
+    page.wait_for_function(WHOLE_TITLES)
+
+
+def test_what_to_do_with_a_sweep_is_on_one_line(visit: Visit) -> None:
+    page = visit("/sweep")
+    buttons = page.get_by_role("button", name=re.compile("Repeat$|Extend$"))
+    expect(buttons).to_have_count(2)
+    for width in range(900, 1440, 20):
+        page.set_viewport_size({"width": width, "height": 900})
+        first, second = (one.bounding_box() for one in buttons.all())
+        assert first
+        assert second
+        assert first["y"] == second["y"], width
+
+
 def test_charts_follow_a_switch_between_light_and_dark(visit: Visit) -> None:
     page = visit("/?model=fashion-resnet&method=Magnitude&sparsity=50", color_scheme="light")
     titles = page.locator(".js-plotly-plot .gtitle")
@@ -74,6 +103,15 @@ WHOLE_TITLES = """
         chart.querySelector(".gtitle").getBoundingClientRect().right <= chart.getBoundingClientRect().right)
 """
 """Whether the title of every chart fits into it, which is drawn anew a moment after its width has changed."""
+
+
+TITLES_CLEAR_OF_TOOLBARS = """() => [...document.querySelectorAll(".js-plotly-plot")].every(chart => {
+    const boxes = selector => [...chart.querySelectorAll(selector)].map(one => one.getBoundingClientRect());
+    const bars = boxes(".modebar-btn").filter(bar => bar.width);
+    return bars.length && boxes(".gtitle tspan.line").every(box => bars.every(bar =>
+        box.right <= bar.left || bar.right <= box.left || box.bottom <= bar.top || bar.bottom <= box.top));
+})"""
+"""Whether no button of a chart, seen or not, lies over a line of its title."""
 
 
 WORDS_CLEAR_OF_TOOLBARS = """() => {

@@ -49,6 +49,7 @@ def test_a_line_has_the_colour_of_its_bits_and_units_their_prefixes(dark: bool) 
     latency = trace.dimensions[-1]
     assert latency.label == "latency, s<br>↓ better"
     assert trace.dimensions[0].label == "weights<br>removed, %"
+    assert trace.dimensions[-2].label == "zstd size, B<br>↓ better"
     assert max(latency.values) < 1, "in seconds"
     assert latency.tickformat == "~s"
     assert "parallel axes: weights removed, %" in alternative(info)

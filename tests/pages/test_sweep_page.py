@@ -192,9 +192,14 @@ def test_what_was_not_measured_says_why(started: Started) -> None:
 
 @pytest.mark.slow
 def test_a_sweep_is_repeated_and_extended(started: Started) -> None:
-    store_some(4)
-    page = press(open_page("sweep", {}), "Repeat")
-    assert (newest().id, newest().state, newest().total) == (2, "done", 4)
+    store_some(3)
+    page = press(open_page("sweep", {}), "Cancel")
+    page = press(page, "Repeat")
+    assert (newest().id, newest().state, newest().total) == (2, "running", 4)
+    measure_next()
+    page = press(page.run(), "Repeat")
+    assert "All of it is measured already" in page.toast[0].value
+    assert (newest().id, newest().state) == (2, "done")
     page = press(page, "Extend")
     page.button_group(key="sweep_bits").set_value([8]).run()
     assert "6 configurations, 2 to measure" in words(page)
