@@ -8,6 +8,11 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 
 from optimizer.methods.engines import REFERENCE_ENGINE, use_another
 
+DEPENDS = (
+    "Which operations it runs depends on the values of its input, which no exported graph follows: "
+    f"use engine {REFERENCE_ENGINE}."
+)
+
 
 @contextmanager
 def quiet() -> Iterator[None]:
@@ -26,12 +31,7 @@ def quiet() -> Iterator[None]:
 def advice(engine: str, error: BaseException) -> str:
     """What to do where an engine can't run a model because of ``error``, as a sentence. What computes by the
     values of its input can be exported for no engine."""
-    if depends_on_values(error):
-        return (
-            "Which operations it runs depends on the values of its input, which no exported graph follows: "
-            f"use engine {REFERENCE_ENGINE}."
-        )
-    return use_another(engine)
+    return DEPENDS if depends_on_values(error) else use_another(engine)
 
 
 def depends_on_values(error: BaseException) -> bool:

@@ -15,9 +15,11 @@ from torch.utils._pytree import tree_leaves
 from optimizer.compression.apply import CompressedModel, compress
 from optimizer.engine import engine_named
 from optimizer.engine.base import Array, Build, Runner
+from optimizer.engine.exporting import DEPENDS
 from optimizer.errors import WorkError
 from optimizer.methods.engines import REFERENCE_ENGINE, engine_info, use_another
 from optimizer.model.examples import examples
+from optimizer.model.unused import looks_at_values
 from optimizer.recipe import PruneSpec, Recipe
 from optimizer.system.threads import thread_count
 
@@ -49,7 +51,9 @@ def check_follows(build: Build, model: nn.Module, input_shape: tuple[int, ...], 
 
 def prepare(engine: str, model: nn.Module, input_shape: tuple[int, ...]) -> Build:
     """What an engine makes of a model. Of others than torch the first answers in float32 are compared with
-    torch's: the uncompressed model's, and those of the first recipe.
+    torch's: the uncompressed model's, and those of the first recipe. Those of a model that looks at values
+    are all compared, image by image: a graph holds the operations of one image, and others may need other
+    ones.
 
     Raises InputError for an unknown engine, UnavailableError where it can't run; ``score`` of a runner raises
     WorkError where the answers differ.
@@ -58,6 +62,7 @@ def prepare(engine: str, model: nn.Module, input_shape: tuple[int, ...]) -> Buil
     if engine == REFERENCE_ENGINE:
         return build
     agreed: set[bool] = set()
+    decides = looks_at_values(model, input_shape)
 
     def compared(compressed: CompressedModel, calibration: Tensor, *, threads: int, batch: int) -> Runner:
         runner = build(compressed, calibration, threads=threads, batch=batch)
@@ -65,7 +70,12 @@ def prepare(engine: str, model: nn.Module, input_shape: tuple[int, ...]) -> Buil
 
         def score(images: Array) -> Array:
             answers = runner.score(images)
-            if recipe.identity not in agreed:
+            if decides:
+                for one in range(len(images)):
+                    check_answers(
+                        compressed.module, images[one : one + 1], answers[one : one + 1], engine, DEPENDS
+                    )
+            elif recipe.identity not in agreed:
                 check_answers(compressed.module, images, answers, engine)
                 agreed.add(recipe.identity)
             return answers
@@ -76,9 +86,10 @@ def prepare(engine: str, model: nn.Module, input_shape: tuple[int, ...]) -> Buil
 
 
 @torch.inference_mode()
-def check_answers(module: nn.Module, images: Array, answers: Array, engine: str) -> None:
-    """Raises WorkError where ``answers`` for the first and the last of ``images`` are not ``module``'s."""
-    ends = [0, -1]
+def check_answers(module: nn.Module, images: Array, answers: Array, engine: str, advice: str = "") -> None:
+    """Raises WorkError with ``advice`` where ``answers`` for the first and the last of ``images`` are not
+    ``module``'s."""
+    ends = [0, -1] if len(images) > 1 else [0]
     with thread_count(1):  # two images: more threads would wait for each other
         expected = tree_leaves(module(torch.from_numpy(images[ends])))[0].numpy()
     found, finite = answers[ends], np.isfinite(expected)
@@ -88,6 +99,6 @@ def check_answers(module: nn.Module, images: Array, answers: Array, engine: str)
             return
     raise WorkError(
         f"on {engine_info(engine).label} this model does not give torch's answers, so its accuracy would be "
-        f"that of another network. {use_another(engine)} (Nor does a model that draws random numbers, or "
-        "whose answer to an image depends on those beside it.)"
+        f"that of another network. {advice or use_another(engine)} (Nor does a model that draws random "
+        "numbers, or whose answer to an image depends on those beside it.)"
     )

@@ -43,6 +43,11 @@ def unused(module: nn.Module, input_shape: tuple[int, ...]) -> tuple[str, ...]:
     return (*gone,)
 
 
+def looks_at_values(module: nn.Module, input_shape: tuple[int, ...]) -> bool:
+    """Whether the operations that a forward runs may depend on the values of its input."""
+    return _traced(module, input_shape) is None
+
+
 def _drop(module: nn.Module, input_shape: tuple[int, ...]) -> dict[str, nn.Module]:
     """Those that were taken out, by their paths: all, or one by one those that it can be without."""
     names = _candidates(module, input_shape)

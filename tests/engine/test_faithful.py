@@ -12,6 +12,7 @@ from optimizer.compression.apply import CompressedModel, compress
 from optimizer.engine import engine_named, faithful
 from optimizer.engine.base import Build, Engine, Runner
 from optimizer.errors import WorkError
+from optimizer.model.examples import hold
 from optimizer.recipe import PruneSpec, QuantizeSpec, Recipe
 
 SHAPE = (1, 2, 3)
@@ -111,3 +112,26 @@ def test_torch_is_the_measure(built: Any, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(faithful, "check_answers", lambda *_: pytest.fail("compared with itself"))
     built(lambda compressed: compressed.module)
     score(faithful.prepare("torch", network(), SHAPE), Recipe())
+
+
+class Chosen(nn.Module):
+    """The sign of its input chooses a layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.some, self.others = nn.Linear(4, 2), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.some(x) if x.sum() > 0 else self.others(x)
+
+
+def test_every_answer_is_compared_where_values_choose_what_runs() -> None:
+    """The first and the last image have the same layer: between them, one has the other."""
+    model, images = Chosen().eval(), torch.ones(3, 4)
+    hold(model, (4,), images)
+    build = faithful.prepare("openvino", model, (4,))
+    runner = build(compress(model, Recipe()), images, threads=1, batch=1)
+    runner.score(images.numpy())
+    images[1] = -1
+    with pytest.raises(WorkError, match="depends on the values of its input.*: use engine torch"):
+        runner.score(images.numpy())
