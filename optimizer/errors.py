@@ -58,17 +58,20 @@ def whole_number(name: str, value: object) -> int:
 
 
 def one_line(error: object, most: int | None = None) -> str:
-    """What another library's error says, on one line of at most so many letters; its kind where it says
-    nothing.
+    """What another library's error says, on one line of at most so many letters, cut between words; its kind
+    where it says nothing.
 
     >>> one_line(ValueError("shape of\\n  [3, 4]"))
     'shape of [3, 4]'
     >>> one_line("\\x1b[96mstep 1\\x1b[0m of 3")
     'step 1 of 3'
+    >>> one_line(ValueError("could not guard"), 12)
+    'could...'
     >>> one_line(MemoryError())
     'MemoryError'
     """
-    return " ".join(COLOURS.sub("", str(error)).split())[:most] or type(error).__name__
+    words = " ".join(COLOURS.sub("", str(error)).split()) or type(error).__name__
+    return words if most is None or len(words) <= most else f"{words[: most - 3].rsplit(' ', 1)[0]}..."
 
 
 def words_of(error: Exception) -> str:

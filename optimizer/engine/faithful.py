@@ -43,8 +43,7 @@ def check_follows(build: Build, model: nn.Module, input_shape: tuple[int, ...], 
     found = torch.from_numpy(build(changed, images, threads=1, batch=1).score(images.numpy()))
     if (found - after).norm() > TOLERANCE * (after - before).norm() + ROUNDING * after.norm():
         own = build(compress(model, Recipe()), images, threads=1, batch=1)
-        every = values_decide(model, input_shape)
-        check_answers(model, images.numpy(), own.score(images.numpy()), engine, every)
+        check_answers(model, images.numpy(), own.score(images.numpy()), engine)
         raise WorkError(
             f"{engine_info(engine).label} can't take other weights for this model: it multiplies with values "
             "that are worked out from a layer's weight, and they would stay as they are. "
@@ -54,8 +53,9 @@ def check_follows(build: Build, model: nn.Module, input_shape: tuple[int, ...], 
 
 def prepare(engine: str, model: nn.Module, input_shape: tuple[int, ...]) -> Build:
     """What an engine makes of a model. Of others than torch the first answers in float32 are compared with
-    torch's: the uncompressed model's, and those of the first recipe, of the first and the last image, and of
-    every one where values decide what the model runs.
+    torch's: the uncompressed model's, and those of the first recipe. Those of a model that looks at values
+    are all compared, image by image: a graph holds the operations of one image, and others may need other
+    ones.
 
     Raises InputError for an unknown engine, UnavailableError where it can't run; ``score`` of a runner raises
     WorkError where the answers differ.
@@ -64,7 +64,7 @@ def prepare(engine: str, model: nn.Module, input_shape: tuple[int, ...]) -> Buil
     if engine == REFERENCE_ENGINE:
         return build
     agreed: set[bool] = set()
-    every = cache(lambda: values_decide(model, input_shape))
+    decide = cache(lambda: values_decide(model, input_shape))
 
     def compared(compressed: CompressedModel, calibration: Tensor, *, threads: int, batch: int) -> Runner:
         runner = build(compressed, calibration, threads=threads, batch=batch)
@@ -72,8 +72,11 @@ def prepare(engine: str, model: nn.Module, input_shape: tuple[int, ...]) -> Buil
 
         def score(images: Array) -> Array:
             answers = runner.score(images)
-            if recipe.identity not in agreed:
-                check_answers(compressed.module, images, answers, engine, every())
+            if decide():
+                for one in (slice(place, place + 1) for place in range(len(images))):
+                    check_answers(compressed.module, images[one], answers[one], engine, TORCH_ALONE)
+            elif recipe.identity not in agreed:
+                check_answers(compressed.module, images, answers, engine)
                 agreed.add(recipe.identity)
             return answers
 
@@ -83,21 +86,19 @@ def prepare(engine: str, model: nn.Module, input_shape: tuple[int, ...]) -> Buil
 
 
 @torch.inference_mode()
-def check_answers(module: nn.Module, images: Array, answers: Array, engine: str, every: bool) -> None:
-    """Raises WorkError where ``answers`` for the first and the last of ``images``, or for ``every`` one, are
-    not ``module``'s."""
-    chosen = [[place] for place in range(len(images))] if every else [[0, -1]]
+def check_answers(module: nn.Module, images: Array, answers: Array, engine: str, advice: str = "") -> None:
+    """Raises WorkError with ``advice`` where ``answers`` for the first and the last of ``images`` are not
+    ``module``'s."""
+    ends = [0, -1] if len(images) > 1 else [0]
     with thread_count(1):  # two images: more threads would wait for each other
-        expected = np.concatenate(
-            [tree_leaves(module(torch.from_numpy(images[some])))[0].numpy() for some in chosen]
-        )
-    found, finite = answers[np.concatenate(chosen)], np.isfinite(expected)
+        expected = tree_leaves(module(torch.from_numpy(images[ends])))[0].numpy()
+    found, finite = answers[ends], np.isfinite(expected)
     if found.shape == expected.shape and np.array_equal(np.isfinite(found), finite):
         found, expected = found[finite], expected[finite]
         if np.linalg.norm(found - expected) <= TOLERANCE * np.linalg.norm(expected):
             return
     raise WorkError(
         f"on {engine_info(engine).label} this model does not give torch's answers, so its accuracy would be "
-        f"that of another network. {TORCH_ALONE if every else use_another(engine)} (Nor does a model that "
-        "draws random numbers, or whose answer to an image depends on those beside it.)"
+        f"that of another network. {advice or use_another(engine)} (Nor does a model that draws random "
+        "numbers, or whose answer to an image depends on those beside it.)"
     )

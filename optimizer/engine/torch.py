@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from optimizer.compression.apply import CompressedModel
-from optimizer.engine.base import Array, Engine, Load, Runner, Service, one_by_one
+from optimizer.engine.base import Array, Build, Engine, Load, Runner, Service, one_by_one
 from optimizer.engine.realised import TAKES_TIME, simulated
 from optimizer.model.layers import uses, walk
+from optimizer.model.unused import values_decide
 from optimizer.records import Execution, KernelTime, LayerExecution, Role
 from optimizer.system.threads import pinned_threads, thread_count
 
@@ -81,8 +82,22 @@ def parameters_of(module: nn.Module) -> dict[str, Tensor]:
     }
 
 
-def build(compressed: CompressedModel, calibration: Tensor, *, threads: int, batch: int) -> Runner:
-    """A module takes any batch, so ``batch`` needs no preparation here."""
+def prepare(model: nn.Module, input_shape: tuple[int, ...]) -> Build:
+    """A model that looks at values may look at those of all images that it is given together: it scores one
+    at a time."""
+    together = cache(lambda: 1 if values_decide(model, input_shape) else SCORING_BATCH)
+    return partial(build, together=together)
+
+
+def build(
+    compressed: CompressedModel,
+    calibration: Tensor,
+    *,
+    threads: int,
+    batch: int,
+    together: Callable[[], int] = lambda: SCORING_BATCH,
+) -> Runner:
+    """A module takes any batch, so ``batch`` needs no preparation here; so many are scored ``together``."""
     model = compressed.module
     bits, precision = compressed.recipe.quantize.activation_bits, compressed.recipe.quantize.precision
     if bits <= 8:
@@ -98,8 +113,9 @@ def build(compressed: CompressedModel, calibration: Tensor, *, threads: int, bat
 
     def score(images: Array) -> Array:
         with thread_count(threads):
-            parts = range(0, len(images), SCORING_BATCH)
-            return np.concatenate([infer(images[start : start + SCORING_BATCH]) for start in parts])
+            count = together()
+            parts = range(0, len(images), count)
+            return np.concatenate([infer(images[start : start + count]) for start in parts])
 
     return Runner(
         infer=infer,
@@ -263,5 +279,5 @@ def simulated_in_words(compressed: CompressedModel, layers: Sequence[LayerExecut
 
 ENGINE = Engine(
     problem=lambda: None,
-    prepare=lambda model, input_shape: build,
+    prepare=prepare,
 )

@@ -12,6 +12,7 @@ from small_models import SMALL_SHAPE, Indexed
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.parametrizations import weight_norm
+from torchvision.models.maxvit import RelativePositionalMultiHeadAttention
 
 from optimizer.compression.calibration.moments import collect
 from optimizer.compression.prune.channels import masked_model, shrink, shrink_to
@@ -538,3 +539,22 @@ def test_models_that_cannot_be_followed_are_refused(small_images: Tensor) -> Non
     model = nn.Sequential(nn.Flatten(), nn.Linear(65, 12), nn.ReLU(), nn.Linear(12, 10))
     with pytest.raises(WorkError, match="can't follow this model's channels.*prune its weights instead"):
         plan(model, small_images, order="magnitude")
+
+
+class Windowed(nn.Module):
+    """Its queries, keys and values are one layer, cut by MaxViT's attention over windows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = RelativePositionalMultiHeadAttention(8, 4, 4)
+        self.hidden, self.last = nn.Linear(8, 16), nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.hidden(self.attention(x)).relu()).mean((1, 2))
+
+
+@pytest.mark.timeout(60)
+def test_a_group_that_comes_back_to_its_layers_without_end_is_left_out() -> None:
+    found = reasons(Windowed().eval(), (1, 4, 8))
+    assert "attention.to_qkv.weight" not in found
+    assert not found["hidden.weight"]

@@ -12,7 +12,7 @@ from optimizer.compression.apply import CompressedModel, compress
 from optimizer.engine import engine_named, faithful
 from optimizer.engine.base import Build, Engine, Runner
 from optimizer.errors import WorkError
-from optimizer.model.examples import examples
+from optimizer.model.examples import hold
 from optimizer.recipe import PruneSpec, QuantizeSpec, Recipe
 
 SHAPE = (1, 2, 3)
@@ -94,30 +94,6 @@ def test_why_other_weights_are_not_followed(misread: Any, reason: str) -> None:
         faithful.check_follows(build, network(), SHAPE, "openvino")
 
 
-class Two(nn.Module):
-    """One of two layers answers, as the values of the input say."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.one, self.other = nn.Linear(6, 4), nn.Linear(6, 4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.one(x) if x.sum() > 0 else self.other(x)
-
-
-def test_where_values_decide_every_answer_is_compared() -> None:
-    """OpenVINO's graph goes the way of the example that it was traced with, as first and last go."""
-    torch.manual_seed(0)
-    model = Two().eval()
-    same = examples(model, (6,))
-    compressed, build = compress(model, Recipe()), faithful.prepare("openvino", model, (6,))
-    runner = build(compressed, same, threads=1, batch=1)
-    runner.score(same.repeat(3, 1).numpy())
-    build = faithful.prepare("openvino", model, (6,))
-    with pytest.raises(WorkError, match="depends on the values of its input.*: use engine torch"):
-        build(compressed, same, threads=1, batch=1).score(torch.cat([same, -same, same]).numpy())
-
-
 def test_kernels_that_round_activations_are_not_held_to_torchs_answers(built: Any) -> None:
     score(built(lambda _: network(-1.0)), Recipe(quantize=QuantizeSpec(activation_bits=8)))
 
@@ -136,3 +112,35 @@ def test_torch_is_the_measure(built: Any, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(faithful, "check_answers", lambda *_: pytest.fail("compared with itself"))
     built(lambda compressed: compressed.module)
     score(faithful.prepare("torch", network(), SHAPE), Recipe())
+
+
+class Chosen(nn.Module):
+    """The sign of its input chooses a layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.some, self.others = nn.Linear(4, 2), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.some(x) if x.sum() > 0 else self.others(x)
+
+
+def test_every_answer_is_compared_where_values_choose_what_runs() -> None:
+    """The first and the last image have the same layer: between them, one has the other."""
+    model, images = Chosen().eval(), torch.ones(3, 4)
+    hold(model, (4,), images)
+    build = faithful.prepare("openvino", model, (4,))
+    runner = build(compress(model, Recipe()), images, threads=1, batch=1)
+    runner.score(images.numpy())
+    images[1] = -1
+    with pytest.raises(WorkError, match="depends on the values of its input.*: use engine torch"):
+        runner.score(images.numpy())
+
+
+def test_torch_scores_one_image_at_a_time_where_values_choose_what_runs() -> None:
+    """Else all of a batch would go where its sum does."""
+    model, images = Chosen().eval(), torch.cat([torch.ones(3, 4), -torch.ones(2, 4)])
+    hold(model, (4,), images)
+    runner = faithful.prepare("torch", model, (4,))(compress(model, Recipe()), images, threads=1, batch=1)
+    expected = torch.cat([model(image) for image in images.split(1)])
+    assert np.allclose(runner.score(images.numpy()), expected.detach())

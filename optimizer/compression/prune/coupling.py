@@ -47,6 +47,8 @@ CHANNELWISE = re.compile(
 )
 """Operations, as autograd names them, that treat each channel by itself, unless they go along channels."""
 MIXED = "the model mixes them on the way"
+MAX_TIMES = 100
+"""That a group may come through one operation: in DenseNet-121 26."""
 TOLERANCE = 1e-4
 """Of the outputs: more than they differ by rounding without channels that nothing reads."""
 
@@ -109,6 +111,20 @@ class _Dependencies:
     names: Mapping[int, str]
 
     def groups(self) -> list[Any]:
+        """Of every layer that can be followed."""
+        nodes, follow = [*self.graph.module2node.values()], self.graph.get_pruning_group
+        for node in nodes:
+            node.dependencies = _Links(node.dependencies)
+
+        def bounded(*root: Any) -> Any:
+            for node in nodes:
+                node.dependencies.times = 0
+            try:
+                return follow(*root)
+            except _EndlessError:
+                return ()
+
+        self.graph.get_pruning_group = bounded
         with _following():
             return list(self.graph.get_all_groups(root_module_types=(*CONVOLUTIONS, nn.Linear)))
 
@@ -117,6 +133,23 @@ class _Dependencies:
         with _following():
             prune = self.graph.get_pruner_of_module(module).prune_out_channels
             self.graph.get_pruning_group(module, prune, channels).prune()
+
+
+class _EndlessError(Exception):
+    """A group comes back to the same operation again and again, each time with its channels in another
+    order, as queries, keys and values of one layer may: torch-pruning would follow it for hours."""
+
+
+class _Links(list[Any]):
+    """The dependencies of a node, followed so many times for one group."""
+
+    times = 0
+
+    def __iter__(self) -> Iterator[Any]:
+        self.times += 1
+        if self.times > MAX_TIMES:
+            raise _EndlessError
+        return super().__iter__()
 
 
 @contextmanager
