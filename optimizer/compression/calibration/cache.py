@@ -20,6 +20,7 @@ from optimizer.compression.calibration.statistics import (
     REFERENCE,
     Statistics,
     seen_and_held_out,
+    telling,
 )
 from optimizer.compression.distillation import VERSION as DISTILLATION_VERSION
 from optimizer.compression.distillation import Checkpoint
@@ -43,8 +44,8 @@ IMAGES = 256
 """Calibration images that statistics are taken of."""
 CURVATURE_IMAGES = 32
 MAX_RATIO = 16.0
-"""How far a measurement may correct a prediction: either can be nearly nothing. On fewer images at most as far
-as there are of them: one or two that are sure of their class say that no layer matters."""
+"""How far a measurement may correct a prediction: either can be nearly nothing. On fewer images at most as
+far as there are of them: one or two that are sure of their class say that no layer matters."""
 
 
 def statistics_of(model: nn.Module, images: Tensor, report: Report = quiet) -> Statistics:
@@ -255,9 +256,7 @@ def make(model: nn.Module, images: Tensor, report: Report = quiet) -> Statistics
     was fitted to: a classifier that was refitted to 224 images answers those almost as before, and others
     not. Layers that gradients say nothing of (the model detaches what they give) are told by that alone.
     """
-    if len(images) and torch.equal(images, images[:1].expand_as(images)):
-        images = images[:1]  # copies of it tell no more
-    model, images = channels_last(model, images)
+    model, images = channels_last(model, telling(images))
     seen, held_out = seen_and_held_out(images)
     moments = collect(model, seen, report)
     layers = {layer.name: layer for layer in walk(model) if layer.name in moments}
