@@ -8,7 +8,7 @@ from functools import partial
 
 import torch
 from cachetools import LRUCache
-from torch import nn
+from torch import Tensor, nn
 
 from optimizer.compression.anatomy import anatomy_of, sensitivities_of
 from optimizer.compression.apply import CompressedModel, compress, equalised_pairs, prune_weights
@@ -19,7 +19,7 @@ from optimizer.compression.calibration.cache import (
     statistics_of,
 )
 from optimizer.compression.calibration.layer_sensitivity import alone, coupled
-from optimizer.compression.calibration.statistics import Statistics
+from optimizer.compression.calibration.statistics import Statistics, telling
 from optimizer.compression.prune import Shrinker
 from optimizer.compression.prune.matching import matched
 from optimizer.compression.prune.plan import ChannelPlan
@@ -320,13 +320,16 @@ def notes_on_equalisation(model: nn.Module, recipe: Recipe) -> tuple[str, ...]:
     return (NOTHING_TO_EQUALISE,) if asked and not equalised_pairs(model, specs) else ()
 
 
-def notes_on_calibration(images: int, recipe: Recipe) -> tuple[str, ...]:
-    """What is to be said where a recipe that works from calibration images had few of them."""
-    if not recipe.needs_images or images >= ENOUGH_CALIBRATION:
+def notes_on_calibration(images: Tensor, recipe: Recipe) -> tuple[str, ...]:
+    """What is to be said where a recipe that works from calibration ``images`` ``[N, ...]`` had few of them,
+    or copies of one."""
+    found = len(telling(images))
+    if not recipe.needs_images or found >= ENOUGH_CALIBRATION:
         return ()
+    copies = "" if found == len(images) else f" (all {len(images):,} are the same)"
     return (
-        f"only {count(images, 'calibration image')}: what this recipe reads off images rests on so few; give "
-        f"{ENOUGH_CALIBRATION} or more",
+        f"only {count(found, 'calibration image')}{copies}: what this recipe reads off images rests on so "
+        f"few; give {ENOUGH_CALIBRATION} or more",
     )
 
 

@@ -156,7 +156,7 @@ def score(
         *notes_on_equalisation(workspace.model.module, request.recipe),
         *notes_on_ties(request.recipe, inspection),
         *notes_on_channels(workspace.model, compressed, inspection),
-        *notes_on_calibration(len(workspace.images.calibration.images), request.recipe),
+        *notes_on_calibration(workspace.images.calibration.images, request.recipe),
         *_notes_on_scoring(runner),
         *workspace.images.notes,
     )

@@ -289,6 +289,20 @@ def test_the_classifier_is_not_wiped_where_few_images_say_that_its_inputs_never_
     assert pruned["head.weight"].mask.float().mean() > 0.5
 
 
+def test_few_images_that_no_layer_seems_to_matter_to_correct_what_is_expected_by_little(
+    model: nn.Module, small_images: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 16 images two are held out; networks are sure of the class of most."""
+    monkeypatch.setattr(
+        cache, "divergences", lambda model, images, trials, report: dict.fromkeys(trials, 0.0)
+    )
+    corrected = make(model, small_images[:16]).effects
+    monkeypatch.setattr(cache, "divergences", lambda *_: {})
+    expected = make(model, small_images[:16]).effects
+    assert any(not torch.equal(one, expected[name]) for name, one in corrected.items())
+    assert all((one >= 0.49 * expected[name]).all() for name, one in corrected.items())
+
+
 def test_copies_of_an_image_tell_what_it_tells(model: nn.Module, small_images: Tensor) -> None:
     one = small_images[:1]
     assert_equal(make(model, one.repeat(24, 1, 1, 1)), make(model, one))

@@ -90,9 +90,14 @@ def test_it_is_told_where_the_channels_that_can_go_are_a_small_part(side: int, t
     ],
 )
 def test_it_is_told_where_a_recipe_rests_on_few_images(images: int, recipe: Recipe, told: bool) -> None:
-    notes = notes_on_calibration(images, recipe)
+    notes = notes_on_calibration(torch.arange(images), recipe)
     assert bool(notes) is told
-    assert not told or notes[0].startswith("only 8 calibration images")
+    assert not told or notes[0].startswith("only 8 calibration images:")
+
+
+def test_it_is_told_where_all_calibration_images_are_the_same() -> None:
+    (note,) = notes_on_calibration(torch.zeros(300, 1, 2, 2), Recipe.of(sparsity=0.5))
+    assert note.startswith("only 1 calibration image (all 300 are the same): ")
 
 
 def test_a_model_says_once_what_no_recipe_changes() -> None:

@@ -20,6 +20,7 @@ from optimizer.compression.calibration.statistics import (
     REFERENCE,
     Statistics,
     seen_and_held_out,
+    telling,
 )
 from optimizer.compression.distillation import VERSION as DISTILLATION_VERSION
 from optimizer.compression.distillation import Checkpoint
@@ -37,13 +38,14 @@ from optimizer.progress import Report, quiet
 from optimizer.system.disk_cache import Parts, beside, kept, read, write
 from optimizer.system.threads import pinned_threads
 
-VERSION = 4
+VERSION = 5
 """Raised with every change of what statistics hold or how they come about."""
 IMAGES = 256
 """Calibration images that statistics are taken of."""
 CURVATURE_IMAGES = 32
 MAX_RATIO = 16.0
-"""How far a measurement may correct a prediction: either can be nearly nothing."""
+"""How far a measurement may correct a prediction: either can be nearly nothing. On fewer images at most as
+far as there are of them: one or two that are sure of their class say that no layer matters."""
 
 
 def statistics_of(model: nn.Module, images: Tensor, report: Report = quiet) -> Statistics:
@@ -247,9 +249,7 @@ def make(model: nn.Module, images: Tensor, report: Report = quiet) -> Statistics
     was fitted to: a classifier that was refitted to 224 images answers those almost as before, and others
     not. Layers that gradients say nothing of (the model detaches what they give) are told by that alone.
     """
-    if len(images) and torch.equal(images, images[:1].expand_as(images)):
-        images = images[:1]  # copies of it tell no more
-    model, images = channels_last(model, images)
+    model, images = channels_last(model, telling(images))
     seen, held_out = seen_and_held_out(images)
     moments = collect(model, seen, report)
     layers = {layer.name: layer for layer in walk(model) if layer.name in moments}
@@ -278,13 +278,14 @@ def make(model: nn.Module, images: Tensor, report: Report = quiet) -> Statistics
         for name, expected in alone.items()
         if expected >= least or name in silent
     }
+    most = min(MAX_RATIO, len(held_out))
     for name, divergence in divergences(model, held_out, trials, report).items():
         if name in silent:
             spent = costs[name].sum().item()
             effects[name] = torch.full_like(effects[name], max(0.0, divergence) / spent if spent > 0 else 0.0)
         else:
             ratio = divergence / alone[name] if alone[name] > 0 else 1.0
-            effects[name] = effects[name] * min(max(ratio, 1 / MAX_RATIO), MAX_RATIO)
+            effects[name] = effects[name] * min(max(ratio, 1 / most), most)
     return Statistics(moments, effects, biased)
 
 

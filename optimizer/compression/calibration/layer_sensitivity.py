@@ -8,7 +8,6 @@ they found gives others.
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 from optimizer.compression.calibration.cache import IMAGES, digest
@@ -19,6 +18,7 @@ from optimizer.compression.calibration.statistics import (
     REFERENCE,
     Statistics,
     seen_and_held_out,
+    telling,
 )
 from optimizer.compression.prune.compensated import prune
 from optimizer.compression.prune.coupling import groups
@@ -121,10 +121,7 @@ def coupled(
 
 def _trials(model: nn.Module, images: Tensor, statistics: Statistics) -> tuple[dict[str, Trial], Tensor]:
     """Every layer pruned to its share, and the images to tell by what that does."""
-    images = images[:IMAGES]
-    if len(images) and torch.equal(images, images[:1].expand_as(images)):
-        images = images[:1]  # copies of it tell no more
-    seen, held_out = seen_and_held_out(images)
+    seen, held_out = seen_and_held_out(telling(images[:IMAGES]))
     weights = {layer.name: layer.weight.detach() for layer in walk(model) if layer.name in statistics.moments}
     pruned = prune(weights, weights, REFERENCE, statistics)
     # A bias that was fitted to a single image would undo any change there.
