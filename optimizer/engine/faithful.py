@@ -6,6 +6,7 @@ wrong without anybody seeing it. And whatever an engine does, it may misread a n
 graph that was traced goes the way that one image went.
 """
 
+from contextlib import suppress
 from dataclasses import replace
 from functools import cache
 
@@ -20,7 +21,7 @@ from optimizer.engine.base import Array, Build, Runner
 from optimizer.engine.exporting import TORCH_ALONE
 from optimizer.errors import WorkError
 from optimizer.methods.engines import REFERENCE_ENGINE, engine_info, use_another
-from optimizer.model.examples import examples
+from optimizer.model.examples import examples, noise
 from optimizer.model.unused import values_decide
 from optimizer.recipe import PruneSpec, Recipe
 from optimizer.system.threads import thread_count
@@ -92,13 +93,37 @@ def check_answers(module: nn.Module, images: Array, answers: Array, engine: str,
     ends = [0, -1] if len(images) > 1 else [0]
     with thread_count(1):  # two images: more threads would wait for each other
         expected = tree_leaves(module(torch.from_numpy(images[ends])))[0].numpy()
-    found, finite = answers[ends], np.isfinite(expected)
-    if found.shape == expected.shape and np.array_equal(np.isfinite(found), finite):
-        found, expected = found[finite], expected[finite]
-        if np.linalg.norm(found - expected) <= TOLERANCE * np.linalg.norm(expected):
-            return
-    raise WorkError(
-        f"on {engine_info(engine).label} this model does not give torch's answers, so its accuracy would be "
-        f"that of another network. {advice or use_another(engine)} (Nor does a model that draws random "
-        "numbers, or whose answer to an image depends on those beside it.)"
-    )
+    if not _agree(answers[ends], expected):
+        raise WorkError(
+            f"on {engine_info(engine).label} this model does not give torch's answers, so its accuracy would "
+            f"be that of another network. {advice or use_another(engine)} (Nor does a model that draws "
+            "random numbers, or whose answer to an image depends on those beside it.)"
+        )
+
+
+@torch.inference_mode()
+def follow_other_paths(build: Build, model: nn.Module, input_shape: tuple[int, ...]) -> tuple[int, int]:
+    """How many inputs that may need other operations than the one that a graph was made with are answered as
+    ``model`` answers them, of how many: those that it is tried on, random ones, and the negatives of all.
+    Those that ``model`` fails on do not count."""
+    runner = build(compress(model, Recipe()), examples(model, input_shape), threads=1, batch=1)
+    tried = torch.cat([examples(model, input_shape, IMAGES), noise(model, input_shape, IMAGES)])
+    agreed = total = 0
+    for image in torch.cat([tried, -tried]).split(1):
+        try:
+            with thread_count(1):
+                expected = tree_leaves(model(image.clone()))[0].numpy()
+        except Exception:  # the model's own code: anything may come out of it
+            continue
+        total += 1
+        with suppress(Exception):  # the engine may need the other shapes that another path has
+            agreed += _agree(runner.infer(image.numpy()), expected)
+    return agreed, total
+
+
+def _agree(found: Array, expected: Array) -> bool:
+    finite = np.isfinite(expected)
+    if found.shape != expected.shape or not np.array_equal(np.isfinite(found), finite):
+        return False
+    found, expected = found[finite], expected[finite]
+    return bool(np.linalg.norm(found - expected) <= TOLERANCE * np.linalg.norm(expected))

@@ -21,6 +21,7 @@ from optimizer.engine import onnx_export
 from optimizer.engine import onnxruntime as onnxruntime_engine
 from optimizer.engine import openvino as openvino_engine
 from optimizer.engine import torch as torch_engine
+from optimizer.errors import WorkError
 from optimizer.export.artifacts import CARD_FILE, RECIPE_FILE, ArtifactSource, write
 from optimizer.methods.artifacts import ARTIFACTS
 from optimizer.model.added.network_reading import read_ir
@@ -81,6 +82,31 @@ def test_an_openvino_file_says_what_it_was_made_of(
     assert said == {"model": source.card.name, "recipe": json.loads(Recipe().canonical().to_json())}
     again = read_ir(tmp_path / "kept.xml", tmp_path / "kept.bin", tmp_path / "again.partial")
     assert again["metadata"] == said
+
+
+class Looks(nn.Module):
+    """Has another layer where the sum is below ``least``, which is what values decide."""
+
+    def __init__(self, least: float) -> None:
+        super().__init__()
+        self.some, self.others, self.least = nn.Linear(64, 10), nn.Linear(64, 10), least
+
+    def forward(self, images: Tensor) -> Tensor:
+        rows = images.flatten(1)
+        return self.some(rows) if rows.sum() > self.least else self.others(rows)
+
+
+def test_no_openvino_file_of_a_model_whose_path_its_input_chooses(small_images: Tensor) -> None:
+    source = taken(Looks(0.0).eval(), Recipe().canonical(), small_images)
+    with pytest.raises(WorkError, match=r"\d of 8 inputs .* not answered as torch does. Export it as safet"):
+        write("openvino", source)
+
+
+def test_an_openvino_file_of_a_model_that_only_checks_values_says_so(small_images: Tensor) -> None:
+    note = "8 inputs that were tried are answered as torch does"
+    for model, said in ((Looks(-1e9), True), (nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), False)):
+        source = taken(model.eval(), Recipe().canonical(), small_images)
+        assert (note in entries(write("openvino", source))[CARD_FILE].decode()) == said
 
 
 @pytest.mark.slow
