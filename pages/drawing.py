@@ -161,6 +161,13 @@ def badges(summary: Summary) -> None:
             st.badge("notes", color="gray", help="\n".join(f"- {plain(note)}" for note in summary.notes))
 
 
+def badge_row(found: Mapping[BadgeKind, str]) -> None:
+    """Each badge with why."""
+    with st.container(horizontal=True, gap="xsmall"):
+        for kind, words in found.items():
+            st.badge(kind.label, color=BADGE_COLOURS[kind], help=plain(words))
+
+
 def sentences(words: Iterable[str]) -> None:
     """A list of them."""
     st.markdown("\n".join(f"- {plain(sentence)}" for sentence in words))

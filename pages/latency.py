@@ -83,9 +83,7 @@ def serve(request: Request) -> None:
     limit_ns = limit_ms * 1e6 if limit_ms else None
     best = serving.best_under(run, limit_ns) if run and limit_ns else None
     if run:
-        with st.container(horizontal=True, gap="xsmall"):
-            for kind, words in serving.badges(run).items():
-                st.badge(kind.label, color=drawing.BADGE_COLOURS[kind], help=plain(words))
+        drawing.badge_row(serving.badges(run))
     if best:
         st.markdown(f":material/{'flag' if best.met else 'block'}: **{plain(best.words)}**")
     if run and limit_ns and best and best.met:
@@ -209,6 +207,7 @@ def under_load(request: Request) -> None:
     if run is None:
         tasks.refresh_when_over([job] if job else [])
         return
+    drawing.badge_row(load.badges(run))
     limit_ns = limit_ms * 1e6 if limit_ms else None
     if limit_ns:
         for best in best_rates(run, limit_ns):

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from optimizer import __version__
+from optimizer.analysis.badges import BADGES, BadgeKind
 from optimizer.analysis.measures import Measure
 from optimizer.analysis.rounds import MIN_ROUNDS, PERCENTILE_ROUNDS, quantile_interval
+from optimizer.analysis.statistics import stolen_noise
 from optimizer.errors import InputError
 from optimizer.formats import MISSING, capital, columns, format_ns, format_rate
 from optimizer.methods.engines import DEFAULT_ENGINE
@@ -113,6 +115,16 @@ def percentiles(answered: Answered) -> dict[str, Measure]:
     return found
 
 
+def badges(run: LoadRun) -> dict[BadgeKind, str]:
+    """How far the times can be trusted: badges as of a result, and why."""
+    found = {
+        BadgeKind.NOISY: "; ".join(one.words for one in stolen_noise(run.stolen_share)),
+        BadgeKind.PRELIMINARY: BADGES[BadgeKind.PRELIMINARY] if run.request.settings.quick else "",
+        BadgeKind.OTHER_MACHINE: "" if run.environment.key == environment().key else run.environment.cpu,
+    }
+    return {kind: words for kind, words in found.items() if words}
+
+
 @dataclass(frozen=True, slots=True)
 class BestRate:
     """The highest rate measured up to which 99 % of a network's requests are answered within a limit, by the
@@ -127,7 +139,9 @@ def best_rates(run: LoadRun, limit_ns: float) -> tuple[BestRate, ...]:
     """For each network. Raises InputError for a limit that is not above 0."""
     if not limit_ns > 0:
         raise InputError(f"a limit of {limit_ns / 1e6:g} ms is not allowed: above 0")
-    return tuple(_best_rate(run, network, limit_ns) for network in networks(run))
+    noisy = " (noisy: the machine was not quiet)" if BadgeKind.NOISY in badges(run) else ""
+    found = (_best_rate(run, network, limit_ns) for network in networks(run))
+    return tuple(replace(one, words=one.words + noisy) for one in found)
 
 
 def _best_rate(run: LoadRun, network: str, limit_ns: float) -> BestRate:
@@ -155,6 +169,8 @@ def _best_rate(run: LoadRun, network: str, limit_ns: float) -> BestRate:
 def conclusions(run: LoadRun) -> tuple[str, ...]:
     """What is to be seen, in words."""
     sentences = []
+    if why := badges(run).get(BadgeKind.NOISY):
+        sentences.append(f"The machine was not quiet, so these times are noisy: {why}.")
     for network in networks(run):
         behind = [point.rate for point in run.points if point.answered[network].behind]
         if behind:

@@ -240,7 +240,7 @@ def summarise_latency(
         *_series_noise("baseline", baseline, before),
         *_series_noise("variant", variant[None], after),
         *_mean_noise(ratio, mean_ratio, told),
-        *_stolen_noise(stolen_share),
+        *stolen_noise(stolen_share),
     )
     direction = LatencyVerdict.FASTER if ratio < 1 else LatencyVerdict.SLOWER
     half = math.expm1(math.log(high / low) / 2)
@@ -418,7 +418,8 @@ def _mean_noise(ratio: float, mean_ratio: float, told: bool) -> Iterator[Noise]:
         yield Noise(NoiseKind.MEAN_DISAGREES, mean_ratio, 1.0, low=ratio)
 
 
-def _stolen_noise(share: float) -> Iterator[Noise]:
+def stolen_noise(share: float) -> Iterator[Noise]:
+    """Of a ``share`` of the CPU time that others had, 0 to 1: a reason where it is above the limit."""
     if share > STOLEN_LIMIT:
         yield Noise(NoiseKind.STOLEN, share, STOLEN_LIMIT)
 

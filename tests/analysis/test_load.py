@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from dependent_rounds import correlated
 
+from optimizer.analysis.badges import BadgeKind
 from optimizer.analysis.load import (
     RECIPE,
     SHARES,
@@ -15,6 +16,7 @@ from optimizer.analysis.load import (
     LoadRequest,
     LoadRun,
     as_json,
+    badges,
     best_rates,
     chosen_rates,
     conclusions,
@@ -114,6 +116,16 @@ def test_what_falls_behind_is_said() -> None:
     assert "The uncompressed model takes 10.0 ms by itself; at 90.0 requests/s, 90% busy" in words[1]
     assert len(words) == 3
     assert len(conclusions(made(Recipe(), (30.0,)))) == 1, "an uncompressed recipe is the baseline once more"
+
+
+def test_where_the_machine_was_not_quiet_badge_and_sentences_say_so() -> None:
+    noisy = replace(RUN, stolen_share=0.3)
+    assert BadgeKind.NOISY not in badges(RUN)
+    assert "took 30 % of the CPU time (limit 2 %)" in badges(noisy)[BadgeKind.NOISY]
+    assert conclusions(noisy)[0].startswith("The machine was not quiet, so these times are noisy: other work")
+    assert conclusions(noisy)[1:] == conclusions(RUN)
+    for one, calm in zip(best_rates(noisy, 9e6), best_rates(RUN, 9e6), strict=True):
+        assert one.words == f"{calm.words} (noisy: the machine was not quiet)"
 
 
 def test_tables_have_a_row_for_each_rate_and_network() -> None:
