@@ -412,7 +412,9 @@ def actions(result: Summary | None) -> None:
     """What to do with the result that was clicked."""
     with st.container(horizontal=True, vertical_alignment="center"):
         if result is None:
-            st.caption(":material/touch_app: Click a point or tick a row to open it in Explore or pin it.")
+            points = st.session_state.get("sweep_chart", CHARTS[0]) == CHARTS[0]  # a line can't be clicked
+            how = "Click a point or tick a row" if points else "Tick a row"
+            st.caption(f":material/touch_app: {how} to open it in Explore or pin it.")
             return
         st.markdown(drawing.heading(result.description), width="content")
         st.page_link(

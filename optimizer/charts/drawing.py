@@ -187,14 +187,15 @@ def _figure_of_parallel(info: Parallel, dark: bool = False, height: int | None =
 
 
 def _dimension(axis: Axis, values: Sequence[float]) -> dict[str, Any]:
-    """One axis of parallel coordinates: the better end is told in its name."""
-    unit = {"ns": "s"}.get(axis.unit, axis.unit) if axis.unit in SUFFIXES else ""
+    """One axis of parallel coordinates: the better end is told in its name. Its ticks have no unit, so times
+    are in ms: 4.2m would have to be put together with the title's s."""
+    unit, factor = {"ns": ("ms", 1e-6)}.get(axis.unit, (axis.unit, 1.0))
     named = axis if axis.unit not in SUFFIXES else replace(axis, title=f"{axis.title}, {unit}", unit="ns")
     title, *better = axis_title(named, ARROWS_UP).split(" · ")
     made: dict[str, Any] = {
         "label": "<br>".join([title, *better]) if better else re.sub(r"(?<!,) ", "<br>", title, count=1),
-        "values": [value * FACTORS.get(axis.unit, 1) for value in values],
-        "tickformat": "~s" if axis.unit in SUFFIXES else "",
+        "values": [value * factor for value in values],
+        "tickformat": "~s" if unit in SUFFIXES else "",
     }
     if axis.span:
         made["range"] = list(axis.span)

@@ -164,11 +164,13 @@ def test_results_are_shown_and_one_is_opened_or_pinned(started: Started) -> None
     page = open_page("sweep", {})
     assert len(page.get("plotly_chart")) == 2
     assert len(page.dataframe[0].value) == 4
+    assert "Click a point or tick a row to open it" in words(page)
     together = page.segmented_control(key="sweep_chart").set_value("parallel coordinates").run()
     assert (
         next(chart.proto.alt for chart in together.get("plotly_chart")).count("4 lines through parallel axes")
         == 1
     )
+    assert "Tick a row to open it" in words(together), "no line can be clicked"
     key = ledger.items(tasks.store(), 1)[3].key
     page.session_state["session"].swept = key
     page = press(page.run(), "Pin for Compare")
