@@ -10,6 +10,7 @@ from optimizer import charts
 from optimizer.analysis import frame, stored
 from optimizer.analysis.frame import Column
 from optimizer.analysis.frontier import frontier_of
+from optimizer.analysis.labels import engine_label
 from optimizer.analysis.summary import Summary
 from optimizer.cluster.node import differences
 from optimizer.cluster.spread import Device
@@ -402,7 +403,7 @@ def row_of(item: Item) -> dict[str, str]:
     request = item.request
     return {
         "recipe": request.recipe.describe() if request else "",
-        "engine": request.engine if request else "",
+        "engine": engine_label(request.engine) if request else "",
         "state": item.state,
         "why": item.message,
     }

@@ -8,6 +8,7 @@ from collections.abc import Collection
 import pandas as pd
 import streamlit as st
 
+from optimizer.analysis.labels import engine_label
 from optimizer.search.documents import DOCUMENTS
 from optimizer.store.keys import request_key
 from optimizer.store.rows import Failure, Unreadable, describe_unreadable
@@ -101,7 +102,7 @@ def row(failure: Failure) -> dict[str, str]:
     return {
         "when": when(failure),
         "model": failure.request.model,
-        "engine": failure.request.engine,
+        "engine": engine_label(failure.request.engine),
         "recipe": failure.request.recipe.describe(),
         "why": failure.message,
     }
@@ -110,8 +111,8 @@ def row(failure: Failure) -> dict[str, str]:
 def label(failure: Failure) -> str:
     """No two alike: Streamlit knows an option by its label alone."""
     request = failure.request
-    parts = (request.model, request.engine, request.recipe.describe(), when(failure), failure.key[:6])
-    return " · ".join(parts)
+    asked = request.model, engine_label(request.engine), request.recipe.describe()
+    return " · ".join((*asked, when(failure), failure.key[:6]))
 
 
 def when(failure: Failure) -> str:

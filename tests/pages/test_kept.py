@@ -73,6 +73,8 @@ def test_what_failed_is_shown_without_markup_and_tried_again_or_forgotten(pool: 
     page = AppTest.from_function(script).run()
     assert not page.exception
     assert [*page.dataframe[0].value["why"]] == ["later", MARKUP, MARKUP]
+    assert {*page.dataframe[0].value["engine"]} == {"OpenVINO"}
+    assert all(" · OpenVINO · " in option for option in page.selectbox[0].options)
     assert texts(page) == ["later"]
     assert not page.markdown, "nothing that draws markup has words from the store"
     page.selectbox[0].set_value("1 old").run()
