@@ -149,7 +149,8 @@ def _choose(about: Examined, data: DataSpec) -> Choices | None:
         )
         classifier = st.checkbox(
             "It is a classifier",
-            True,
+            about.may_classify,
+            disabled=not about.may_classify,
             key=f"classifier {about.file}",
             help="Otherwise its outputs are compared with the uncompressed network's, whatever the folders "
             "of the images are called. A network that does not give one logit per class is never one.",

@@ -51,6 +51,27 @@ def test_numbers_of_words_are_first_told_that_they_are_no_images(tmp_path: Path)
         read(model, tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("outputs", "may"),
+    [
+        ([None], True),
+        ([("N", 5)], True),
+        ([("N", "K")], True),
+        ([(1, 5, 1, 1)], True),
+        ([("N", 1)], False),
+        ([(1, 84, 8400)], False),
+        ([(1, 21, 64, 64)], False),
+        ([("N", 5), ("N", 5)], False),
+    ],
+)
+def test_a_file_says_whether_its_outputs_may_be_logits(tmp_path: Path, outputs: Any, may: bool) -> None:
+    names = [f"y{number}" for number in range(len(outputs))]
+    model = graph([node("Relu", "x", name) for name in names], outputs=tuple(names))
+    for value, sides in zip(model.graph.output, outputs, strict=True):
+        value.CopyFrom(onnx.helper.make_tensor_value_info(value.name, onnx.TensorProto.FLOAT, sides))
+    assert read(model, tmp_path)[1]["may_classify"] == may
+
+
 def test_a_fixed_number_of_images_is_told_how_to_be_exported(tmp_path: Path) -> None:
     kept, _ = read(graph([node("Conv", "x w")], {"w": weights(4, 3, 3, 3)}, sides=(4, *SIDES)), tmp_path)
     with pytest.raises(InputError, match="it takes exactly 4 images at once: export it with a batch of 1"):

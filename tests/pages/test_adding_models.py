@@ -108,6 +108,24 @@ def test_what_is_refused_is_said_and_not_tried_again(page: AppTest, started: Sta
     assert not any(button.label == "Try again" for button in page.button)
 
 
+@pytest.mark.parametrize("may", [True, False])
+def test_what_can_be_no_classifier_is_not_offered_as_one(
+    page: AppTest, started: Started, monkeypatch: pytest.MonkeyPatch, may: bool
+) -> None:
+    def read(reader: str, file: Path, name: str, target: str, external: bool) -> dict[str, object]:
+        Path(target).write_bytes(b"kept")
+        return {"facts": [], "shape": [3, 8, 8], "asks_shape": False, "metadata": {}, "may_classify": may}
+
+    monkeypatch.setattr(files, "read_limited", read)
+    monkeypatch.setattr(onnx_file, "PACKAGES", ())
+    give(page, "net.onnx", b"a network")
+    started.do("examine")
+    page.run()
+    assert not page.exception
+    (box,) = (one for one in page.checkbox if one.label == "It is a classifier")
+    assert (box.value, box.disabled) == (may, not may)
+
+
 def test_where_this_machine_lacks_something_a_file_can_be_tried_again(
     page: AppTest, started: Started, monkeypatch: pytest.MonkeyPatch
 ) -> None:

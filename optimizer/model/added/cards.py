@@ -90,7 +90,7 @@ class Examined:
     says what stands apart. ``preprocessing`` is as ``preprocessing_of`` says in words: as the file says, or
     as its architecture's own weights; where that is empty it is a guess, as is its size with ``asks_shape``.
     ``class_names`` are the file's, and ``made_of`` the model that it says it was exported from; ``config`` is
-    as in the card.
+    as in the card. ``may_classify`` is False where a file says that its outputs are no logits.
     """
 
     kind: str
@@ -105,6 +105,7 @@ class Examined:
     class_names: tuple[str, ...] = ()
     made_of: str = ""
     config: str = ""
+    may_classify: bool = True
 
     def with_declared(self, declared: Declared, usual: Preprocessing, usual_of: str = "") -> "Examined":
         """With what the file says of itself, in place of what is ``usual``."""

@@ -28,9 +28,8 @@ def examined(about: Examined, found: dict[str, Any], architecture: str) -> Exami
     usual = usual_for(channels, height, width)
     facts = (*about.facts, *((what, words) for what, words in found["facts"]))
     asks = found["asks_shape"]
-    return replace(about, facts=facts, asks_shape=asks).with_declared(
-        declared.read(found["metadata"], usual, fixed_size=not asks), usual
-    )
+    about = replace(about, facts=facts, asks_shape=asks, may_classify=found["may_classify"])
+    return about.with_declared(declared.read(found["metadata"], usual, fixed_size=not asks), usual)
 
 
 def usual_for(channels: int, height: int, width: int) -> Preprocessing:

@@ -60,7 +60,14 @@ def read_onnx(file: Path, target: Path, external: bool, grow: Callable[[int], No
         about |= said if isinstance(said, dict) else {}
     del model.metadata_props[:], model.training_info[:], graph.value_info[:]
     onnx.save(model, target)
-    return {"facts": facts, "shape": shape, "asks_shape": asks, "metadata": about}
+    may_classify = _may_classify(graph)
+    return {
+        "facts": facts,
+        "shape": shape,
+        "asks_shape": asks,
+        "metadata": about,
+        "may_classify": may_classify,
+    }
 
 
 def _check_nodes(model: Any) -> None:
@@ -240,6 +247,21 @@ def dimensions(value: Any) -> list[int | str]:
     """Of an input or output; a word for one that is not fixed."""
     sides = value.type.tensor_type.shape.dim
     return [side.dim_value if side.dim_value > 0 else side.dim_param[:20] or "?" for side in sides]
+
+
+def _may_classify(graph: Any) -> bool:
+    """Whether its outputs may be logits, ``[N, K]`` or ``[N, K, 1, 1]``, as far as the file says."""
+    if len(graph.output) != 1:
+        return False
+    match dimensions(graph.output[0]):
+        case []:  # not said
+            return True
+        case [_, classes]:
+            return classes != 1
+        case [_, classes, *sides] if len(sides) == 2:
+            return classes != 1 and not any(isinstance(side, int) and side > 1 for side in sides)
+        case _:
+            return False
 
 
 def _lift_constants(graph: Any) -> None:
