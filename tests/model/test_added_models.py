@@ -22,6 +22,7 @@ from optimizer.errors import InputError, UnavailableError, WorkError
 from optimizer.model import catalogue
 from optimizer.model.added import architectures, cards, files, tensors
 from optimizer.model.added.cards import Choices, Examined
+from optimizer.model.added.limits import refusal
 from optimizer.model.cifar_resnet import CifarResNet
 from optimizer.model.layers import walk
 from optimizer.model.preprocessing import IMAGENET
@@ -62,6 +63,17 @@ def in_this_process(patch: pytest.MonkeyPatch) -> None:
         return tensors.rewrite(file, Path(target))
 
     patch.setattr(files, "read_limited", read)
+
+
+def test_a_text_is_no_checkpoint_and_half_of_one_is_damaged(checkpoint: Path, tmp_path: Path) -> None:
+    whole, cut, text = checkpoint.read_bytes(), tmp_path / "cut.pt", tmp_path / "text.pt"
+    text.write_bytes(b"hello, these are notes")
+    cut.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match="it is no checkpoint as torch.save writes them: save the weights"):
+        tensors.rewrite(text, tmp_path / "none")
+    with pytest.raises(RuntimeError) as raised:  # torch's own
+        tensors.rewrite(cut, tmp_path / "none")
+    assert refusal(raised.value).startswith("it is damaged")
 
 
 @pytest.mark.slow

@@ -104,7 +104,7 @@ def test_what_is_refused_is_said_and_not_tried_again(page: AppTest, started: Sta
     started.do("examine")
     page.run()
     assert not page.exception
-    assert "it is damaged, or holds more than tensors" in page.error[0].value
+    assert "it is no checkpoint as torch.save writes them: save the weights alone" in page.error[0].value
     assert not any(button.label == "Try again" for button in page.button)
 
 

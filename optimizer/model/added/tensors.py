@@ -39,6 +39,8 @@ SCALAR: Any = np.float64(0).__reduce__()[0]
 BESIDE = [Namespace, np.dtype, *NUMBERS, SCALAR, (SCALAR, "numpy.core.multiarray.scalar")]
 """What training scripts keep beside the weights: their options, and numbers that NumPy gave them. Making one
 runs nothing of a file's."""
+BEGINNINGS = (b"PK", b"\x80")
+"""Of what torch.save writes: a zip, of old a row of pickles."""
 WAY_OUT = "save the weights alone: torch.save(model.state_dict(), 'weights.pt')"
 
 
@@ -69,7 +71,11 @@ def rewrite(file: Path, target: Path) -> dict[str, Any]:
 
 
 def _unpickled(file: Path) -> Any:
-    """Raises InputError for what names code, and says what it names."""
+    """Raises InputError for what torch.save can't have written, and for what names code, and says what it
+    names."""
+    with file.open("rb") as opened:
+        if not opened.read(2).startswith(BEGINNINGS):
+            raise InputError(f"it is no checkpoint as torch.save writes them: {WAY_OUT}")
     try:
         with torch.serialization.safe_globals(BESIDE):
             if zipfile.is_zipfile(file):
