@@ -15,6 +15,7 @@ from torch.nn.utils.parametrizations import weight_norm
 from torchvision.models.maxvit import RelativePositionalMultiHeadAttention
 
 from optimizer.compression.calibration.moments import collect
+from optimizer.compression.prune import coupling
 from optimizer.compression.prune.channels import masked_model, shrink, shrink_to
 from optimizer.compression.prune.coupling import MIXED, groups
 from optimizer.compression.prune.plan import ORDERS, ChannelPlan, plan
@@ -539,6 +540,20 @@ def test_models_that_cannot_be_followed_are_refused(small_images: Tensor) -> Non
     model = nn.Sequential(nn.Flatten(), nn.Linear(65, 12), nn.ReLU(), nn.Linear(12, 10))
     with pytest.raises(WorkError, match="can't follow this model's channels.*prune its weights instead"):
         plan(model, small_images, order="magnitude")
+
+
+@pytest.mark.parametrize(
+    ("error", "bracket"),
+    [
+        (ZeroDivisionError("integer division or modulo by zero"), ""),
+        (UserWarning("Maximum recursive depth reached!"), ""),
+        (RuntimeError("shapes cannot be\nmultiplied"), r" \(shapes cannot be multiplied\)"),
+    ],
+)
+def test_of_torch_prunings_inner_errors_only_what_to_do_is_said(error: Exception, bracket: str) -> None:
+    words = f"^torch-pruning can't follow this model's channels{bracket}: prune its weights instead$"
+    with pytest.raises(WorkError, match=words), coupling._following():
+        raise error
 
 
 class Windowed(nn.Module):

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from optimizer.compression.gradients import trainable
 from optimizer.compression.prune.group import Group
 from optimizer.compression.prune.heads import head_groups, remove_heads
-from optimizer.errors import UnavailableError, WorkError
+from optimizer.errors import UnavailableError, WorkError, one_line
 from optimizer.model.examples import answers, examples
 from optimizer.model.layers import CONVOLUTIONS, uses, walk
 from optimizer.model.unused import values_decide
@@ -161,9 +161,10 @@ def _following() -> Iterator[None]:
         try:
             yield
         except Exception as error:  # it runs the model's own code, and some models are too much for it
-            reason = f"{type(error).__name__}: {error}"
+            # torch's own words may help; others are of how torch-pruning works inside.
+            reason = f" ({one_line(error, 200)})" if type(error) is RuntimeError else ""
             raise WorkError(
-                f"torch-pruning can't follow this model's channels ({reason}): prune its weights instead"
+                f"torch-pruning can't follow this model's channels{reason}: prune its weights instead"
             ) from error
 
 
