@@ -39,7 +39,8 @@ def as_json(result: Result) -> dict[str, Any]:
                       ``latency_median_ns``
     ``drop``          percentage ``points`` lost (positive is worse) with the 95 % interval ``low``, ``high``;
                       ``p`` of McNemar's test, null without labels; ``verdict`` (worse, better, no measurable
-                      difference: the interval excludes 0 or not); images ``lost`` and ``gained``
+                      difference: the interval excludes 0 or not), without labels of the agreement:
+                      ``worse`` means that answers changed; images ``lost`` and ``gained``
     ``size_bytes``    by kind: ``file``, ``packed``, ``compressed``, ``memory``; ``packed_coding`` says how
     ``weights``       ``total``, ``nonzero``; ``operations``: multiply-accumulates that meet a non-zero one
     ``latency``       ``median_ns`` of a call with ``low_ns``, ``high_ns``; ``ratio`` to the baseline with

@@ -28,8 +28,8 @@ class AccuracyMeasures:
     """Accuracy in percent, and what was lost in points; each has ``value``, ``low``, ``high``, ``baseline``.
 
     ``reference`` is ``labels``, or ``baseline`` where without labels "right" means as the uncompressed model
-    answers. ``verdict`` says whether a difference was shown. Where outputs are no logits it is empty, and
-    ``sqnr`` alone has a value.
+    answers: less of that means other answers, not less accuracy. ``verdict`` says whether a difference was
+    shown. Where outputs are no logits it is empty, and ``sqnr`` alone has a value.
     """
 
     value: Measure

@@ -79,11 +79,14 @@ def hover(summary: Summary) -> str:
 
 
 def lost(summary: Summary) -> str:
-    """``lost 1.2 points (0.4 to 2.0), worse, p = 0.004``."""
+    """``lost 1.2 points (0.4 to 2.0), worse, p = 0.004``; without labels no answer is known
+    to be worse: ``lost 5.3 points (0.1 to 24.6): 1 of 19 images answered otherwise``."""
     drop = summary.drop
-    test = "" if drop.p is None else f", {format_p(drop.p)}"
+    if drop.p is None:
+        otherwise = f": {drop.lost} of {count(drop.total, 'image')} answered otherwise"
+        return f"lost {summary.text('drop')}{'' if summary.recipe.identity else otherwise}"
     verdict = "" if summary.recipe.identity else f", {drop.verdict.label}"
-    return f"lost {summary.text('drop')}{verdict}{test}"
+    return f"lost {summary.text('drop')}{verdict}, {format_p(drop.p)}"
 
 
 def clip(text: str, most: int = 90) -> str:

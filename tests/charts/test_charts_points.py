@@ -46,6 +46,16 @@ def test_hover_has_the_recipe_all_figures_and_how_they_were_measured() -> None:
         assert part in text, part
 
 
+def test_without_labels_answers_are_called_others_and_not_worse() -> None:
+    summary = summarise(make_result(recipe(0.5, 4), labelled=False))
+    drop = summary.drop
+    assert drop.lost, "else there is nothing to say"
+    changed = f"{drop.lost} of {drop.total:,} images answered otherwise"
+    assert f"lost {summary.text('drop')}: {changed}<br>" in hover(summary)
+    assert "worse" not in hover(summary)
+    assert "otherwise" not in hover(summarise(make_result(recipe(), labelled=False)))
+
+
 def test_hover_escapes_what_users_name() -> None:
     result = make_result(model="<img src=x onerror=alert(1)>", path="/photos/<b>bold</b>")
     text = hover(summarise(result))
