@@ -186,6 +186,7 @@ class Column(Labelled):
     FRONTIER = "frontier"
     LOST_AGAINST = "lost against reference"
     ACCURACY_DIFFERS = "accuracy differs"
+    AGREEMENT_DIFFERS = "agreement differs"
     TIME_OVER = "time over reference"
     TIME_DIFFERS = "time differs"
 
@@ -210,7 +211,9 @@ AGREEMENTS = (Column.AGREEMENT, Column.AGREEMENT_LOST)
 """Of classifiers whose images have no labels; their accuracy is missing."""
 FIDELITIES = (Column.SQNR, Column.COSINE, Column.LARGEST)
 """Of networks whose outputs are no logits."""
-COMPARING = (Column.LOST_AGAINST, Column.ACCURACY_DIFFERS, Column.TIME_OVER, Column.TIME_DIFFERS)
+DIFFERS = (Column.ACCURACY_DIFFERS, Column.AGREEMENT_DIFFERS)
+"""The same, called by what was judged."""
+COMPARING = (Column.LOST_AGAINST, *DIFFERS, Column.TIME_OVER, Column.TIME_DIFFERS)
 
 
 def table(results: Iterable[Measured], against: Measured | None = None) -> "pd.DataFrame":
@@ -244,6 +247,7 @@ def table(results: Iterable[Measured], against: Measured | None = None) -> "pd.D
     judged = {_judged(summary) for summary in summaries} or {ACCURACIES}
     groups = {ACCURACIES, AGREEMENTS, FIDELITIES} - judged
     left_out = {*(() if reference else COMPARING), *(column for group in groups for column in group)}
+    left_out.add(DIFFERS[judged != {AGREEMENTS}])
     columns = [column for column in Column if column not in left_out]
     return pd.DataFrame(rows, columns=columns).set_axis([column.label for column in columns], axis=1)
 
@@ -263,7 +267,7 @@ def _compared(summary: Summary, reference: Summary) -> dict[Column, str]:
     accuracy, time = drop.verdict if drop else compared.no_drop, compared.time_verdict or compared.no_ratio
     return {
         Column.LOST_AGAINST: metric("drop").format(drop.points, drop.low, drop.high) if drop else MISSING,
-        Column.ACCURACY_DIFFERS: accuracy.label if accuracy else MISSING,
+        **dict.fromkeys(DIFFERS, accuracy.label if accuracy else MISSING),
         Column.TIME_OVER: metric("latency_ratio").format(ratio.value, ratio.low, ratio.high),
         Column.TIME_DIFFERS: time.label if time else MISSING,
     }

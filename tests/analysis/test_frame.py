@@ -152,6 +152,14 @@ def test_any_result_is_compared_with_any_other() -> None:
     assert list(written["lost against reference"])[1:] == ["the reference", "–"]
 
 
+def test_without_labels_it_is_agreement_that_differs() -> None:
+    results = [make_result(recipe(0.9, 3), labelled=False), make_result(recipe(), labelled=False)]
+    written = table(results, results[1])
+    assert list(written["agreement differs"]) == ["worse", "the reference"]
+    assert "accuracy differs" not in written
+    assert "agreement differs" not in table([make_result(), *results], results[1])
+
+
 def test_missing_memory_is_never_on_a_frontier_over_memory() -> None:
     rows = frame([make_result(quick=True), make_result(recipe(0.5))], ("drop", "memory"))
     assert list(rows["frontier"]) == [False, True]
