@@ -1,5 +1,6 @@
 """Compensated rounding against rounding to nearest, a reference in double precision, and its own laws."""
 
+import math
 from itertools import product
 
 import numpy as np
@@ -270,26 +271,28 @@ def test_pruned_rows_are_rounded_as_if_their_other_columns_were_not_there() -> N
         assert not found[group, ~kept, row].any()
 
 
-def depthwise_costs(weight: Tensor, matrix: Tensor, spec: QuantizeSpec) -> Tensor:
+def row_costs(weight: Tensor, matrix: Tensor, spec: QuantizeSpec) -> Tensor:
     """Of each row at its best scale, double."""
-    values = codes_of(weight, matrix, spec).values
+    values, wanted = (part.flatten(1) for part in (codes_of(weight, matrix, spec).values, weight))
+    each = matrix.repeat_interleave(len(weight) // len(matrix), 0)
     return torch.tensor(
         [
             cost(one[None], other[None], own[None])
-            for one, other, own in zip(values, weight, matrix, strict=True)
+            for one, other, own in zip(values, wanted, each, strict=True)
         ]
     )
 
 
 @pytest.mark.parametrize("symmetric", [True, False])
-def test_each_row_of_a_depthwise_convolution_gets_the_best_of_the_grids_that_are_tried(
-    symmetric: bool, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("shape", "groups"), [((40, 1, 3, 3), 40), ((24, 3, 3, 3), 1), ((8, 4, 2, 2), 4)])
+def test_each_short_row_gets_the_best_of_the_grids_that_are_tried(
+    shape: tuple[int, ...], groups: int, symmetric: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    weight, matrix = drawn((40, 1, 3, 3)), covariance(40, 9, 1)
+    weight, matrix = drawn(shape), covariance(groups, math.prod(shape[1:]), 1)
     spec = QuantizeSpec("compensated", weight_bits=3, symmetric=symmetric, range="mse")
-    best = depthwise_costs(weight, matrix, spec)
+    best = row_costs(weight, matrix, spec)
     monkeypatch.setattr(compensated, "SEARCHED_COLUMNS", 0)
-    alone = depthwise_costs(weight, matrix, spec)
+    alone = row_costs(weight, matrix, spec)
     assert (best <= alone * (1 + 1e-3) + 1e-6).all()
     assert best.sum() < 0.95 * alone.sum()
     shares = compensated.SEARCHED_SHARES
@@ -297,7 +300,7 @@ def test_each_row_of_a_depthwise_convolution_gets_the_best_of_the_grids_that_are
     for low, high in zip(shares, shares, strict=True) if symmetric else product(shares, shares):
         one = ends * torch.tensor((low, high)).reshape(2, 1, 1)
         monkeypatch.setitem(ranges.RANGES, "mse", lambda *_, one=one: (one[0], one[1]))
-        assert (best <= depthwise_costs(weight, matrix, spec) * (1 + 1e-3) + 1e-6).all()
+        assert (best <= row_costs(weight, matrix, spec) * (1 + 1e-3) + 1e-6).all()
 
 
 @pytest.mark.slow
@@ -305,7 +308,7 @@ def test_rows_of_a_depthwise_convolution_cost_hardly_more_than_by_brute_force() 
     """Against all codes of three columns on steps of every size."""
     weight, matrix = drawn((12, 1, 1, 3)), covariance(12, 3, 2)
     spec = QuantizeSpec("compensated", weight_bits=2, symmetric=False, range="mse")
-    found = depthwise_costs(weight, matrix, spec)
+    found = row_costs(weight, matrix, spec)
     codes = torch.tensor(list(product(range(-3, 4), repeat=3)), dtype=torch.float32)
     codes = codes[(codes.amax(1).clamp(min=0) - codes.amin(1).clamp(max=0)) <= 3]  # zero is on every grid
     least = torch.tensor(
