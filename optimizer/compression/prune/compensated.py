@@ -6,17 +6,20 @@ values from least squares. Nothing is trained.
 """
 
 from collections.abc import Mapping
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from optimizer.compression.calibration.moments import as_rows, quadratic
-from optimizer.compression.calibration.statistics import Statistics
+from optimizer.compression.calibration.statistics import SHARES, Statistics
 from optimizer.compression.prune.allocation import (
     inverse_of,
     live_inputs,
     removed_counts,
     row_effects,
+    shares_of,
+    single_costs,
     weight_costs,
 )
 from optimizer.compression.prune.patterns import Pattern, keep_mask, named
@@ -101,14 +104,41 @@ def _prune_layer(
     if spec.threshold is not None:
         mask = published.abs() > spec.threshold
     else:
-        effects = row_effects(name, statistics)
-        costs = choice_costs(rows, inverse_of(name, statistics)) * effects * live_inputs(name, statistics)
-        mask = keep_mask(costs.reshape(weight.shape), pattern, count)
+        mask = keep_mask(_order(name, weight, statistics), pattern, count)
     kept = as_rows(mask, len(matrix))
     values = match_variance(rows, refit(rows, kept, matrix), matrix)
     biased = name in statistics.biased
     change = bias_change(rows, values, statistics.moments[name].mean) if biased else None
     return Pruned(values.reshape(weight.shape), mask, change)
+
+
+def _order(name: str, weight: Tensor, statistics: Statistics) -> Tensor:
+    """By which weights of a layer go, the least first, in the weight's shape."""
+    rows = as_rows(weight, len(statistics.moments[name].mean))
+    costs = choice_costs(rows, inverse_of(name, statistics)) * row_effects(name, statistics)
+    return (costs * live_inputs(name, statistics)).reshape(weight.shape)
+
+
+@torch.no_grad()
+def growth(name: str, weight: Tensor, statistics: Statistics) -> tuple[float, ...]:
+    """What the loss of the weights between ``SHARES`` of a layer costs after that of those before, refitted
+    each time, relative to the sum of what the loss of each alone costs. It never falls."""
+    stop_if_cancelled()
+    matrix = statistics.matrix(name)
+    rows, order = as_rows(weight, len(matrix)), _order(name, weight, statistics)
+    live = live_inputs(name, statistics)
+    singles = single_costs(name, weight, statistics)
+    sums = torch.zeros(len(SHARES) + 1).index_add_(0, shares_of(singles).flatten(), singles.flatten())
+    totals = [0.0]
+    for share in SHARES:
+        kept = keep_mask(order, named("unstructured"), min(round(share * weight.numel()), weight.numel() - 1))
+        change = (rows - refit(rows, as_rows(kept, len(matrix)), matrix)) * live
+        totals.append(statistics.divergence(name, quadratic(change, matrix)))
+    totals.append(statistics.divergence(name, quadratic(rows * live, matrix)))
+    factors = [0.0]
+    for (before, after), alone in zip(pairwise(totals), sums.tolist(), strict=True):
+        factors.append(max(factors[-1], (after - before) / alone if alone > 0 else 0.0))
+    return tuple(factors[1:])
 
 
 def choice_costs(rows: Tensor, inverse: Tensor) -> Tensor:
