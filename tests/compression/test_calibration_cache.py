@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_models import Indexed, half_gone
+from small_models import Indexed, half_gone, half_never_on
 from torch import Tensor, nn
 
 from optimizer.compression.apply import compress
@@ -397,19 +397,6 @@ def test_channels_that_are_never_on_hide_no_layer_that_matters(
 ) -> None:
     """By the made-up inputs of theirs that make a matrix one that can be inverted, the layer that reads them
     would matter so much more than all others that those were not measured."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = nn.Sequential(
-            nn.Conv2d(1, 8, 3),
-            nn.ReLU(),
-            nn.Conv2d(8, 8, 3, groups=8),
-            nn.ReLU(),
-            nn.Flatten(),
-            nn.Linear(128, 5),
-        ).eval()
-    with torch.no_grad():
-        model[0].bias[:4] = -100
-        model[2].weight[:4] *= 1000
     measured: list[str] = []
 
     def spied(model: nn.Module, images: Tensor, trials: dict[str, Trial], report: object) -> dict[str, float]:
@@ -417,7 +404,7 @@ def test_channels_that_are_never_on_hide_no_layer_that_matters(
         return divergences(model, images, trials)
 
     monkeypatch.setattr(cache, "divergences", spied)
-    make(model, small_images)
+    make(half_never_on(), small_images)
     assert "5.weight" in measured
 
 
