@@ -161,3 +161,15 @@ def half_gone(model: nn.Module) -> dict[str, Tensor]:
 
 
 SMALL_MODELS = {"cnn": Cnn, "encoder": Encoder, "shared": Shared, "tied": Tied, "auxiliary": WithAuxiliary}
+
+
+def half_never_on() -> nn.Sequential:
+    """Whose depthwise convolution has large weights for the channels that are always 0."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        convolutions = nn.Conv2d(1, 8, 3), nn.Conv2d(8, 8, 3, groups=8)
+        head = nn.Linear(128, 5)
+    with torch.no_grad():
+        convolutions[0].bias[:4] = -100
+        convolutions[1].weight[:4] *= 1000
+    return nn.Sequential(convolutions[0], nn.ReLU(), convolutions[1], nn.ReLU(), nn.Flatten(), head).eval()

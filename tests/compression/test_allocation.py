@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -5,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from optimizer.compression.calibration.moments import Moments, damped
-from optimizer.compression.calibration.statistics import Statistics
+from optimizer.compression.calibration.statistics import SHARES, Statistics
 from optimizer.compression.prune.allocation import (
     inverse_diagonal,
     inverse_of,
@@ -84,6 +86,17 @@ def test_inverses_are_worked_out_once_for_a_study() -> None:
     torch.testing.assert_close(
         inverse_of("a", made)[0], torch.linalg.inv(damped(made.moments["a"].covariance))[0].diagonal()
     )
+
+
+def test_costs_grow_with_the_share_that_goes_before() -> None:
+    weight = torch.arange(1.0, 101.0).roll(30).reshape(10, 10)
+    flat = statistics({"a": torch.eye(10)[None]}, {"a": torch.ones(10)})
+    factors = tuple(float(2**step) for step in range(len(SHARES) + 1))
+    found = removal_costs("a", weight, replace(flat, growth={"a": factors})) / removal_costs(
+        "a", weight, flat
+    )
+    for value, factor in ((1, 1), (20, 1), (21, 2), (50, 4), (51, 8), (90, 32), (91, 64), (100, 64)):
+        assert found[weight == value].item() == factor
 
 
 def test_layers_that_the_study_lacks_cost_what_is_typical() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_models import Indexed, half_gone
+from small_models import Indexed, half_gone, half_never_on
 from torch import Tensor, nn
 
 from optimizer.compression.apply import compress
@@ -23,6 +23,7 @@ from optimizer.compression.calibration.cache import (
     plan_of,
     statistics_of,
 )
+from optimizer.compression.calibration.sensitivity import Trial, divergences
 from optimizer.compression.calibration.statistics import Statistics
 from optimizer.compression.finetune import look_steps, recover
 from optimizer.compression.prune.channels import shrink
@@ -48,6 +49,7 @@ def assert_equal(one: Statistics, other: Statistics) -> None:
     assert one.effects.keys() == other.effects.keys()
     assert all(torch.equal(effects, other.effects[name]) for name, effects in one.effects.items())
     assert one.biased == other.biased
+    assert one.growth == other.growth
     assert one.moments.keys() == other.moments.keys()
     for name, moments in one.moments.items():
         assert torch.equal(moments.covariance, other.moments[name].covariance)
@@ -229,7 +231,7 @@ def test_a_bias_that_layers_share_takes_up_nothing(small_images: Tensor) -> None
     statistics = make(model, images)
     assert statistics.biased == {"head.weight"}
     wanted = model(images)
-    for recipe in (Recipe.of(sparsity=0.6), Recipe.of(weight_bits=3)):
+    for recipe in (Recipe.of(sparsity=0.4), Recipe.of(weight_bits=3)):
         made = compress(model, recipe, statistics=statistics).module
         assert made.b.bias is made.a.bias
         assert torch.equal(made.b.bias, model.b.bias)
@@ -388,6 +390,22 @@ def test_a_layer_that_sees_a_constant_is_free_and_the_others_are_measured(
         made = make(Branched(zeros).eval(), small_images)
     assert made.effects["after.weight"].max() < 1e-6 < made.effects["stem.weight"].min()
     assert all(effects.isfinite().all() for effects in made.effects.values())
+
+
+def test_channels_that_are_never_on_hide_no_layer_that_matters(
+    small_images: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the made-up inputs of theirs that make a matrix one that can be inverted, the layer that reads them
+    would matter so much more than all others that those were not measured."""
+    measured: list[str] = []
+
+    def spied(model: nn.Module, images: Tensor, trials: dict[str, Trial], report: object) -> dict[str, float]:
+        measured.extend(trials)
+        return divergences(model, images, trials)
+
+    monkeypatch.setattr(cache, "divergences", spied)
+    make(half_never_on(), small_images)
+    assert "5.weight" in measured
 
 
 @pytest.fixture

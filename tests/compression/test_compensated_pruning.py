@@ -8,8 +8,16 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from optimizer.compression.calibration.moments import Moments, as_rows, quadratic
-from optimizer.compression.calibration.statistics import Statistics
-from optimizer.compression.prune.compensated import MAX_SCALE, bias_change, match_variance, prune, refit
+from optimizer.compression.calibration.statistics import SHARES, Statistics
+from optimizer.compression.prune.allocation import removal_costs
+from optimizer.compression.prune.compensated import (
+    MAX_SCALE,
+    bias_change,
+    growth,
+    match_variance,
+    prune,
+    refit,
+)
 from optimizer.compression.prune.patterns import PATTERNS
 from optimizer.errors import InputError
 from optimizer.recipe import PruneSpec
@@ -269,3 +277,32 @@ def test_a_missing_study_and_an_impossible_sparsity_are_refused() -> None:
         prune(weights, weights, spec(0.5), None)
     with pytest.raises(InputError, match="can't be met"):
         prune(weights, weights, spec(0.9999), statistics)
+
+
+@pytest.mark.parametrize("name", ["wide", "head"])
+def test_costs_sum_to_what_the_weights_cost_together(name: str) -> None:
+    """Summed alone they are a fraction of it, the smaller the more the inputs are correlated."""
+    weights, statistics = network()
+    weight, count = weights[name], weights[name].numel()
+    grown = replace(statistics, growth={name: growth(name, weight, statistics)})
+    costs = removal_costs(name, weight, grown).flatten().sort().values
+    alone = removal_costs(name, weight, statistics).flatten().sort().values
+    matrix = statistics.matrix(name)
+    rows = as_rows(weight, len(matrix))
+    lost = statistics.divergence(name, quadratic(rows, matrix))
+    assert costs.sum() == pytest.approx(lost, rel=0.02)
+    assert alone.sum() < 0.8 * lost
+    uniform = prune({name: weight}, {name: weight}, spec(SHARES[3], allocation="uniform"), statistics)
+    values = refit(rows, as_rows(uniform[name].mask, len(matrix)), matrix)
+    lost = statistics.divergence(name, quadratic(rows - values, matrix))
+    assert costs[: round(SHARES[3] * count)].sum() == pytest.approx(lost, rel=0.02)
+
+
+def test_channels_without_inputs_say_nothing_of_the_growth() -> None:
+    """Their matrix is made up to be one that can be inverted."""
+    weights, statistics = network()
+    weight, moments = weights["depthwise"], statistics.moments["depthwise"]
+    alive = growth("depthwise", weight, statistics)
+    moments.covariance[4] = 0
+    with_dead = growth("depthwise", weight, statistics)
+    assert max(with_dead) < 2 * max(alive)

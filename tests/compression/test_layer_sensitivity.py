@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from small_models import Cnn
+from small_models import Cnn, half_never_on
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -48,6 +48,11 @@ def test_each_layer_is_at_its_share_of_60_percent(small_images: Tensor) -> None:
         )
         if one.measured:
             assert one.divergence == pytest.approx(max(0.0, told.item()), rel=1e-3, abs=1e-7), name
+
+
+def test_channels_that_are_never_on_hide_no_layer_that_matters(small_images: Tensor) -> None:
+    model = half_never_on()
+    assert alone(model, small_images, statistics_of(model, small_images))["5.weight"].measured
 
 
 @pytest.mark.slow

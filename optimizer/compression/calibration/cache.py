@@ -27,7 +27,8 @@ from optimizer.compression.distillation import Checkpoint
 from optimizer.compression.effort import VERSION as EFFORT_VERSION
 from optimizer.compression.effort import improve
 from optimizer.compression.finetune import fits, recover
-from optimizer.compression.prune.compensated import prune
+from optimizer.compression.prune.allocation import live_inputs
+from optimizer.compression.prune.compensated import growth, prune
 from optimizer.compression.prune.group import Group
 from optimizer.compression.prune.plan import ChannelPlan, plan, with_biases
 from optimizer.compression.prune.ranking import Ranking
@@ -38,7 +39,7 @@ from optimizer.progress import Report, quiet
 from optimizer.system.disk_cache import Parts, beside, kept, read, write
 from optimizer.system.threads import pinned_threads
 
-VERSION = 5
+VERSION = 6
 """Raised with every change of what statistics hold or how they come about."""
 IMAGES = 256
 """Calibration images that statistics are taken of."""
@@ -257,16 +258,19 @@ def make(model: nn.Module, images: Tensor, report: Report = quiet) -> Statistics
     biased -= with_shared_bias(model)
     effects = row_effects(model, seen[:CURVATURE_IMAGES], moments, report)
     silent = {name for name, one in effects.items() if not one.any()}
-    predicted = Statistics(moments, effects, biased)
     weights = {name: layer.weight.detach() for name, layer in layers.items()}
-    pruned = prune(weights, weights, REFERENCE, predicted)
+    growths: dict[str, tuple[float, ...]] = {}
+    predicted = guessed = Statistics(moments, effects, biased, growths)
     if silent:  # rows alike, for want of a better guess
-        guessed = replace(predicted, effects={name: torch.ones_like(effects[name]) for name in silent})
+        guessed = replace(predicted, effects=effects | {one: torch.ones_like(effects[one]) for one in silent})
+    growths.update({name: growth(name, weight, guessed) for name, weight in weights.items()})
+    pruned = prune(weights, weights, REFERENCE, predicted)
+    if silent:
         unknown = {name: weights[name] for name in weights if name in silent}
         pruned |= prune(unknown, unknown, replace(REFERENCE, allocation="uniform"), guessed)
     alone, costs = {}, {}
     for name, weight in weights.items():
-        change = as_rows(weight - pruned[name].weight, len(moments[name].mean))
+        change = as_rows(weight - pruned[name].weight, len(moments[name].mean)) * live_inputs(name, predicted)
         costs[name] = quadratic(change, predicted.matrix(name))
         alone[name] = predicted.divergence(name, costs[name])
     least = NEGLIGIBLE * sum(alone.values())
@@ -286,7 +290,7 @@ def make(model: nn.Module, images: Tensor, report: Report = quiet) -> Statistics
         else:
             ratio = divergence / alone[name] if alone[name] > 0 else 1.0
             effects[name] = effects[name] * min(max(ratio, 1 / most), most)
-    return Statistics(moments, effects, biased)
+    return replace(predicted, effects=effects)
 
 
 def digest(what: str, model: nn.Module, images: Tensor) -> str:
@@ -323,6 +327,7 @@ def _packed_statistics(statistics: Statistics) -> Parts:
     return tensors, {
         "shrinkage": shrinkage,
         "biased": sorted(statistics.biased),
+        "growth": dict(statistics.growth),
     }
 
 
@@ -330,7 +335,8 @@ def _unpacked_statistics(parts: Parts) -> Statistics:
     tensors, facts = parts
     moments = _unpacked_moments(tensors, facts["shrinkage"])
     effects = {name: tensors[f"effects {name}"] for name in moments}
-    return Statistics(moments, effects, frozenset(facts["biased"]))
+    growths = {name: tuple(one) for name, one in facts["growth"].items()}
+    return Statistics(moments, effects, frozenset(facts["biased"]), growths)
 
 
 def _tuples(plain: Mapping[str, Any]) -> dict[str, Any]:

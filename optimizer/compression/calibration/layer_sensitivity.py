@@ -20,6 +20,7 @@ from optimizer.compression.calibration.statistics import (
     seen_and_held_out,
     telling,
 )
+from optimizer.compression.prune.allocation import live_inputs
 from optimizer.compression.prune.compensated import prune
 from optimizer.compression.prune.coupling import groups
 from optimizer.model.layers import Layer, walk
@@ -133,4 +134,5 @@ def _trials(model: nn.Module, images: Tensor, statistics: Statistics) -> tuple[d
 def _expected(layer: Layer, trial: Trial, statistics: Statistics) -> float:
     """Divergence of the outputs (nats), predicted from the layer's own."""
     change = as_rows(layer.weight.detach() - trial.weight, len(statistics.moments[layer.name].mean))
+    change = change * live_inputs(layer.name, statistics)
     return statistics.divergence(layer.name, quadratic(change, statistics.matrix(layer.name)))

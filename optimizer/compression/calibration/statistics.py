@@ -1,7 +1,7 @@
 """What is known of a model on some images before any recipe: what data-aware compression works from."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -14,6 +14,8 @@ REFERENCE = PruneSpec("compensated", sparsity=0.6, allocation="measured")
 NEGLIGIBLE = 0.01
 """Layers that are expected to do less than this share of what all do are not measured: they are the early
 ones, whose replays take longest."""
+SHARES = (0.2, 0.35, 0.5, 0.65, 0.8, 0.9)
+"""Of a layer's weights: what the loss of so many costs is looked at."""
 HELD_OUT = 8
 """Every eighth calibration image is held out: layers are refitted to the inputs of the others."""
 
@@ -24,12 +26,15 @@ class Statistics:
 
     ``effects`` float32 ``[out]``: divergence of the outputs (KL, nats, mean over images) for each unit of
     ``change M change`` in each row. ``biased``: layers whose bias, theirs alone, takes up what a change does
-    to the mean. Layers without moments (too wide, or never run) are in none of them.
+    to the mean. ``growth``: how much more than the sum of their costs the weights between ``SHARES`` of a
+    layer cost where all before them are gone too; see :func:`optimizer.compression.prune.compensated.growth`.
+    Layers without moments (too wide, or never run) are in none of them.
     """
 
     moments: Mapping[str, Moments]
     effects: Mapping[str, Tensor]
     biased: frozenset[str]
+    growth: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
     def matrix(self, name: str) -> Tensor:
         """``M`` ``[G, d, d]``, damped: a change ``r`` of a row costs ``r M r`` at the layer's output."""

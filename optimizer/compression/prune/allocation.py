@@ -7,11 +7,12 @@ depend on the sparsity, so those of one model serve every position of a slider, 
 from collections.abc import Mapping
 from weakref import WeakKeyDictionary
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from optimizer.compression.calibration.moments import as_rows
-from optimizer.compression.calibration.statistics import Statistics
+from optimizer.compression.calibration.statistics import SHARES, Statistics
 from optimizer.compression.prune.patterns import Pattern, block_costs, cheapest, nearest_count
 from optimizer.errors import InputError, unknown
 from optimizer.recipe import ALLOCATIONS
@@ -84,13 +85,34 @@ def removed_counts(
 
 
 def removal_costs(name: str, weight: Tensor, statistics: Statistics) -> Tensor:
-    """Divergence of the outputs (nats) from the loss of each weight, the rest of its row making up for it.
+    """Divergence of the outputs (nats) from the loss of each weight on top of the cheaper ones of its layer,
+    the rest of its row making up for them, in the weight's shape.
+
+    :func:`single_costs` times the growth of its share, where the statistics know it: where inputs are
+    correlated, a weight can be made up for while those like it are there, and hardly once they are gone.
+    """
+    costs = single_costs(name, weight, statistics)
+    if name not in statistics.growth:
+        return costs
+    return costs * torch.tensor(statistics.growth[name])[shares_of(costs)]
+
+
+def single_costs(name: str, weight: Tensor, statistics: Statistics) -> Tensor:
+    """Divergence of the outputs (nats) from the loss of each weight alone, the rest of its row making up for
+    it.
 
     ``effect * w^2 / [M^-1]_jj`` (Optimal Brain Surgeon, Hassibi and Stork 1993), in the weight's shape.
     """
     rows = as_rows(weight, len(statistics.moments[name].mean))
     costs = obs_costs(rows, inverse_of(name, statistics)) * row_effects(name, statistics)
     return (costs * live_inputs(name, statistics)).reshape(weight.shape)
+
+
+def shares_of(costs: Tensor) -> Tensor:
+    """Between which of ``SHARES`` each weight goes, where the cheapest go first: 0 to ``len(SHARES)``."""
+    places = [min(round(share * costs.numel()), costs.numel() - 1) for share in SHARES]
+    limits = np.partition(costs.numpy(), places, axis=None)[places]
+    return torch.bucketize(costs, torch.from_numpy(limits), right=True)
 
 
 def obs_costs(rows: Tensor, inverse: Tensor) -> Tensor:

@@ -6,17 +6,20 @@ values from least squares. Nothing is trained.
 """
 
 from collections.abc import Mapping
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from optimizer.compression.calibration.moments import as_rows, quadratic
-from optimizer.compression.calibration.statistics import Statistics
+from optimizer.compression.calibration.statistics import SHARES, Statistics
 from optimizer.compression.prune.allocation import (
     inverse_of,
     live_inputs,
     removed_counts,
     row_effects,
+    shares_of,
+    single_costs,
     weight_costs,
 )
 from optimizer.compression.prune.patterns import Pattern, keep_mask, named
@@ -29,6 +32,8 @@ STEPS = 6
 """Conjugate gradient steps: by 6 the outputs agree with the uncompressed model's as well as by 25."""
 SOLVED_COLUMNS = 32
 """Narrower rows are solved exactly, each by a system of its own."""
+MAX_ROWS = 128
+"""Of each group, that tell how costs grow; by all of them it is the same within a few percent."""
 MAX_SCALE = 2.0
 """A row that lost nearly all of its variance would only have its noise blown up by more."""
 
@@ -101,14 +106,44 @@ def _prune_layer(
     if spec.threshold is not None:
         mask = published.abs() > spec.threshold
     else:
-        effects = row_effects(name, statistics)
-        costs = choice_costs(rows, inverse_of(name, statistics)) * effects * live_inputs(name, statistics)
-        mask = keep_mask(costs.reshape(weight.shape), pattern, count)
+        mask = keep_mask(_order(name, weight, statistics), pattern, count)
     kept = as_rows(mask, len(matrix))
     values = match_variance(rows, refit(rows, kept, matrix), matrix)
     biased = name in statistics.biased
     change = bias_change(rows, values, statistics.moments[name].mean) if biased else None
     return Pruned(values.reshape(weight.shape), mask, change)
+
+
+def _order(name: str, weight: Tensor, statistics: Statistics) -> Tensor:
+    """By which weights of a layer go, the least first, in the weight's shape."""
+    rows = as_rows(weight, len(statistics.moments[name].mean))
+    costs = choice_costs(rows, inverse_of(name, statistics)) * row_effects(name, statistics)
+    return (costs * live_inputs(name, statistics)).reshape(weight.shape)
+
+
+@torch.no_grad()
+def growth(name: str, weight: Tensor, statistics: Statistics) -> tuple[float, ...]:
+    """What the loss of the weights between ``SHARES`` of a layer costs after that of those before, refitted
+    each time, relative to the sum of what the loss of each alone costs. It never falls."""
+    stop_if_cancelled()
+    matrix = statistics.matrix(name)
+    groups, order = len(matrix), _order(name, weight, statistics)
+    singles = single_costs(name, weight, statistics)
+    step = -(-len(weight) // (groups * MAX_ROWS))
+    effects = row_effects(name, statistics)[:, ::step, 0]
+    rows = as_rows(weight, groups)[:, ::step] * live_inputs(name, statistics)
+    places, seen = (as_rows(one, groups)[:, ::step].flatten() for one in (shares_of(singles), singles))
+    sums = torch.zeros(len(SHARES) + 1).index_add_(0, places, seen)
+    totals = [0.0]
+    for share in SHARES:
+        kept = keep_mask(order, named("unstructured"), min(round(share * weight.numel()), weight.numel() - 1))
+        values = refit(rows, as_rows(kept, groups)[:, ::step], matrix)
+        totals.append(float((quadratic(rows - values, matrix) * effects).sum()))
+    totals.append(float((quadratic(rows, matrix) * effects).sum()))
+    factors = [0.0]
+    for (before, after), alone in zip(pairwise(totals), sums.tolist(), strict=True):
+        factors.append(max(factors[-1], (after - before) / alone if alone > 0 else 0.0))
+    return tuple(factors[1:])
 
 
 def choice_costs(rows: Tensor, inverse: Tensor) -> Tensor:
