@@ -13,7 +13,6 @@ from sqlalchemy import (
     and_,
     cast,
     func,
-    not_,
     or_,
     table,
     update,
@@ -163,21 +162,6 @@ def _pass_over_best_effort_that_left_logits_blunt(connection: Connection) -> Non
 def _keep_whose_machine_a_sweep_is_timed_on(connection: Connection) -> None:
     """The environment of who asked; of sweeps of before it is not known."""
     connection.exec_driver_sql("ALTER TABLE sweeps ADD COLUMN environment TEXT NOT NULL DEFAULT ''")
-
-
-@migration
-def _pass_over_sensitivities_of_single_weights(connection: Connection) -> None:
-    """Allocation by sensitivity began to look at what the weights of a layer cost together; average bits
-    follow the same sensitivities, which are measured at other shares since. Channels have their own."""
-
-    def measured(json: ColumnElement[str]) -> ColumnElement[bool]:
-        mixed = func.replace(json, '"average_bits":null', "").contains('"average_bits":')
-        shared_out = and_(
-            json.contains('"allocation":"measured"'), not_(json.contains('"method":"channels"'))
-        )
-        return or_(shared_out, mixed)
-
-    _pass_over(connection, measured)
 
 
 def _has_best_effort(json: ColumnElement[str]) -> ColumnElement[bool]:

@@ -109,16 +109,6 @@ def test_what_best_effort_gave_before_is_passed_over_and_kept(
     check_passed_over(place, store, step, best, others)
 
 
-def test_what_followed_sensitivities_of_single_weights_is_passed_over_and_kept(
-    place: Path | str, store: Store
-) -> None:
-    mixed = Recipe(quantize=QuantizeSpec("compensated", average_bits=3.0))
-    followed = [Recipe.of(sparsity=0.5), Recipe(PruneSpec(sparsity=0.5, allocation="measured")), mixed]
-    others = [Recipe(PruneSpec(sparsity=0.5)), Recipe.of(sparsity=0.3, pruning="channels"), Recipe()]
-    step = migrations._pass_over_sensitivities_of_single_weights
-    check_passed_over(place, store, step, followed, others)
-
-
 def test_what_was_timed_call_by_call_is_passed_over_and_kept(file: Store) -> None:
     """Rows as the version before wrote them: it knew no visits."""
     file.put(make_result("before"))
