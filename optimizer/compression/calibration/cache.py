@@ -259,7 +259,7 @@ def make(model: nn.Module, images: Tensor, report: Report = quiet) -> Statistics
     effects = row_effects(model, seen[:CURVATURE_IMAGES], moments, report)
     silent = {name for name, one in effects.items() if not one.any()}
     weights = {name: layer.weight.detach() for name, layer in layers.items()}
-    growths: dict[str, tuple[float, ...]] = {}
+    growths = dict[str, tuple[float, ...]]()  # filled in below: what is kept for these statistics serves all
     predicted = guessed = Statistics(moments, effects, biased, growths)
     if silent:  # rows alike, for want of a better guess
         guessed = replace(predicted, effects=effects | {one: torch.ones_like(effects[one]) for one in silent})

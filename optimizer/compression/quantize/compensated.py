@@ -60,9 +60,7 @@ def quantize(
         return nearest.quantize(original, pruned, spec, name)
     mean, target = statistics.moments[name].mean, target_of(original, name, statistics)
     scale, zero_point = starting_grid(pruned.weight, spec, target.diagonal)
-    if scale.shape[1] == 1 and searches_grids(
-        original, spec
-    ):  # a grid a row, not one for each group of inputs
+    if scale.shape[1] == 1 and searches_grids(original, spec):  # not where inputs lie in several groups
         scale, zero_point = with_others(scale, zero_point, pruned.weight, spec)
     tried = max(1, len(scale) // len(original))
     target = target.repeated(tried)
