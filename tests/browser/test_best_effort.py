@@ -13,8 +13,8 @@ pytestmark = [pytest.mark.browser, pytest.mark.slow]
 def test_best_effort_comes_nearer_as_one_watches_and_ends_with_the_best_so_far(
     visit: Visit, dashboard: Dashboard
 ) -> None:
-    page = visit("/?model=fashion-resnet&sparsity=90")
-    recipe = ("fashion-resnet", "--prune", "compensated", "--sparsity", "0.9")
+    page = visit("/?model=fashion-resnet&sparsity=95")
+    recipe = ("fashion-resnet", "--prune", "compensated", "--sparsity", "0.95")
     fast = dashboard.measured(*recipe)
     page.get_by_role("button", name="More").click()
     seconds = page.get_by_role("spinbutton", name="Best effort, seconds")
