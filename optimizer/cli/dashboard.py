@@ -162,4 +162,4 @@ def allowed_hosts(host: str, named: Sequence[str]) -> list[str]:
 
         own = [address.address for every in psutil.net_if_addrs().values() for address in every]
         names += [socket.gethostname(), socket.getfqdn(), *(one.partition("%")[0] for one in own)]
-    return list(dict.fromkeys(name for name in names if name not in ("", "0.0.0.0", "::")))
+    return list(dict.fromkeys(name for name in names if name not in EVERY_ADDRESS))

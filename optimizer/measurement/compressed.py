@@ -19,7 +19,7 @@ from optimizer.compression.calibration.cache import (
     statistics_of,
 )
 from optimizer.compression.calibration.layer_sensitivity import alone, coupled
-from optimizer.compression.calibration.statistics import Statistics, telling
+from optimizer.compression.calibration.statistics import Statistics, collapse_copies
 from optimizer.compression.prune import Shrinker
 from optimizer.compression.prune.matching import matched
 from optimizer.compression.prune.plan import ChannelPlan
@@ -323,7 +323,7 @@ def notes_on_equalisation(model: nn.Module, recipe: Recipe) -> tuple[str, ...]:
 def notes_on_calibration(images: Tensor, recipe: Recipe) -> tuple[str, ...]:
     """What is to be said where a recipe that works from calibration ``images`` ``[N, ...]`` had few of them,
     or copies of one."""
-    found = len(telling(images))
+    found = len(collapse_copies(images))
     if not recipe.needs_images or found >= ENOUGH_CALIBRATION:
         return ()
     copies = "" if found == len(images) else f" (all {len(images):,} are the same)"

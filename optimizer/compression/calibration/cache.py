@@ -19,8 +19,8 @@ from optimizer.compression.calibration.statistics import (
     NEGLIGIBLE,
     REFERENCE,
     Statistics,
+    collapse_copies,
     seen_and_held_out,
-    telling,
 )
 from optimizer.compression.distillation import VERSION as DISTILLATION_VERSION
 from optimizer.compression.distillation import Checkpoint
@@ -250,7 +250,7 @@ def make(model: nn.Module, images: Tensor, report: Report = quiet) -> Statistics
     was fitted to: a classifier that was refitted to 224 images answers those almost as before, and others
     not. Layers that gradients say nothing of (the model detaches what they give) are told by that alone.
     """
-    model, images = channels_last(model, telling(images))
+    model, images = channels_last(model, collapse_copies(images))
     seen, held_out = seen_and_held_out(images)
     moments = collect(model, seen, report)
     layers = {layer.name: layer for layer in walk(model) if layer.name in moments}

@@ -17,8 +17,8 @@ from optimizer.compression.calibration.statistics import (
     NEGLIGIBLE,
     REFERENCE,
     Statistics,
+    collapse_copies,
     seen_and_held_out,
-    telling,
 )
 from optimizer.compression.prune.allocation import live_inputs
 from optimizer.compression.prune.compensated import prune
@@ -122,7 +122,7 @@ def coupled(
 
 def _trials(model: nn.Module, images: Tensor, statistics: Statistics) -> tuple[dict[str, Trial], Tensor]:
     """Every layer pruned to its share, and the images to tell by what that does."""
-    seen, held_out = seen_and_held_out(telling(images[:IMAGES]))
+    seen, held_out = seen_and_held_out(collapse_copies(images[:IMAGES]))
     weights = {layer.name: layer.weight.detach() for layer in walk(model) if layer.name in statistics.moments}
     pruned = prune(weights, weights, REFERENCE, statistics)
     # A bias that was fitted to a single image would undo any change there.

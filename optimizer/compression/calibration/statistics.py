@@ -46,7 +46,7 @@ class Statistics:
         return float((self.effects[name].reshape(costs.shape) * costs).sum())
 
 
-def telling(images: Tensor) -> Tensor:
+def collapse_copies(images: Tensor) -> Tensor:
     """The images, or one where all are copies of it: copies tell no more."""
     return images[:1] if all(torch.equal(one, images[0]) for one in images) else images
 
