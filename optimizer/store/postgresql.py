@@ -3,7 +3,6 @@
 import os
 import time
 from collections.abc import Mapping
-from functools import lru_cache
 
 from sqlalchemy import URL, ColumnElement, Connection, Engine, create_engine, event, func, make_url, text
 from sqlalchemy.engine.interfaces import DBAPIConnection
@@ -30,6 +29,7 @@ AGAIN_SECONDS = 0.2
 FIRST_SECONDS = 4.0
 """How long a server is waited for that has not answered this process yet."""
 _ANSWERED = set[URL]()
+_ENGINES = dict[URL, Engine]()
 WORDS = {"53100": "no room is left on its disk", "55P03": "the database is locked"}
 """By the state that PostgreSQL gives an error."""
 
@@ -125,9 +125,13 @@ def _parse(url: str) -> URL:
     return found.update_query_dict({**CONNECT, **found.query})
 
 
-@lru_cache(maxsize=16)
 def _engine(url: URL) -> Engine:
-    """Holds a few open connections, each asked before it is used whether it still is one."""
+    """Holds a few open connections, each asked before it is used whether it still is one. Threads share it:
+    of those that they make at once, one is kept before any has connected."""
+    return _ENGINES.get(url) or _ENGINES.setdefault(url, _make_engine(url))
+
+
+def _make_engine(url: URL) -> Engine:
     try:
         # Not the server's default: who has waited for the lock sees what was written meanwhile.
         engine = create_engine(url, pool_pre_ping=True, isolation_level="READ COMMITTED")
@@ -140,7 +144,7 @@ def _engine(url: URL) -> Engine:
 
 
 if hasattr(os, "register_at_fork"):  # a forked process may not use its parent's connections, nor close them
-    os.register_at_fork(after_in_child=_engine.cache_clear)
+    os.register_at_fork(after_in_child=_ENGINES.clear)
 
 
 def _accepts(engine: Engine) -> bool:

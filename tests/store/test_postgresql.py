@@ -10,13 +10,15 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from itertools import chain
 from multiprocessing import get_context
 from pathlib import Path
+from threading import Barrier
+from typing import Any
 
 import pytest
 from databases import Server, query
 from factories import OTHER_MACHINE
 from faults.storing import make_result
 from image_folders import Fill
-from sqlalchemy import URL, Connection
+from sqlalchemy import URL, Connection, Engine, create_engine
 from sqlalchemy.exc import OperationalError
 
 from optimizer.cli.main import main
@@ -104,6 +106,26 @@ def test_those_who_claim_at_once_get_along_whatever_isolation_is_the_server_s(em
 
         those = chain.from_iterable(pool.map(claimed, range(4)))
         assert sorted(those) == list(range(len(requests)))
+
+
+def test_threads_that_begin_at_once_share_their_connections(
+    empty: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One thread's own would be dropped while still open."""
+    begin, made = Barrier(4), list[Engine]()
+
+    def make_at_once(*given: Any, **named: Any) -> Engine:
+        begin.wait(60)
+        made.append(create_engine(*given, **named))
+        return made[-1]
+
+    monkeypatch.setattr(postgresql, "create_engine", make_at_once)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(Store, [f"{empty}?application_name=once"] * 4))
+    assert len(made) == 4
+    assert sum(each.pool.checkedin() > 0 for each in made) == 1  # type: ignore[attr-defined]
+    for each in made:
+        each.dispose()
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
