@@ -53,14 +53,21 @@ LISTEN = """
     window.WebSocket = class extends window.WebSocket {
         constructor(...options) {
             super(...options);
-            this.addEventListener("message", () => { window.answered = true; window.calmSince = undefined; });
+            this.addEventListener("message", () => {
+                window.answered = window.asked !== false;
+                window.calmSince = undefined;
+            });
+        }
+        send(...message) {
+            window.asked = true;
+            super.send(...message);
         }
     };
 """
-"""Notes in every page when the server says something. That the page *runs* can't be watched: where its thread
-is busy, the beginning and the end of a script are drawn as one."""
+"""Notes in every page when the server says something, once the page has asked it something. That the page
+*runs* can't be watched: where its thread is busy, the beginning and the end of a script are drawn as one."""
 
-AWAIT = "() => { window.answered = false; window.calmSince = undefined; }"
+AWAIT = "() => { window.asked = window.answered = false; window.calmSince = undefined; }"
 
 SETTLED = """() => {
     const app = document.querySelector("[data-testid=stApp]");
