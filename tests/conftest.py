@@ -7,8 +7,10 @@ fixed seed. Each test gets fresh ones.
 import gc
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Generator, Iterator
 from functools import cache
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -95,24 +97,45 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
             terminalreporter.write_line(name)
 
 
+def parts(names: list[str]) -> dict[str, str]:
+    """What one worker does, for each test: those of a file, or of TOGETHER, that follow each other. (What
+    is slow comes later.)"""
+    found, count = dict[str, str](), Counter[str]()
+
+    def whole(name: str) -> str:
+        file = name.split("::", 1)[0]
+        return next((together for start, together in TOGETHER.items() if file.startswith(start)), file)
+
+    for one, those in groupby(names, whole):
+        count[one] += 1
+        found |= dict.fromkeys(those, f"{one} {count[one]}")
+    return found
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """A file is one worker's, so that its tests share what they prepare; so are the files of TOGETHER."""
     from xdist.scheduler.loadfile import LoadFileScheduling
 
     class Scheduling(LoadFileScheduling):
+        def add_node_collection(self, node: Any, collection: list[str]) -> None:
+            self.parts = parts(collection)
+            super().add_node_collection(node, collection)
+
         def _split_scope(self, nodeid: str) -> str:
-            file: str = super()._split_scope(nodeid)
-            return next((name for start, name in TOGETHER.items() if file.startswith(start)), file)
+            return self.parts[nodeid]
 
     return Scheduling(config, log) if config.getoption("dist") == "loadfile" else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What everybody runs comes first. A dashboard's tests stay together: it takes many seconds to start."""
     ends = SLOW_UNTIL_VARIABLE in os.environ
 
-    def late(item: pytest.Item) -> bool:
-        return item.nodeid.startswith(EARLY) == (ends and item.get_closest_marker("slow") is not None)
+    def late(item: pytest.Item) -> tuple[bool, bool]:
+        slow = item.get_closest_marker("slow") is not None
+        early = item.nodeid.startswith(EARLY) != (ends and slow)
+        return slow and not item.get_closest_marker("browser"), not early
 
     items.sort(key=late)
 

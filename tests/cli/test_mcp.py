@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,9 @@ from optimizer.errors import InputError
 from optimizer.store import ledger
 from optimizer.store.results import Store
 
-mcp = pytest.importorskip("mcp")
+pytestmark = pytest.mark.skipif(
+    find_spec("mcp") is None, reason="needs the package mcp"
+)  # takes long to import
 
 QUICK_FIND = {"model": "fashion-mlp", "limit": 200, "max_size_mb": 100, "engine": "torch"}
 QUICK = {"model": "fashion-mlp", "quick": True, "limit": 200, "threads": 1, "engine": "torch"}
@@ -26,6 +29,8 @@ QUICK = {"model": "fashion-mlp", "quick": True, "limit": 200, "threads": 1, "eng
 
 @asynccontextmanager
 async def client(home: Path, *options: str) -> AsyncIterator[Any]:
+    import mcp
+
     command = mcp.StdioServerParameters(
         command=sys.executable,
         args=["-m", "optimizer.cli", "mcp", *options],
@@ -39,6 +44,8 @@ async def client(home: Path, *options: str) -> AsyncIterator[Any]:
 def test_tools_answer_with_the_command_s_json_refuse_in_a_sentence_and_stop(
     home: Path, tmp_path: Path
 ) -> None:
+    from mcp import MCPError
+
     heard: list[tuple[float, str | None]] = []
 
     async def hear(progress: float, total: float | None, message: str | None) -> None:
@@ -100,7 +107,7 @@ def test_tools_answer_with_the_command_s_json_refuse_in_a_sentence_and_stop(
             await until(lambda: newest() == "cancelled")
             again = await server.call_tool("measure", {**QUICK, "sparsity": 0.5, "weight_bits": 8})
             assert again.structured_content == measured.structured_content
-            with pytest.raises(mcp.MCPError, match="unknown tool 'remove'"):
+            with pytest.raises(MCPError, match="unknown tool 'remove'"):
                 await server.call_tool("remove", {"name": "x"})
 
     anyio.run(ask)
