@@ -1,5 +1,7 @@
 """Rounds in real processes, some of which are killed."""
 
+import subprocess
+import sys
 import threading
 import time
 from dataclasses import replace
@@ -58,6 +60,20 @@ def test_every_engine_is_timed_in_processes(engine: str, processes: int, ready: 
     assert words[0] == f"timing in fresh processes, 1 of {processes}"
     assert all(told.startswith("timing in fresh processes, 2 of 2, about ") for told in words[1:])
     assert len(words) == processes
+
+
+WITHOUT_TORCH = """
+import sys
+import optimizer.measurement.fresh_processes
+from optimizer.engine import memory, onnxruntime_session, openvino_core
+assert sys.modules["openvino_telemetry"] is None
+sys.exit("torch" in sys.modules)
+"""
+
+
+def test_what_loads_a_graph_imports_no_torch_and_nothing_that_reports_home() -> None:
+    """Torch takes longer than all that such a process times."""
+    assert not subprocess.run([sys.executable, "-c", WITHOUT_TORCH], check=False).returncode
 
 
 def timing_processes() -> list[psutil.Process]:
