@@ -29,6 +29,7 @@ from optimizer.errors import InputError, WorkError, one_line
 from optimizer.formats import count
 from optimizer.model.catalogue import LoadedModel
 from optimizer.model.sources import imagenet
+from optimizer.model.sources.bundled import GreyTransform
 from optimizer.progress import Report, quiet
 from optimizer.records import DataSpec
 from optimizer.system.environment import environment, threads_available
@@ -277,8 +278,10 @@ def _archive(name: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _preprocess_all(model: LoadedModel, pixels: np.ndarray) -> Tensor:
-    mode = _mode(model)
-    return torch.stack([model.preprocess(Image.fromarray(one).convert(mode)) for one in pixels])
+    mode, preprocess = _mode(model), model.preprocess
+    if isinstance(preprocess, GreyTransform) and pixels.shape[1:] == (preprocess.size, preprocess.size):
+        return preprocess.of_pixels(pixels)
+    return torch.stack([preprocess(Image.fromarray(one).convert(mode)) for one in pixels])
 
 
 @dataclass(frozen=True)

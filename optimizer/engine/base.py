@@ -6,14 +6,17 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
-from torch import Tensor, nn
 
-from optimizer.compression.apply import CompressedModel
 from optimizer.errors import UnavailableError, words_of
 from optimizer.records import Execution, KernelTime, LayerExecution
+
+if TYPE_CHECKING:  # importing torch takes a second or more, and what only loads a graph needs none
+    from torch import Tensor, nn
+
+    from optimizer.compression.apply import CompressedModel
 
 Array = np.ndarray
 
@@ -135,7 +138,7 @@ class Build(Protocol):
     one."""
 
     def __call__(
-        self, compressed: CompressedModel, calibration: Tensor, *, threads: int, batch: int
+        self, compressed: "CompressedModel", calibration: "Tensor", *, threads: int, batch: int
     ) -> Runner: ...
 
 
@@ -146,5 +149,5 @@ class Engine:
     says why something else takes the place of its kernels here, or None."""
 
     problem: Callable[[], str | None]
-    prepare: Callable[[nn.Module, tuple[int, ...]], Build]
+    prepare: "Callable[[nn.Module, tuple[int, ...]], Build]"
     lacking: Callable[[], str | None] = lambda: None

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from optimizer.engine import onnxruntime
+from optimizer.engine import onnxruntime, onnxruntime_session
 from optimizer.engine.base import Array, Runner
 from optimizer.engine.onnx_graph import Graph
 from optimizer.engine.opened import Answer, InnerLayer, Network, Opened, check_static, short
@@ -47,8 +47,8 @@ def opened(network: Network, shape: tuple[int, ...], threads: int, batch: int) -
             infer=lambda images: session.run(None, {"images": images})[0],
             score=lambda images: session.run(None, {"images": images})[0],
             execution=Execution(executed, ()),
-            memory_probe=partial(onnxruntime.save_content, content, folded),
-            loader=onnxruntime.saved,
+            memory_probe=partial(onnxruntime_session.save_content, content, folded),
+            loader=onnxruntime_session.saved,
         ),
         answer,
         partial(_inside_of, model, batch, threads, folded),
@@ -149,7 +149,7 @@ def _inside_of(model: Any, batch: int, threads: int, folded: bool, names: Sequen
     ends = [layers[name][2] for name in names]
     del shown.graph.output[:]
     shown.graph.output.extend(onnx.ValueInfoProto(name=name) for name in {end.output[0] for end in ends})
-    session = onnxruntime.session_of(shown.SerializeToString(), batch, threads, folded)
+    session = onnxruntime_session.session_of(shown.SerializeToString(), batch, threads, folded)
     grids = {
         end.output[0]: [
             numpy_helper.to_array(constants[name]).astype(np.float32)

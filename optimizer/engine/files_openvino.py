@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from optimizer.engine import openvino
+from optimizer.engine import openvino, openvino_core
 from optimizer.engine.base import Array, Runner
 from optimizer.engine.opened import Answer, InnerLayer, Network, Opened, check_static, short
 from optimizer.engine.openvino_core import core
@@ -39,11 +39,11 @@ def opened(network: Network, shape: tuple[int, ...], threads: int, batch: int) -
     }
     sizes = [batch, *shape]
     try:
-        compiled = openvino.compile_graph(graph, sizes, "LATENCY", threads, "f32")
+        compiled = openvino_core.compile_graph(graph, sizes, "LATENCY", threads, "f32")
     except Exception as error:  # of its own kinds
         raise InputError(f"OpenVINO can't compile it for {sizes}: {short(error)}") from error
     executed = openvino.executed(compiled, graph, Converted(graph, operations, {}, shape))
-    infer = openvino.one_call(compiled)
+    infer = openvino_core.one_call(compiled)
     return Opened(
         tuple((_output_name(output), tuple(output.get_shape()[1:])) for output in graph.outputs),
         tuple(layers),
@@ -51,8 +51,8 @@ def opened(network: Network, shape: tuple[int, ...], threads: int, batch: int) -
             infer=infer,
             score=infer,
             execution=Execution(executed, ()),
-            memory_probe=lambda folder: openvino.save_graph(graph, Path(folder), "f32"),
-            loader=openvino.saved,
+            memory_probe=lambda folder: openvino_core.save_graph(graph, Path(folder), "f32"),
+            loader=openvino_core.saved,
         ),
         _every_output(compiled),
         partial(_inside_of, graph, sizes, threads),
@@ -177,4 +177,4 @@ def _inside_of(graph: Any, sizes: list[int], threads: int, names: Sequence[str])
     of_images = _of_images(copied)
     ends = [_end(products[name], of_images).output(0) for name in names]
     shown = library.Model(ends, copied.get_parameters(), "inside")
-    return _every_output(openvino.compile_graph(shown, sizes, "LATENCY", threads, "f32"))
+    return _every_output(openvino_core.compile_graph(shown, sizes, "LATENCY", threads, "f32"))

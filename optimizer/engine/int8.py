@@ -8,7 +8,7 @@ import openvino
 from openvino import opset13 as ops
 from torch import Tensor
 
-from optimizer.engine.openvino import compile_graph
+from optimizer.engine.openvino_core import compile_graph
 from optimizer.errors import WorkError
 
 LEVELS = 256

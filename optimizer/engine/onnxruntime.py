@@ -10,7 +10,6 @@ import json
 import re
 import tempfile
 import time
-from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,6 @@ from optimizer.engine.base import (
     Array,
     Build,
     Engine,
-    Load,
     Runner,
     Service,
     in_batches,
@@ -34,6 +32,7 @@ from optimizer.engine.exporting import advice
 from optimizer.engine.faithful import check_follows
 from optimizer.engine.onnx_export import Exported, export, lacking
 from optimizer.engine.onnx_graph import Graph, graph_of
+from optimizer.engine.onnxruntime_session import save_content, saved, session_of
 from optimizer.engine.realised import UNTOLD, execution_of, named, simulated, some_of
 from optimizer.errors import WorkError, one_line
 from optimizer.methods.engines import use_another
@@ -177,43 +176,6 @@ def _profile(
     return (*rows, KernelTime.between_operations(between))
 
 
-def session_of(
-    model: bytes | str,
-    batch: int,
-    threads: int,
-    folded: bool,
-    optimised: Path | None = None,
-    profile: Path | None = None,
-) -> Any:
-    """A session for batches of one size, so that shapes are known when the graph is optimised. ``optimised``
-    and ``profile`` are where that graph and its times are to be written.
-
-    ``folded``: a DequantizeLinear of constants is done when the session is made. By itself ONNX Runtime
-    leaves it to every call, for kernels that take it with them, and without those it takes longer than the
-    product.
-    """
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-    options.log_severity_level = 3
-    # Threads of a session that waits would take the cores of the one that runs.
-    options.add_session_config_entry("session.force_spinning_stop", "1")
-    options.add_session_config_entry("session.disable_quant_qdq", "1" if folded else "0")
-    options.add_free_dimension_override_by_name("batch", batch)
-    if optimised:
-        options.optimized_model_filepath = str(optimised)
-    if profile:
-        options.enable_profiling, options.profile_file_prefix = True, str(profile)
-    # A product and a sum made one have no int8 kernel for sums in float32, as transformers have them.
-    without = [] if folded else ["MatMulAddFusion"]
-    return onnxruntime.InferenceSession(
-        model, options, providers=["CPUExecutionProvider"], disabled_optimizers=without
-    )
-
-
 def _observed(
     content: bytes, batch: int, threads: int, folded: bool, graph: Graph
 ) -> tuple[Any, tuple[LayerExecution, ...]]:
@@ -294,23 +256,6 @@ def _results(graph: Graph) -> dict[str, str]:
 FUSED = {"Add", "Clip", "Elu", "HardSigmoid", "LeakyRelu", "Relu", "Selu", "Sigmoid", "Softplus", "Tanh"}
 """What ONNX Runtime computes in the kernel of the convolution or product before it (its transformers
 ConvActivationFusion, GemmActivationFusion and NchwcTransformer)."""
-
-
-def save_content(content: bytes, folded: bool, folder: str) -> None:
-    (Path(folder) / "model.onnx").write_bytes(content)
-    (Path(folder) / "folded").write_text("1" if folded else "")
-
-
-def saved() -> Load:
-    """The loader of what a runner's ``memory_probe`` writes."""
-    import onnxruntime  # noqa: F401
-
-    def load(folder: Path, threads: int, shape: tuple[int, ...]) -> Callable[[Array], Array]:
-        folded = bool((folder / "folded").read_text())
-        session = session_of(str(folder / "model.onnx"), shape[0], threads, folded)
-        return lambda images: session.run(None, {"images": images})[0]
-
-    return load
 
 
 ENGINE = Engine(lacking, prepare)

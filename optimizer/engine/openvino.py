@@ -4,7 +4,6 @@ The graph is compiled anew for each recipe: constants edited after compiling are
 """
 
 import importlib.util
-import os
 import re
 import time
 from collections.abc import Callable, Mapping
@@ -21,7 +20,6 @@ from optimizer.engine.base import (
     Array,
     Build,
     Engine,
-    Load,
     Runner,
     Service,
     one_by_one,
@@ -29,17 +27,13 @@ from optimizer.engine.base import (
 )
 from optimizer.engine.faithful import check_follows
 from optimizer.engine.openvino_batches import run_batches
-from optimizer.engine.openvino_core import core
+from optimizer.engine.openvino_core import compile_graph, one_call, save_graph, saved
 from optimizer.engine.openvino_graph import Converted, convert, graph_of
 from optimizer.engine.openvino_kernels import chosen, prioritised, told, total_ns
 from optimizer.engine.openvino_quantizers import nodes_of
 from optimizer.engine.realised import UNTOLD, execution_of, simulated
 from optimizer.errors import WorkError
 from optimizer.records import Execution, KernelTime, LayerExecution, Role
-
-# oneDNN keeps the code of the last 1,024 kernels, and int8 kernels hold their scales: a sweep would fill it
-# with a megabyte a configuration that no other one uses. Enough for the float32 kernels of a network.
-os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
 
 EXECUTED = ("Convolution", "FullyConnected", "MatMul")
 TOGETHER_IN_ONE = "Subgraph"
@@ -121,35 +115,6 @@ def _check_batch(prepared: Converted, batch: int) -> None:
             f"OpenVINO converts this model for one image at a time, not for a batch size of {batch}: use "
             "batch size 1, or another engine"
         )
-
-
-def one_call(compiled: Any) -> Callable[[Array], Array]:
-    """Images are read where they are. ``request.infer([images])`` takes 0.03 to 0.09 ms around a call, this
-    half of it. (Asynchronous, a call runs in a thread of its network's own, and takes 2 to 4 % longer.)"""
-    import openvino
-
-    request = compiled.create_infer_request()
-    output, wanted = request.get_output_tensor(0), request.get_input_tensor(0).data.dtype
-
-    def infer(images: Array) -> Array:
-        given = np.require(images, wanted, ("C_CONTIGUOUS", "WRITEABLE"))
-        request.set_input_tensor(openvino.Tensor(given, shared_memory=True))
-        request.infer(share_outputs=True)
-        logits: Array = output.data.copy()
-        return logits
-
-    return infer
-
-
-def compile_graph(graph: Any, shape: list[int], hint: str, threads: int, precision: str, **more: Any) -> Any:
-    batched = graph.clone()
-    batched.reshape(shape)
-    settings = {
-        "INFERENCE_PRECISION_HINT": precision,  # left alone, it computes in bfloat16 where the CPU can
-        "PERFORMANCE_HINT": hint,
-        "INFERENCE_NUM_THREADS": threads,
-    }
-    return core().compile_model(batched, "CPU", settings | more)
 
 
 def _serve(
@@ -270,23 +235,6 @@ def _call_site(operation: str) -> str:
     """``head/linear`` of ``head/linear/MatMul``, ``head/linear_1`` of ``head/linear/MatMul_1/Multiply``."""
     found = re.match(r"(.*?aten::\w+)/[A-Za-z]+(_\d+)?(/|$)", operation)
     return f"{found[1]}{found[2] or ''}" if found else operation
-
-
-def save_graph(graph: Any, folder: Path, precision: str) -> None:
-    import openvino
-
-    openvino.save_model(graph, folder / "model.xml", compress_to_fp16=False)
-    (folder / "precision").write_text(precision)
-
-
-def saved() -> Load:
-    """The loader of what a runner's ``memory_probe`` writes."""
-
-    def load(folder: Path, threads: int, shape: tuple[int, ...]) -> Callable[[Array], Array]:
-        graph, precision = core().read_model(folder / "model.xml"), (folder / "precision").read_text()
-        return one_call(compile_graph(graph, list(shape), "LATENCY", threads, precision))
-
-    return load
 
 
 ENGINE = Engine(problem, prepare)

@@ -7,7 +7,6 @@ and the int8 kernels run.
 """
 
 import math
-import sys
 import warnings
 import zlib
 from collections.abc import Sequence
@@ -38,10 +37,6 @@ from optimizer.methods.engines import use_another
 from optimizer.model.examples import examples, noise
 from optimizer.model.layers import multiplications, uses, walk, whole_attention
 from optimizer.records import Part
-
-# OpenVINO's converter and NNCF report their use to Google Analytics, and write to the home folder for that,
-# unless this package is missing. Nothing is to leave the machine: it counts as missing.
-sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 REACH_IMAGES = 32
 """Calibration images on which it is found how far ranges are to reach."""

@@ -207,7 +207,7 @@ def _seen_to_multiply(module: Any) -> bool:
     shape = _small_input(module) if isinstance(module, CONVOLUTIONS) else (weight.shape[1],)
     products = _Products(weight)
     with torch.random.fork_rng(devices=()), products:
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)  # of no other device: those are not put back
         try:
             module.forward(torch.randn(1, *shape, dtype=weight.dtype))  # hooks are those of whoever measures
         except Exception:  # a library's own code: anything may come out of it

@@ -104,7 +104,7 @@ def _traced(module: nn.Module, input_shape: tuple[int, ...]) -> tuple[set[int], 
     try:
         # One or two inputs: more threads would wait for each other, long where other work goes on.
         with thread_count(1), torch.random.fork_rng(devices=()), torch.no_grad():
-            torch.manual_seed(0)
+            torch.default_generator.manual_seed(0)
             one, two = (examples(module, input_shape, count) for count in (1, 2))
             with decides, reads:
                 module(one)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from image_folders import Paint, colour_model, predicted
+from PIL import Image
 
 from optimizer.data import loading
 from optimizer.data.loading import load_images
@@ -35,10 +36,13 @@ def test_the_bundled_sets_share_no_image(bundled: loading.Datasets) -> None:
     assert not evaluation & calibration
 
 
-def test_bundled_pixels_are_normalised_as_in_training(bundled: loading.Datasets) -> None:
+def test_bundled_pixels_are_normalised_as_in_training(resnet: LoadedModel, bundled: loading.Datasets) -> None:
+    """All at once, and one that a file has."""
     pixels = np.load(asset("fashion-calibration.npz"))["images"]
     expected = (torch.from_numpy(pixels).float().unsqueeze(1) / 255 - 0.286) / 0.353
     assert torch.equal(bundled.calibration.images, expected)
+    for one, values in zip(pixels[:5], expected, strict=False):
+        assert torch.equal(resnet.preprocess(Image.fromarray(one)), values)
 
 
 def test_a_limit_draws_with_the_seed(resnet: LoadedModel, bundled: loading.Datasets) -> None:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from image_folders import CLASSES, IDS, Fill, write
 
@@ -74,6 +74,7 @@ def flat(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
+@settings(max_examples=40)
 @given(share=st.floats(0.01, 0.95), limit=st.integers(1, 80), seed=st.integers(0, 2**32))
 def test_a_share_is_set_aside_and_never_evaluated(flat: Path, share: float, limit: int, seed: int) -> None:
     chosen = select(DataSpec(str(flat), calibration_share=share, limit=limit, seed=seed), CLASSES)

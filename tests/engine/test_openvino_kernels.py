@@ -10,7 +10,7 @@ from engine_runs import Ready
 from torch import Tensor
 
 from optimizer.compression.apply import compress
-from optimizer.engine import openvino, openvino_kernels
+from optimizer.engine import openvino_core, openvino_kernels
 from optimizer.engine.base import Runner
 from optimizer.recipe import QuantizeSpec, Recipe
 from optimizer.system import disk_cache
@@ -61,7 +61,7 @@ def test_the_fastest_kernels_run_and_answer_alike_also_in_the_file(
     assert runner.memory_probe
     runner.memory_probe(str(tmp_path))
     assert f"cpu:{kind}_" in (tmp_path / "model.xml").read_text()
-    for answer in runner.infer(image), openvino.saved()(tmp_path, 1, image.shape)(image):
+    for answer in runner.infer(image), openvino_core.saved()(tmp_path, 1, image.shape)(image):
         np.testing.assert_allclose(answer, runner.score(image), rtol=1e-4, atol=1e-4)
 
 
@@ -108,4 +108,4 @@ def test_each_operation_is_timed_and_float32_is_left_alone(
 
 
 def graph_with_counters(graph: Any, images: np.ndarray) -> Any:
-    return openvino.compile_graph(graph, list(images.shape), "LATENCY", 1, "f32", PERF_COUNT=True)
+    return openvino_core.compile_graph(graph, list(images.shape), "LATENCY", 1, "f32", PERF_COUNT=True)

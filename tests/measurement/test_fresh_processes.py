@@ -1,5 +1,7 @@
 """Rounds in real processes, some of which are killed."""
 
+import subprocess
+import sys
 import threading
 import time
 from dataclasses import replace
@@ -39,10 +41,13 @@ def runner(engine: str, ready: Ready, recipe: Recipe = Recipe()) -> Runner:  # n
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("engine", "processes"), [(name, 1 + (name == "torch")) for name in ENGINES])
+@pytest.mark.parametrize(("engine", "processes"), [(name, 1 + (name == "onnxruntime")) for name in ENGINES])
 def test_every_engine_is_timed_in_processes(engine: str, processes: int, ready: Ready) -> None:
+    """In two one after the other on the one that is there the soonest; torch.compile, which compiles each
+    network anew, without another beside the baseline."""
     words: list[str] = []
-    variants = {"variant": runner(engine, ready, Recipe(quantize=QuantizeSpec(weight_bits=8)))}
+    bits = Recipe(quantize=QuantizeSpec(weight_bits=8))
+    variants = {"variant": runner(engine, ready, bits)} if engine != "compile" else {}
     series = time_in_processes(
         runner(engine, ready),
         variants,
@@ -52,12 +57,27 @@ def test_every_engine_is_timed_in_processes(engine: str, processes: int, ready: 
         lambda share, message: words.append(message),
     )
     assert (series.processes, series.lost) == ((3,) * processes, 0)
-    for visits in (*series.baseline, series.variants["variant"]):
+    assert series.variants.keys() == variants.keys()
+    for visits in (*series.baseline, *series.variants.values()):
         assert visits.timed == (2, 2, 2) * processes
         assert (visits.calls.values > 0).all()
     assert words[0] == f"timing in fresh processes, 1 of {processes}"
     assert all(told.startswith("timing in fresh processes, 2 of 2, about ") for told in words[1:])
     assert len(words) == processes
+
+
+WITHOUT_TORCH = """
+import sys
+import optimizer.measurement.fresh_processes
+from optimizer.engine import memory, onnxruntime_session, openvino_core
+assert sys.modules["openvino_telemetry"] is None
+sys.exit("torch" in sys.modules)
+"""
+
+
+def test_what_loads_a_graph_imports_no_torch_and_nothing_that_reports_home() -> None:
+    """Torch takes longer than all that such a process times."""
+    assert not subprocess.run([sys.executable, "-c", WITHOUT_TORCH], check=False).returncode
 
 
 def timing_processes() -> list[psutil.Process]:

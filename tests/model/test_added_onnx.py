@@ -3,6 +3,8 @@
 import io
 import re
 import zipfile
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ from test_onnx_files import weights
 
 from optimizer import work
 from optimizer.cli.main import main
+from optimizer.engine import onnx_export
 from optimizer.measurement.given import open_given
 from optimizer.methods.artifacts import ARTIFACTS
 from optimizer.model import catalogue
@@ -42,6 +45,14 @@ def test_an_added_network_is_measured_and_goes(tmp_path: Path, capsys: pytest.Ca
     assert main(["remove", "small"]) == 0
 
 
+@pytest.fixture(scope="module")
+def exported_once() -> Iterator[None]:
+    """Of one network for all recipes: it takes seconds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(onnx_export, "export", cache(onnx_export.export))
+        yield
+
+
 def names_of_five(folder: Path) -> Path:
     path = folder / "names.txt"
     path.write_text("a\nb\nc\nd\ne\n")
@@ -62,6 +73,7 @@ def test_at_an_input_shape_that_was_given_images_fill_it(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("exported_once")
 @pytest.mark.parametrize("bits", [32, 8])
 def test_what_is_exported_as_onnx_comes_back_with_the_same_predictions(bits: int, tmp_path: Path) -> None:
     """A bundled network, and the same with 8-bit weights and activations, on all of its test images."""

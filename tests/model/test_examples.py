@@ -64,17 +64,19 @@ class Many(Tokens):
 
 
 @pytest.mark.parametrize(
-    "engine", ["torch", "openvino", pytest.param("compile", marks=[needs_compiler, pytest.mark.slow])]
+    ("engine", "batch"),
+    [("torch", 2), ("openvino", 2), pytest.param("compile", 50, marks=[needs_compiler, pytest.mark.slow])],
 )
-def test_tokens_are_the_same_whatever_they_are_computed_in(engine: str) -> None:
-    tokens = TOKENS * 100 + 1
+def test_tokens_are_the_same_whatever_they_are_computed_in(engine: str, batch: int) -> None:
+    """As many at once as are scored together are compiled for once."""
+    tokens = torch.cat([TOKENS, TOKENS[:10]]) * 100 + 1
     model = open_given(Many(), tokens, tokens[:8], None, quiet)[0].model
     recipe = Recipe(quantize=QuantizeSpec(precision="bf16"))
     runner = prepare(engine, model.module, SHAPE)(
-        compress(model.module, recipe), tokens[:8], threads=1, batch=2
+        compress(model.module, recipe), tokens[:8], threads=1, batch=batch
     )
     expected = eager(model.module, Recipe(), tokens)
-    for found, of in ((runner.score(tokens.numpy()), 40), (runner.infer(tokens[:2].numpy()), 2)):
+    for found, of in ((runner.score(tokens.numpy()), 50), (runner.infer(tokens[:batch].numpy()), batch)):
         assert np.linalg.norm(found - expected[:of]) < 0.03 * np.linalg.norm(expected[:of])
 
 

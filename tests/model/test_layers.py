@@ -522,11 +522,12 @@ class Standardising(nn.Conv2d):
 )
 @pytest.mark.parametrize("inference", [False, True])
 def test_a_library_s_layer_that_multiplies_with_what_its_weight_becomes_is_none_to_touch(
-    made: Callable[[], nn.Module], touched: bool, inference: bool
+    made: Callable[[], nn.Module], touched: bool, inference: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Zeros of its weight are none in what is multiplied."""
+    """Zeros of its weight are none in what is multiplied. Random numbers are as before, on a GPU too."""
     torch.manual_seed(0)
     layer, state = made(), torch.get_rng_state()
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", lambda seed: pytest.fail("another device is seeded"))
     layer.register_forward_hook(lambda *_: pytest.fail("a hook of whoever measures"))
     with torch.inference_mode(inference):
         assert [one.name for one in walk(nn.Sequential(layer))] == (["0.weight"] if touched else [])

@@ -6,7 +6,7 @@ from pathlib import Path
 from optimizer.engine import openvino
 from optimizer.engine.base import Build
 from optimizer.engine.faithful import follow_other_paths
-from optimizer.engine.openvino_core import core
+from optimizer.engine.openvino_core import core, save_graph
 from optimizer.engine.openvino_graph import taken_apart
 from optimizer.errors import WorkError
 from optimizer.export.artifacts.archive import zipped
@@ -36,7 +36,7 @@ def write_openvino(source: ArtifactSource) -> bytes:
             graph.set_rt_info(said, [INFORMATION, name])
         named = Path(folder, "named")  # elsewhere: the first one's weights are read where they lie
         named.mkdir()
-        openvino.save_graph(graph, named, precision)
+        save_graph(graph, named, precision)
         files = {name: (named / name).read_bytes() for name in ("model.xml", "model.bin")}
     names = [name for name, _ in source.parts]
     answer = "answer = model([images])" if names else f"{source.card.output_name} = model([images])[0]"
