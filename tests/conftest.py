@@ -81,8 +81,8 @@ def pytest_collection(session: pytest.Session) -> Generator[None, Any, Any]:
         args[:] = [
             str(one) for one in sorted(Path("tests").iterdir()) if one.is_dir() or one.match("test_*.py")
         ]
-    if worker := os.environ.get("PYTEST_XDIST_WORKER"):
-        first = int(worker[2:]) * len(args) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    if worker := getattr(session.config, "workerinput", None):
+        first = int(worker["workerid"].removeprefix("gw")) * len(args) // worker["workercount"]
         args[:] = [*args[first:], *args[:first]]
     gc.disable()
     try:
