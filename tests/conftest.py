@@ -71,8 +71,19 @@ os.environ.setdefault("TORCHINDUCTOR_VEC_ISA_OK", "1")
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_collection() -> Generator[None, Any, Any]:
-    """What is imported stays: looking through it for garbage takes each worker a fifth of its start."""
+def pytest_collection(session: pytest.Session) -> Generator[None, Any, Any]:
+    """What is imported stays: looking through it for garbage takes each worker a fifth of its start.
+
+    Of pytest-xdist's workers each begins with other files: else all would rewrite the asserts of the same
+    ones at the same time, eight seconds each, where what one has rewritten is kept for the others."""
+    args = session.config.args
+    if args == ["tests"]:
+        args[:] = [
+            str(one) for one in sorted(Path("tests").iterdir()) if one.is_dir() or one.match("test_*.py")
+        ]
+    if worker := getattr(session.config, "workerinput", None):
+        first = int(worker["workerid"].removeprefix("gw")) * len(args) // worker["workercount"]
+        args[:] = [*args[first:], *args[:first]]
     gc.disable()
     try:
         return (yield)
@@ -129,15 +140,16 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What everybody runs comes first. A dashboard's tests stay together: it takes many seconds to start."""
+    """Files in the order of their names; what everybody runs comes first. A dashboard's tests stay together:
+    it takes many seconds to start."""
     ends = SLOW_UNTIL_VARIABLE in os.environ
 
-    def late(item: pytest.Item) -> tuple[bool, bool]:
+    def place(item: pytest.Item) -> tuple[bool, bool, Path]:
         slow = item.get_closest_marker("slow") is not None
         early = item.nodeid.startswith(EARLY) != (ends and slow)
-        return slow and not item.get_closest_marker("browser"), not early
+        return slow and not item.get_closest_marker("browser"), not early, item.path
 
-    items.sort(key=late)
+    items.sort(key=place)
 
 
 @pytest.fixture(scope="session", autouse=True)
