@@ -173,12 +173,17 @@ def conclusions(run: LoadRun) -> tuple[str, ...]:
         sentences.append(f"The machine was not quiet, so these times are noisy: {why}.")
     for network in networks(run):
         behind = [point.rate for point in run.points if point.answered[network].behind]
-        if behind:
+        steady = [point for point in run.points if not point.answered[network].behind]
+        if behind and steady and steady[-1].rate > min(behind):  # which another process caused, not the rate
+            sentences.append(
+                f"The queue of {NAMES[network]} grew at {format_rate(min(behind))}, and not at "
+                f"{format_rate(steady[-1].rate)}: something else took its time. Measure again."
+            )
+        elif behind:
             sentences.append(
                 f"At {format_rate(min(behind))} they come faster than {NAMES[network]} answers: the queue "
                 "grows for as long as they come."
             )
-        steady = [point for point in run.points if not point.answered[network].behind]
         found = percentiles(steady[-1].answered[network])["p99"].value if steady else None
         if found is not None:
             name, service = capital(NAMES[network]), format_ns(run.service_ns[network])
