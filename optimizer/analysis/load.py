@@ -88,7 +88,9 @@ class LoadPoint:
 
 @dataclass(frozen=True, slots=True)
 class LoadRun:
-    """Every rate, ascending. ``service_ns``: the median time of a call by itself, by network."""
+    """Every rate, ascending. ``service_ns``: the median time of a call by itself, by network. ``simulated``:
+    what of the recipe other kernels only computed the values of; None of runs from before that was recorded.
+    """
 
     key: str
     request: LoadRequest
@@ -98,6 +100,7 @@ class LoadRun:
     service_ns: dict[str, float]
     stolen_share: float
     schema: int = SCHEMA
+    simulated: tuple[str, ...] | None = None
 
 
 def networks(run: LoadRun) -> tuple[str, ...]:
@@ -118,6 +121,8 @@ def percentiles(answered: Answered) -> dict[str, Measure]:
 def badges(run: LoadRun) -> dict[BadgeKind, str]:
     """How far the times can be trusted: badges as of a result, and why."""
     found = {
+        BadgeKind.MEASURED: BADGES[BadgeKind.MEASURED] if run.simulated == () else "",
+        BadgeKind.SIMULATED: "; ".join(run.simulated or ()),
         BadgeKind.NOISY: "; ".join(one.words for one in stolen_noise(run.stolen_share)),
         BadgeKind.PRELIMINARY: BADGES[BadgeKind.PRELIMINARY] if run.request.settings.quick else "",
         BadgeKind.OTHER_MACHINE: "" if run.environment.key == environment().key else run.environment.cpu,
@@ -249,6 +254,7 @@ def as_json(run: LoadRun) -> dict[str, Any]:
         "service_ns": dict(run.service_ns),
         "rates": table.where(table.notna(), None).to_dict("records"),
         "conclusions": list(conclusions(run)),
+        "simulated": run.simulated,
         "stolen_share": run.stolen_share,
         "created": run.created,
     }
