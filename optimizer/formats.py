@@ -39,14 +39,18 @@ class Formatter:
         text, interval = self.parts(value, low, high)
         return f"{text} ({interval})" if interval else text
 
+    def unit(self, value: float) -> tuple[float, str]:
+        """The largest that it reaches."""
+        reached = [unit for unit in self.units if abs(value) >= unit[0]]
+        return reached[-1] if reached else self.units[0]
+
     def parts(
         self, value: float | None, low: float | None = None, high: float | None = None
     ) -> tuple[str, str]:
         """The value, with the digits that its interval leaves it, and the interval (empty without one)."""
         if value is None or math.isnan(value):
             return MISSING, ""
-        reached = [unit for unit in self.units if abs(value) >= unit[0]]
-        divisor, suffix = reached[-1] if reached else self.units[0]
+        divisor, suffix = self.unit(value)
 
         def scaled(number: float | None) -> float | None:
             return None if number is None or math.isnan(number) else number / divisor

@@ -5,7 +5,7 @@ import streamlit as st
 from optimizer import charts
 from optimizer.analysis import growth, scaling
 from optimizer.analysis.badges import BadgeKind
-from optimizer.analysis.conclusions import as_json, conclusions
+from optimizer.analysis.conclusions import as_json, lesson, of_each
 from optimizer.analysis.scaling import STACK, ComplexityRequest, ComplexityRun, ExecutionKind
 from optimizer.analysis.statistics import LatencyVerdict
 from optimizer.formats import format_ns, format_ratio
@@ -61,7 +61,9 @@ def main() -> None:
             height=380,
         )
     st.subheader("What the numbers say")
-    drawing.sentences(conclusions(run, runs.values()))
+    drawing.sentences(lesson(run))
+    with st.expander("Each execution in words, and the slopes"):  # which the cards say in short
+        drawing.sentences(of_each(run, runs.values()))
     with st.expander("Operations, layer by layer"):
         st.dataframe(scaling.counts(run), hide_index=True)
         for reason in run.skipped:

@@ -11,6 +11,7 @@ from optimizer.analysis.labels import engine_label
 from optimizer.analysis.load import LoadRequest, LoadRun, best_rates, load_key
 from optimizer.analysis.serving import BestServed, ServingRequest, ServingRun
 from optimizer.analysis.summary import Summary, summarise
+from optimizer.charts.spec import BEING_MEASURED
 from optimizer.errors import ParetoscopeError
 from optimizer.formats import MISSING, capital, count
 from optimizer.methods.engines import engine_info
@@ -89,7 +90,8 @@ def serve(request: Request) -> None:
     if run and limit_ns and best and best.met:
         time_afresh(run, best, limit_ns)
     if run is None:
-        drawing.chart(charts.serving_info(None), "serving", 200)
+        empty, waits = charts.serving_info(None), job is not None and not job.over
+        drawing.chart(replace(empty, empty=BEING_MEASURED) if waits else empty, "serving", 200)
         return
     left, right = st.container(key="charts-serving").columns(2)
     with left:

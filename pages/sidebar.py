@@ -10,7 +10,7 @@ from optimizer.data import uploaded
 from optimizer.data.folders import check_allowed, image_folders, opened_roots
 from optimizer.data.selection import recent_fingerprint
 from optimizer.errors import ParetoscopeError
-from optimizer.formats import count, format_bytes
+from optimizer.formats import count, format_bytes, format_large
 from optimizer.methods.engines import ENGINES, engine_info
 from optimizer.model.added import cards as added
 from optimizer.records import DataSpec, ModelCard, Request, Settings, digest
@@ -205,7 +205,7 @@ def describe_card(card: ModelCard) -> str:
     if card.published_top1 is not None:
         parts.append(f"{100 * card.published_top1:.1f} % top-1")
     if card.parameters is not None:
-        parts.append(f"{card.parameters / 1e6:.1f} M weights")
+        parts.append(f"{format_large(card.parameters)} weights")
     if not card.ready and card.download_bytes:
         parts.append(f"{format_bytes(card.download_bytes)} to download")
     return " · ".join(parts)

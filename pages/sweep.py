@@ -142,7 +142,7 @@ def show_history(history: Sequence[Sweep]) -> None:
                 "by": sweep.who,
                 "when": f"{sweep.created[:16].replace('T', ' ')} UTC",
                 "state": sweep.state,
-                "came of it": came_of(sweep),
+                "outcome": came_of(sweep),
             }
             for sweep in history
         ]

@@ -34,9 +34,18 @@ NAMES = {ExecutionKind.SPARSE: "Sparse kernel", ExecutionKind.CSR: "CSR"}
 def conclusions(run: ComplexityRun, others: Iterable[ComplexityRun] = ()) -> tuple[str, ...]:
     """What the numbers say, in sentences. ``others`` are runs at other shares: those that measured the same
     points on this machine tell between which shares an execution that skips zeros breaks even with dense."""
-    summaries, runs = effects(run), [*others]
-    removal = _removal(run, summaries, runs) if run.request.removed_share else ()
-    return (*removal, *_growth(run, summaries), *_overheads(run))
+    return (*of_each(run, others), *lesson(run))
+
+
+def of_each(run: ComplexityRun, others: Iterable[ComplexityRun] = ()) -> tuple[str, ...]:
+    """What the removal does to each execution, and the slopes."""
+    removal = _removal(run, effects(run), [*others]) if run.request.removed_share else ()
+    return (*removal, *_slopes(run))
+
+
+def lesson(run: ComplexityRun) -> tuple[str, ...]:
+    """That no removal makes the time constant, and where it looks so."""
+    return (*_ten_times(run, effects(run)), *_overheads(run))
 
 
 def _removal(
@@ -98,18 +107,24 @@ def _percent(share: float) -> str:
     return f"{100 * share:.4g} %"
 
 
-def _growth(run: ComplexityRun, summaries: Mapping[str, LatencySummary]) -> Iterable[str]:
-    after = "After the removal" if run.request.removed_share else "With every weight"
+def _after(run: ComplexityRun) -> str:
+    return "After the removal" if run.request.removed_share else "With every weight"
+
+
+def _slopes(run: ComplexityRun) -> Iterable[str]:
     if lines := fits(run):
         slopes = ", ".join(
             f"{execution.label} n^{fit.slope:.2f} ({fit.low:.2f} to {fit.high:.2f})"
             for execution, fit in lines.items()
         )
         yield (
-            f"{after}, time above the overhead grows as {slopes}; the ranges describe how the sizes scatter "
-            "around the line."
+            f"{_after(run)}, time above the overhead grows as {slopes}; the ranges describe how the sizes "
+            "scatter around the line."
         )
         yield from _shapes(lines)
+
+
+def _ten_times(run: ComplexityRun, summaries: Mapping[str, LatencySummary]) -> Iterable[str]:
     if (pair := ten_times(run)) is None:
         return
     small, large = pair
@@ -120,7 +135,7 @@ def _growth(run: ComplexityRun, summaries: Mapping[str, LatencySummary]) -> Iter
     flat = [execution.label for execution, (_, low, _) in factors.items() if low <= 1]
     unsure = f" For {', '.join(flat)} these samples show no growth: measure again." if flat else ""
     if len(flat) == len(factors) or not run.request.removed_share:
-        yield f"{after}, {step}.{unsure}"
+        yield f"{_after(run)}, {step}.{unsure}"
     else:
         fell = [
             execution.label

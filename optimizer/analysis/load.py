@@ -88,7 +88,9 @@ class LoadPoint:
 
 @dataclass(frozen=True, slots=True)
 class LoadRun:
-    """Every rate, ascending. ``service_ns``: the median time of a call by itself, by network."""
+    """Every rate, ascending. ``service_ns``: the median time of a call by itself, by network. ``simulated``:
+    what of the recipe other kernels only computed the values of; None of runs from before that was recorded.
+    """
 
     key: str
     request: LoadRequest
@@ -98,6 +100,7 @@ class LoadRun:
     service_ns: dict[str, float]
     stolen_share: float
     schema: int = SCHEMA
+    simulated: tuple[str, ...] | None = None
 
 
 def networks(run: LoadRun) -> tuple[str, ...]:
@@ -118,6 +121,8 @@ def percentiles(answered: Answered) -> dict[str, Measure]:
 def badges(run: LoadRun) -> dict[BadgeKind, str]:
     """How far the times can be trusted: badges as of a result, and why."""
     found = {
+        BadgeKind.MEASURED: BADGES[BadgeKind.MEASURED] if run.simulated == () else "",
+        BadgeKind.SIMULATED: "; ".join(run.simulated or ()),
         BadgeKind.NOISY: "; ".join(one.words for one in stolen_noise(run.stolen_share)),
         BadgeKind.PRELIMINARY: BADGES[BadgeKind.PRELIMINARY] if run.request.settings.quick else "",
         BadgeKind.OTHER_MACHINE: "" if run.environment.key == environment().key else run.environment.cpu,
@@ -173,12 +178,17 @@ def conclusions(run: LoadRun) -> tuple[str, ...]:
         sentences.append(f"The machine was not quiet, so these times are noisy: {why}.")
     for network in networks(run):
         behind = [point.rate for point in run.points if point.answered[network].behind]
-        if behind:
+        steady = [point for point in run.points if not point.answered[network].behind]
+        if behind and steady and steady[-1].rate > min(behind):  # which another process caused, not the rate
+            sentences.append(
+                f"The queue of {NAMES[network]} grew at {format_rate(min(behind))}, and not at "
+                f"{format_rate(steady[-1].rate)}: something else took its time. Measure again."
+            )
+        elif behind:
             sentences.append(
                 f"At {format_rate(min(behind))} they come faster than {NAMES[network]} answers: the queue "
                 "grows for as long as they come."
             )
-        steady = [point for point in run.points if not point.answered[network].behind]
         found = percentiles(steady[-1].answered[network])["p99"].value if steady else None
         if found is not None:
             name, service = capital(NAMES[network]), format_ns(run.service_ns[network])
@@ -244,6 +254,7 @@ def as_json(run: LoadRun) -> dict[str, Any]:
         "service_ns": dict(run.service_ns),
         "rates": table.where(table.notna(), None).to_dict("records"),
         "conclusions": list(conclusions(run)),
+        "simulated": run.simulated,
         "stolen_share": run.stolen_share,
         "created": run.created,
     }

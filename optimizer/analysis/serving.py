@@ -287,9 +287,12 @@ def _batching(run: ServingRun, compared: Sequence[ServedComparison]) -> Iterable
     few, many = _of(network, quickest), _of(network, most)
     name = capital(NAMES[network])
     if many.throughput_low <= few.throughput_high:
+        others = [_of(network, one) for one in compared if one is not quickest]
+        sure = all(one.latency_low > few.latency_high for one in others)
+        words = f"{quickest.configuration.words} {'answers soonest' if sure else 'has the lowest median'}"
         yield (
-            f"{name}: {quickest.configuration.words} answers soonest, in {format_ns(few.latency_ns)}, "
-            "and no configuration brings measurably more images a second."
+            f"{name}: {words}, {format_ns(few.latency_ns, few.latency_low, few.latency_high)}, and no "
+            "configuration brings measurably more images a second."
         )
     else:
         yield (

@@ -17,6 +17,7 @@ import plotly.graph_objects as go
 from optimizer.charts.plotly_axis import ARROWS_ACROSS, ARROWS_UP, FACTORS, SUFFIXES, axis_layout, axis_title
 from optimizer.charts.spec import Axis, Lines, Parallel, Point, Series, Stacks
 from optimizer.charts.theme import FONT, Theme, theme
+from optimizer.formats import format_bytes
 
 HEIGHT = 330
 MARGIN = {"l": 44, "r": 14, "t": 58, "b": 38}
@@ -188,14 +189,16 @@ def _figure_of_parallel(info: Parallel, dark: bool = False, height: int | None =
 
 def _dimension(axis: Axis, values: Sequence[float]) -> dict[str, Any]:
     """One axis of parallel coordinates: the better end is told in its name. Its ticks have no unit, so times
-    are in ms: 4.2m would have to be put together with the title's s."""
+    are in ms and sizes in what the largest reaches: 4.2m would have to be put together with the title's s."""
     unit, factor = {"ns": ("ms", 1e-6)}.get(axis.unit, (axis.unit, 1.0))
+    if axis.unit == "B":
+        divisor, suffix = format_bytes.unit(max(values, default=0.0))
+        unit, factor = suffix.strip(), 1 / divisor
     named = axis if axis.unit not in SUFFIXES else replace(axis, title=f"{axis.title}, {unit}", unit="ns")
     title, *better = axis_title(named, ARROWS_UP).split(" · ")
     made: dict[str, Any] = {
         "label": "<br>".join([title, *better]) if better else re.sub(r"(?<!,) ", "<br>", title, count=1),
         "values": [value * factor for value in values],
-        "tickformat": "~s" if unit in SUFFIXES else "",
     }
     if axis.span:
         made["range"] = list(axis.span)

@@ -86,13 +86,17 @@ NOISY_ROOM = 1.5
 
 
 def _near_the_calm(points: Sequence[Point], selected: str | None) -> list[Point]:
-    """The points that decide how far the axis goes: calm ones, noisy ones near them without their intervals,
-    and the selected one. A disturbed one would squeeze all the others."""
+    """The points that decide how far the axis goes: calm ones, noisy ones near them with their intervals as
+    far as there is room, and the selected one. A disturbed one would squeeze all the others."""
     bare = [replace(point, low=None, high=None) if point.noisy else point for point in points]
     usual = median(point.y for point in points)
     calm = [point for point in bare if not point.noisy] or [point for point in bare if point.y <= usual]
     top = NOISY_ROOM * extent(calm, None)[1]
-    return [point for point in bare if not point.noisy or point.y <= top or point.key == selected]
+    return [
+        replace(point, high=min(whole.high, max(top, point.y))) if point.noisy and whole.high else point
+        for point, whole in zip(bare, points, strict=True)
+        if not point.noisy or point.y <= top or point.key == selected
+    ]
 
 
 def _kind(summary: Summary) -> tuple[Realisation, str]:

@@ -34,7 +34,7 @@ def parallel_info(results: Iterable[Measured]) -> Parallel:
     rows = [*zip(*(values for _, values in columns), strict=True)]
     whole = [number for number, row in enumerate(rows) if all(map(math.isfinite, row))]
     return Parallel(
-        "All that was asked, and what came of it",
+        "Every configuration, and what was measured",
         tuple(axis for axis, _ in columns),
         tuple(rows[number] for number in whole),
         tuple(bits_role(summaries[number].recipe.quantize.bits) for number in whole),

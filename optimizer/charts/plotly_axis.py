@@ -31,7 +31,10 @@ def axis_layout(axis: Axis) -> dict[str, Any]:
         labels = [html.escape(label).replace("\n", "<br>") for label in axis.categories]
         return layout | {"tickvals": list(range(len(labels))), "ticktext": labels, "zeroline": False}
     layout["ticksuffix"] = SUFFIXES.get(axis.unit, "")
-    layout["tickformat"] = "~s" if axis.unit in ("B", "ns", "") else ""
+    if axis.unit in ("B", "ns") and not axis.log:  # one prefix for all its ticks: 0.5ms and 1ms, not 500µs
+        layout |= {"tickformat": "", "exponentformat": "SI", "minexponent": 0}
+    else:
+        layout["tickformat"] = "~s" if axis.unit in ("B", "ns", "") else ""
     if axis.log:
         layout |= {"dtick": 1, "exponentformat": "power", "minor": {"showgrid": False}}  # powers of ten alone
         if axis.span is not None and axis.span[1] < NEAR * axis.span[0]:

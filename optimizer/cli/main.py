@@ -27,7 +27,7 @@ COMMANDS = {
     "doctor": ("timing", "say what makes timings on this machine noisy, and what would mend it"),
     "measure": ("results", "measure one recipe against the uncompressed model"),
     "sweep": ("sweeps", "measure a grid of sparsities and bit widths"),
-    "sweeps": ("sweeps", "list sweeps and questions: who asked for what, when, what came of it"),
+    "sweeps": ("sweeps", "list sweeps and questions: who asked for what, when, and the outcome"),
     "preset": ("results", "find a recipe for people in a hurry, on your own images"),
     "find": (
         "find",

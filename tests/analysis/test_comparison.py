@@ -9,6 +9,7 @@ from factories import make_latency, make_result, recipe, remade
 from optimizer.analysis.comparison import NotComparable, compare
 from optimizer.analysis.outcomes import AccuracyVerdict, paired_drop
 from optimizer.analysis.statistics import SAME
+from optimizer.analysis.stored import pack, unpack
 from optimizer.analysis.summary import Summary, summarise
 from optimizer.records import Accuracy, Result, decode, encode
 
@@ -117,6 +118,16 @@ def test_a_shared_measurement_differs_in_nothing_and_noise_says_nothing() -> Non
 
 
 @pytest.mark.slow
+def test_a_noisy_measurement_is_shared_also_by_summaries_that_were_stored() -> None:
+    one, other = (
+        unpack(pack(summarise(make_result(recipe(sparsity), noisy=True)))) for sparsity in (0.5, 0.6)
+    )
+    assert one.latency.noise
+    shared = compare(one, other)
+    assert (shared.ratio.value, shared.ratio.low, shared.ratio.high) == (1, 1, 1)
+    assert shared.time_verdict == SAME
+
+
 def test_the_interval_of_two_independent_runs_covers() -> None:
     """Both runs have a baseline of their own: the ratio of ratios is 1 where the two are alike."""
     held, told = [], []

@@ -118,6 +118,24 @@ def test_what_falls_behind_is_said() -> None:
     assert len(conclusions(made(Recipe(), (30.0,)))) == 1, "an uncompressed recipe is the baseline once more"
 
 
+def test_a_queue_that_grows_at_a_lower_rate_alone_is_not_blamed_on_the_rate() -> None:
+    run = made(rates=(30.0, 90.0, 150.0))
+    run.points[1].answered[RECIPE] = answered(10, 150)
+    assert not any("At 90.0 requests/s they come faster" in sentence for sentence in conclusions(run))
+    assert (
+        "The queue of the compressed model grew at 90.0 requests/s, and not at 150 requests/s: something "
+        "else took its time. Measure again."
+    ) in conclusions(run)
+
+
+def test_badges_say_what_is_simulated() -> None:
+    assert not {BadgeKind.MEASURED, BadgeKind.SIMULATED} & set(badges(RUN)), "of a run that did not record it"
+    assert BadgeKind.MEASURED in badges(replace(RUN, simulated=()))
+    rounded = badges(replace(RUN, simulated=("4-bit weights: the kernels are float32",)))
+    assert rounded[BadgeKind.SIMULATED] == "4-bit weights: the kernels are float32"
+    assert BadgeKind.MEASURED not in rounded
+
+
 def test_where_the_machine_was_not_quiet_badge_and_sentences_say_so() -> None:
     noisy = replace(RUN, stolen_share=0.3)
     assert BadgeKind.NOISY not in badges(RUN)

@@ -282,7 +282,16 @@ def test_conclusions_claim_nothing_that_can_not_be_reported() -> None:
     assert len(alone) == 1
     assert alone[0].startswith("The uncompressed model: ")
     one_way = make_run(grid=GRID[:1], eager=False)
-    assert "answers soonest" in conclusions(one_way)[1]
+    assert re.search(r"answers soonest, [\d.]+ .s \([\d.]+ to [\d.]+\), and no", conclusions(one_way)[1])
+
+
+def test_none_answers_soonest_where_intervals_overlap() -> None:
+    first = make_run().points[0]
+    more = replace(first.configuration, threads=first.configuration.threads + 1)
+    alike = replace(make_run(), points=(first, replace(first, configuration=more)))
+    batching = next(one for one in conclusions(alike) if one.startswith("The compressed model"))
+    assert "has the lowest median" in batching
+    assert "soonest" not in batching
 
 
 def test_badges() -> None:

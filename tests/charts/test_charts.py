@@ -179,6 +179,8 @@ def test_times_are_drawn_in_seconds_with_their_unit_on_the_axis() -> None:
     drawn = figure(info)
     assert drawn.data[0].y[0] == pytest.approx(info.series[0].points[0].y / 1e9)
     assert drawn.layout.yaxis.ticksuffix == "s"
+    assert (drawn.layout.yaxis.exponentformat, drawn.layout.yaxis.minexponent) == ("SI", 0), "one prefix"
+    assert not drawn.layout.yaxis.tickformat, "which would give each tick a prefix of its own"
     assert drawn.layout.yaxis.range[0] == 0
 
 
@@ -199,6 +201,8 @@ def test_ticks_of_a_near_log_axis_have_their_unit_and_far_ones_are_powers_of_ten
     assert not near.layout.yaxis.ticksuffix
     far = figure(Lines("far", Axis("x"), Axis("divergence", "nats", log=True, span=(1e-8, 1.0)), (line,)))
     assert far.layout.yaxis.tickvals is None
+    times = figure(Lines("far", Axis("x"), Axis("time", "ns", log=True, span=(1e4, 1e8)), (line,)))
+    assert times.layout.yaxis.tickformat == "~s"
     assert (far.layout.yaxis.dtick, far.layout.yaxis.exponentformat) == (1, "power")
 
 

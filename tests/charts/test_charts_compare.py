@@ -59,5 +59,6 @@ def test_what_is_relative_is_drawn_against_the_reference_that_is_chosen() -> Non
     points = {point.key: point for line in info.series for point in line.points}
     assert set(points) == {SWEEP[0].key, SWEEP[8].key}
     assert (points[SWEEP[8].key].x, points[SWEEP[0].key].x) == (0, -summarise(SWEEP[8]).drop.points)
+    assert (points[SWEEP[8].key].x_low, points[SWEEP[8].key].x_high) == (0, 0), "it is the reference"
     assert "1 can't be compared" in info.note
     assert compare_info(chosen, "file_size", SWEEP[8]) == compare_info(chosen, "file_size")

@@ -164,6 +164,18 @@ def test_where_all_are_noisy_the_axis_follows_the_usual_ones() -> None:
     assert info.note == "1 noisy point above the axis"
 
 
+def test_a_noisy_interval_is_whole_where_there_is_room() -> None:
+    """Else of a machine that is never quiet every interval ends at the frame."""
+    noisy = make_result(recipe(0.6), noisy=True)
+    medians = noisy.latency.baseline[0].medians_ns
+    swinging = visits([*(1.25 * medians[:100]), *(0.8 * medians[100:])])
+    info = latency_info([remade(noisy, latency=replace(noisy.latency, variant=swinging))])
+    ((point,),) = (line.points for line in info.series)
+    assert info.y.span is not None
+    assert point.high is not None
+    assert point.y * 1.08 < point.high < info.y.span[1]
+
+
 def test_a_calm_slow_point_is_never_left_out() -> None:
     slow = make_result(recipe(0.6), ratio=6.0)
     info = latency_info([*SWEEP, slow])

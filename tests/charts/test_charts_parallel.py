@@ -49,8 +49,9 @@ def test_a_line_has_the_colour_of_its_bits_and_units_their_prefixes(dark: bool) 
     latency = trace.dimensions[-1]
     assert latency.label == "latency, ms<br>↓ better"
     assert trace.dimensions[0].label == "weights<br>removed, %"
-    assert trace.dimensions[-2].label == "zstd size, B<br>↓ better"
+    assert trace.dimensions[-2].label == "zstd size, MB<br>↓ better"
+    assert trace.dimensions[-2].values == pytest.approx([row[-2] / 1e6 for row in info.rows])
     assert latency.values == pytest.approx([row[-1] / 1e6 for row in info.rows])
-    assert (latency.tickformat, trace.dimensions[-2].tickformat) == ("", "~s"), "no prefix beside ms"
+    assert not any(dimension.tickformat for dimension in trace.dimensions), "no prefix beside ms or MB"
     assert "parallel axes: weights removed, %" in alternative(info)
     assert "Nothing measured yet" in figure(parallel_info([]), dark=dark).layout.annotations[0].text

@@ -29,6 +29,10 @@ def test_what_was_measured_is_shown_and_concluded_from(started: Started, family:
     assert "complexity" not in started.tasks(), "measured again"
     assert "What the numbers say" in words(page)
     assert "dense execution" in words(page)
+    folded = " ".join(markdown.value for expander in page.expander for markdown in expander.markdown)
+    assert "dense execution" in folded, "the cards say it already"
+    assert "Pruning does not make the time constant" in words(page)
+    assert "Pruning does not make the time constant" not in folded
     assert {"Dense kernels", "torch's CSR", "Rows removed"} <= {metric.label for metric in page.metric}
     (table,) = page.dataframe
     assert table.value.equals(scaling.counts(made))

@@ -61,7 +61,7 @@ def answer(sweep: Sweep, bench: Bench, early: bool = False) -> None:
 def history_of(page: AppTest) -> pd.DataFrame:
     """What the history says once it is opened."""
     page.session_state["sweep_history_open"] = True
-    return next(table.value for table in page.run().dataframe if "came of it" in table.value)
+    return next(table.value for table in page.run().dataframe if "asked for" in table.value)
 
 
 def test_the_history_is_read_where_it_is_open(started: Started, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,12 +70,12 @@ def test_the_history_is_read_where_it_is_open(started: Started, monkeypatch: pyt
     page, sweep = asked(find_drop="1")
     page.run()
     assert not read
-    assert list(history_of(page)["came of it"]) == ["found"]
+    assert list(history_of(page)["outcome"]) == ["found"]
     assert read == [sweep.id]
     item = claimed()
     ledger.finish(tasks.store(), item, item.answer, 30.0)
     for _ in range(2):
-        assert list(history_of(page)["came of it"]) == ["found"]
+        assert list(history_of(page)["outcome"]) == ["found"]
     assert read == [sweep.id] * 2, "an answer that is there is read once"
 
 
@@ -172,7 +172,7 @@ def test_where_nothing_keeps_to_the_limits_that_is_said(started: Started, link: 
     told = words(page.run())
     assert "No configuration that was tried is shown to keep to the limits" in told
     assert "more than allowed is the nearest" in told
-    assert list(history_of(page)["came of it"]) == ["nothing keeps to the limits"]
+    assert list(history_of(page)["outcome"]) == ["nothing keeps to the limits"]
 
 
 @pytest.mark.slow
@@ -191,7 +191,7 @@ def test_a_search_is_followed_stopped_and_gone_on_with(started: Started) -> None
     answer(sweep, Bench(), early=True)
     page.run()
     assert "Ended early. " in words(page)
-    assert history_of(page)["came of it"][0].endswith(", ended early")
+    assert history_of(page)["outcome"][0].endswith(", ended early")
     page = press(page, "Resume")
     assert newest().state == "queued"
     assert not ledger.items(tasks.store(), sweep.id)[0].enough
@@ -230,7 +230,7 @@ def test_the_best_until_a_question_was_cancelled_is_shown_and_in_the_history(sta
     assert f"Ended early. {capital(answers.named(found.best))}: accuracy" in told
     tried = next(table.value for table in page.dataframe if "outcome" in table.value)
     assert len(tried) == len(found.answer.progress.trials)
-    assert list(history_of(page)["came of it"]) == [f"cancelled; so far {answers.named(found.best)}"]
+    assert list(history_of(page)["outcome"]) == [f"cancelled; so far {answers.named(found.best)}"]
 
 
 @pytest.mark.slow

@@ -48,6 +48,14 @@ def test_latency_profiles_at_once_and_serves_when_asked(app: AppTest) -> None:
     assert page.button(key="measure throughput").label == "Measure", "another recipe is another comparison"
 
 
+def test_while_throughput_is_measured_the_empty_chart_says_so(started: Started) -> None:
+    page = open_page("latency", {"model": "fashion-mlp"})
+    assert "Not measured yet" in page.get("plotly_chart")[0].proto.spec
+    page.button(key="measure throughput").click().run()
+    assert "throughput" in started.tasks()
+    assert "Being measured" in page.get("plotly_chart")[0].proto.spec
+
+
 def test_load_is_measured_when_asked_and_the_highest_rate_under_a_limit_is_named(started: Started) -> None:
     link = {"model": "fashion-mlp", "what": "int8"}
     page = open_page("latency", link)

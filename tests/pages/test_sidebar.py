@@ -36,6 +36,12 @@ def test_every_engine_is_offered_or_told_why_not(stored: AppTest, monkeypatch: p
     assert "torch's CSR takes their place: none was built" in words(page)
 
 
+def test_a_model_in_a_line_has_its_weights_in_a_unit_of_their_size() -> None:
+    card = next(iter(sidebar.catalogue().cards.values()))
+    for parameters, written in ((24_112, "24.1 k"), (1_070_000, "1.07 M"), (143_667_240, "144 M")):
+        assert sidebar.describe_card(replace(card, parameters=parameters)).endswith(f" · {written} weights")
+
+
 def test_a_model_without_images_says_what_to_do(stored: AppTest) -> None:
     stored.query_params["model"] = "resnet18"
     page = stored.run()
