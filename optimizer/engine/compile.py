@@ -27,7 +27,7 @@ from optimizer.compression.apply import CompressedModel
 from optimizer.engine import inductor
 from optimizer.engine.base import Array, Build, Engine, Load, Runner, in_batches, scoring_batch
 from optimizer.engine.exporting import advice, quiet
-from optimizer.engine.realised import simulated
+from optimizer.engine.realised import simulated, unrounded
 from optimizer.engine.torch import (
     DTYPES,
     FACTORS,
@@ -226,25 +226,28 @@ def _round(last: int, module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Te
     return (*rounded, *inputs[FACTORS:])
 
 
-def _with_grids(module: nn.Module, calibration: Tensor, bits: int) -> nn.Module:
-    """``module`` with the grids of its layers' inputs on the calibration images."""
+def _with_grids(module: nn.Module, calibration: Tensor, bits: int) -> tuple[nn.Module, list[str]]:
+    """``module`` with the grids of its layers' inputs on the calibration images, and the names of the layers
+    that this does not reach."""
     ranges = activation_ranges(module, calibration)
     order = [layer.module for layer in uses(module)]
     copied = rounding(module, bits)
     for before, layer in zip(order, uses(copied), strict=True):
+        if before not in ranges:
+            continue
         grid = RoundActivations(*ranges[before], bits)
         getattr(layer.module, SCALE).fill_(grid.scale)
         getattr(layer.module, ZERO_POINT).fill_(grid.zero_point)
-    return copied
+    return copied, [layer.name for layer in walk(module) if layer.module not in ranges]
 
 
 def build(
     prepared: Prepared, compressed: CompressedModel, calibration: Tensor, *, threads: int, batch: int
 ) -> Runner:
     bits, precision = compressed.recipe.quantize.activation_bits, compressed.recipe.quantize.precision
-    module = compressed.module
+    module, missed = compressed.module, list[str]()
     if bits < 32:
-        module = _with_grids(module, calibration, bits)
+        module, missed = _with_grids(module, calibration, bits)
     module = in_precision(module, precision)
     at_once = scoring_batch(prepared.input_shape)
 
@@ -267,7 +270,9 @@ def build(
     return Runner(
         infer=lambda images: runs(batch)(images),
         score=score,
-        execution=Execution(layers, tuple(simulated(compressed, layers, "compile"))),
+        execution=Execution(
+            layers, (*simulated(compressed, layers, "compile"), *unrounded(bits, missed, layers))
+        ),
         memory_probe=partial(_save, module, precision),
         loader=saved,
         session=lambda: thread_count(threads),

@@ -33,7 +33,7 @@ from optimizer.engine.faithful import check_follows
 from optimizer.engine.onnx_export import Exported, export, lacking
 from optimizer.engine.onnx_graph import Graph, graph_of
 from optimizer.engine.onnxruntime_session import save_content, saved, session_of
-from optimizer.engine.realised import UNTOLD, execution_of, named, simulated, some_of
+from optimizer.engine.realised import UNTOLD, execution_of, simulated, unrounded
 from optimizer.errors import WorkError, one_line
 from optimizer.methods.engines import use_another
 from optimizer.records import Execution, KernelTime, LayerExecution, Role
@@ -105,10 +105,8 @@ def _unrounded(compressed: CompressedModel, graph: Graph) -> list[str]:
     """In words which layers no rounding reaches: those whose weight is split first, as by an attention that
     reads other values than it asks with."""
     bits, reached = compressed.recipe.quantize.activation_bits, set(graph.nodes.values())
-    missed = [name for name in graph.running if name not in reached]
-    if bits == 32 or not missed:
-        return []
-    return [f"{bits}-bit activations: {some_of(missed, graph.running)} take them in float32: {named(missed)}"]
+    missed = [name for name in graph.running if name not in reached and bits < 32]
+    return unrounded(bits, missed, graph.running)
 
 
 def _serve(content: bytes, graph: Graph, folded: bool, *, batch: int, threads: int, streams: int) -> Service:

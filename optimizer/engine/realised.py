@@ -69,6 +69,13 @@ def _unfit(compressed: CompressedModel) -> str:
     return f", since {reason} not fit int8"
 
 
+def unrounded(bits: int, missed: Sequence[str], layers: Sequence[object]) -> list[str]:
+    """In words which layers take activations as they are, since no rounding to ``bits`` reaches them."""
+    if not missed:
+        return []
+    return [f"{bits}-bit activations: {some_of(missed, layers)} take them in float32: {named(missed)}"]
+
+
 def some_of(names: Sequence[str], layers: Sequence[object]) -> str:
     return f"{len(names)} of {len(layers)} layers"
 

@@ -34,8 +34,8 @@ from optimizer.engine.faster import is_faster
 from optimizer.engine.kernels.network import Network, fixed
 from optimizer.engine.kernels.plan import plan
 from optimizer.engine.kernels.trace import Trace, trace
-from optimizer.engine.realised import TAKES_TIME, simulated
-from optimizer.engine.torch import RoundActivations, activation_ranges, parameters_of
+from optimizer.engine.realised import TAKES_TIME, simulated, unrounded
+from optimizer.engine.torch import parameters_of, round_inputs
 from optimizer.errors import WorkError
 from optimizer.model.examples import examples
 from optimizer.model.layers import walk
@@ -127,10 +127,10 @@ def _build(
 ) -> tuple[Runner, float]:
     """The runner on our kernels, and the share of its layers' weights that they multiply."""
     module, bits = compressed.module, compressed.recipe.quantize.activation_bits
+    missed: list[str] = []
     if bits <= 8:
         module = rounding = copy.deepcopy(module)
-        for layer, span in activation_ranges(module, calibration).items():
-            layer.register_forward_pre_hook(RoundActivations(*span, bits))
+        missed = round_inputs(module, calibration, bits)
         shape = tuple(calibration.shape[1:])
         traced = cache(lambda batch: trace(rounding, (batch, *shape)))
 
@@ -166,7 +166,9 @@ def _build(
     runner = Runner(
         infer=infer,
         score=score,
-        execution=Execution(layers, tuple(simulated(compressed, layers, "sparse", TAKES_TIME))),
+        execution=Execution(
+            layers, (*simulated(compressed, layers, "sparse", TAKES_TIME), *unrounded(bits, missed, layers))
+        ),
         memory_probe=lambda folder: torch.save(module, Path(folder) / "model.pt"),
         loader=saved,
         session=lambda: thread_count(threads),

@@ -4,7 +4,7 @@ import copy
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from functools import cache, partial
 from pathlib import Path
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from optimizer.compression.apply import CompressedModel
 from optimizer.engine.base import Array, Build, Engine, Load, Runner, Service, one_by_one
-from optimizer.engine.realised import TAKES_TIME, simulated
+from optimizer.engine.realised import TAKES_TIME, simulated, unrounded
 from optimizer.model.layers import uses, walk
 from optimizer.model.unused import values_decide
 from optimizer.records import Execution, KernelTime, LayerExecution, Role
@@ -56,15 +56,17 @@ class RoundActivations:
 @pinned_threads()
 @torch.inference_mode()
 def activation_ranges(model: nn.Module, images: Tensor) -> dict[nn.Module, tuple[float, float]]:
-    """Lowest and highest input of each layer over ``images`` ``[N, C, H, W]``; 0 is always covered."""
-    ranges = {layer.module: (0.0, 0.0) for layer in uses(model)}
+    """Lowest and highest input of each layer over ``images`` ``[N, C, H, W]``; 0 is always covered. Of those
+    that are called: where the model's own code multiplies with a layer's weight, no hook sees its input."""
+    layers = {layer.module for layer in uses(model)}
+    ranges: dict[nn.Module, tuple[float, float]] = {}
 
     def observe(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         for tensor in inputs[:FACTORS]:
-            low, high = ranges[module]
+            low, high = ranges.get(module, (0.0, 0.0))
             ranges[module] = (min(low, tensor.min().item()), max(high, tensor.max().item()))
 
-    handles = [module.register_forward_pre_hook(observe) for module in ranges]
+    handles = [module.register_forward_pre_hook(observe) for module in layers]
     try:
         for batch in torch.split(images, SCORING_BATCH):
             model(batch)
@@ -72,6 +74,14 @@ def activation_ranges(model: nn.Module, images: Tensor) -> dict[nn.Module, tuple
         for handle in handles:
             handle.remove()
     return ranges
+
+
+def round_inputs(model: nn.Module, images: Tensor, bits: int) -> list[str]:
+    """Has ``model`` round its layers' inputs to ``bits``; names the layers that this does not reach."""
+    ranges = activation_ranges(model, images)
+    for module, span in ranges.items():
+        module.register_forward_pre_hook(RoundActivations(*span, bits))
+    return [layer.name for layer in walk(model) if layer.module not in ranges]
 
 
 def parameters_of(module: nn.Module) -> dict[str, Tensor]:
@@ -100,10 +110,10 @@ def build(
     """A module takes any batch, so ``batch`` needs no preparation here; so many are scored ``together``."""
     model = compressed.module
     bits, precision = compressed.recipe.quantize.activation_bits, compressed.recipe.quantize.precision
+    missed: list[str] = []
     if bits <= 8:
         model = copy.deepcopy(model)
-        for module, span in activation_ranges(model, calibration).items():
-            module.register_forward_pre_hook(RoundActivations(*span, bits))
+        missed = round_inputs(model, calibration, bits)
     if precision != "f32":
         model = copy.deepcopy(model).to(DTYPES[precision])
 
@@ -120,7 +130,9 @@ def build(
     return Runner(
         infer=infer,
         score=score,
-        execution=Execution(layers, tuple(simulated_in_words(compressed, layers))),
+        execution=Execution(
+            layers, (*simulated(compressed, layers, "torch", TAKES_TIME), *unrounded(bits, missed, layers))
+        ),
         memory_probe=lambda folder: torch.save((model, dtype), Path(folder) / "model.pt"),
         loader=saved,
         session=lambda: thread_count(threads),
@@ -267,14 +279,6 @@ def saved() -> Load:
         return partial(_one_call, model, dtype)
 
     return load
-
-
-def simulated_in_words(compressed: CompressedModel, layers: Sequence[LayerExecution]) -> Iterator[str]:
-    yield from simulated(compressed, layers, "torch", rounding=TAKES_TIME)
-    bits = compressed.recipe.quantize.activation_bits
-    attends = any(isinstance(module, nn.MultiheadAttention) for module in compressed.module.modules())
-    if bits < 32 and attends:
-        yield f"{bits}-bit activations: attention's output projection, inside torch's own code, is left out"
 
 
 ENGINE = Engine(

@@ -6,9 +6,10 @@ nor is a library's convolution or linear layer that multiplies with something wo
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -166,25 +167,38 @@ def _is_plain(module: nn.Module) -> bool:
 
 
 aten = torch.ops.aten
-PRODUCTS = {
-    *(aten.convolution, aten.conv1d, aten.conv2d, aten.conv3d),
-    *(aten.linear, aten.matmul, aten.mm, aten.addmm, aten.bmm, aten.baddbmm, aten.mv, aten.addmv),
-}
+ADDING = {aten.addmm, aten.baddbmm, aten.addmv}
+"""Products whose factors come after what is added to them."""
+PRODUCTS = {aten.convolution, aten.mm, aten.bmm, aten.mv, *ADDING}
+"""All that functions multiply by, in the end."""
 
 
 class _Products(TorchDispatchMode):
-    """Whether a product is with ``weight``, or a view of it, as it lies in memory."""
+    """Multiply-accumulates with each of the ``weights``, or a view of it, as they lie in memory, whichever
+    module or function multiplies."""
 
-    def __init__(self, weight: Tensor) -> None:
+    def __init__(self, weights: Mapping[str, Tensor]) -> None:
         super().__init__()
-        self.place = weight.untyped_storage().data_ptr()
-        self.found = False
+        self.names = {weight.untyped_storage().data_ptr(): name for name, weight in weights.items()}
+        self.macs = dict.fromkeys(weights, 0)
 
     def __torch_dispatch__(self, operation: Any, types: Any, arguments: Any = (), options: Any = None) -> Any:
-        if operation.overloadpacket in PRODUCTS:
-            read = (one for one in arguments if isinstance(one, Tensor))
-            self.found |= any(one.untyped_storage().data_ptr() == self.place for one in read)
-        return operation(*arguments, **(options or {}))
+        kind, options = operation.overloadpacket, options or {}
+        if kind not in PRODUCTS:
+            with self:  # in inference mode torch would not show what a function consists of
+                output = operation.decompose(*arguments, **options)
+            return operation(*arguments, **options) if output is NotImplemented else output
+        output = operation(*arguments, **options)
+        first, second = arguments[1:3] if kind in ADDING else arguments[:2]
+        read = {one.untyped_storage().data_ptr() for one in (first, second) if one.layout is torch.strided}
+        for place in read & self.names.keys():
+            if kind is aten.convolution:
+                transposed = arguments[6]
+                macs = (first if transposed else output).numel() * second[0].numel()
+            else:
+                macs = output.numel() * first.shape[-1]
+            self.macs[self.names[place]] += macs
+        return output
 
 
 _MULTIPLY: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
@@ -205,14 +219,14 @@ def _multiplies_with_weight(module: Any) -> bool:
 def _seen_to_multiply(module: Any) -> bool:
     weight = module.weight
     shape = _small_input(module) if isinstance(module, CONVOLUTIONS) else (weight.shape[1],)
-    products = _Products(weight)
+    products = _Products({"weight": weight})
     with torch.random.fork_rng(devices=()), products:
         torch.default_generator.manual_seed(0)  # of no other device: those are not put back
         try:
             module.forward(torch.randn(1, *shape, dtype=weight.dtype))  # hooks are those of whoever measures
         except Exception:  # a library's own code: anything may come out of it
             return True
-    return products.found
+    return products.macs["weight"] > 0
 
 
 def _small_input(convolution: Any) -> tuple[int, ...]:
@@ -227,37 +241,31 @@ def multiplications(model: nn.Module, input_shape: tuple[int, ...]) -> dict[str,
 
     Pixels of the output for a convolution, also those of frames or patches that the model makes a batch of;
     tokens for a linear layer; for the joint projection of attention the mean (to a whole number) of those of
-    queries, keys and values. Times the weights it is the layer's multiply-accumulates. Layers that do not run
-    get 0.
+    queries, keys and values. Times the weights it is the layer's multiply-accumulates. What multiplies with
+    something worked out from its weight is counted by its calls. Layers that do not run get 0.
     """
     inputs = examples(model, input_shape)
-    names = {id(layer.weight): layer.name for layer in walk(model)}
-    counts = dict.fromkeys(names.values(), 0)
+    weights = {layer.name: layer.weight for layer in walk(model)}
+    calls, products = dict.fromkeys(weights, 0), _Products(weights)
 
-    def count(module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], output: Any) -> None:
-        runs: list[tuple[Any, int]]
-        if isinstance(module, nn.MultiheadAttention):  # multiplies with both itself: out_proj is never called
-            read = [*inputs, *(named[one] for one in ("query", "key", "value")[len(inputs) :])][:3]
-            mean = round(sum(_tokens(one) for one in read) / 3)
-            runs = [(module.in_proj_weight, mean), (module.out_proj.weight, _tokens(output[0]))]
-        elif isinstance(module, nn.Linear):
-            runs = [(module.weight, _tokens(output))]
-        else:
-            runs = [(module.weight, output.numel() // module.out_channels)]
-        for weight, times in runs:
-            if id(weight) in names:
-                counts[names[id(weight)]] += times
+    def count(name: str, module: Any, inputs: Any, output: Tensor) -> None:
+        calls[name] += output.numel() // len(module.weight)
 
     handles = [
-        module.register_forward_hook(count, with_kwargs=True) for module in model.modules() if _kind(module)
+        layer.module.register_forward_hook(partial(count, layer.name))
+        for layer in uses(model)
+        if not isinstance(layer.module, nn.MultiheadAttention)
     ]
     try:
-        with whole_attention():
+        with whole_attention(), products:
             model(inputs)
     finally:
         for handle in handles:
             handle.remove()
-    return counts
+    macs = products.macs
+    return {
+        name: round(macs[name] / one.numel()) if macs[name] else calls[name] for name, one in weights.items()
+    }
 
 
 @contextmanager
@@ -270,10 +278,6 @@ def whole_attention() -> Iterator[None]:
         yield
     finally:
         torch.backends.mha.set_fastpath_enabled(enabled)
-
-
-def _tokens(values: Tensor) -> int:
-    return values.numel() // values.shape[-1]
 
 
 class LayerTracer(torch.fx.Tracer):

@@ -8,9 +8,10 @@ import torch
 from engine_runs import EXACT, ON_INT8_KERNELS, ROUNDED_ONLY, Small, run
 from small_models import SMALL_SHAPE
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
 from optimizer.compression.apply import compress
-from optimizer.engine import engine_named
+from optimizer.engine import engine_named, problem_of
 from optimizer.recipe import Recipe
 
 
@@ -90,7 +91,43 @@ def test_torch_says_that_everything_below_float32_is_simulated(small: Small, sma
     assert weights == "4-bit weights: the values are exact, the kernels are float32"
     assert activations.startswith("8-bit activations: rounded between float32 kernels")
     words = run("torch", small("encoder"), ON_INT8_KERNELS[1], small_images).execution.simulated
-    assert "attention's output projection" in words[-1]
+    assert words[-1] == ("8-bit activations: 1 of 4 layers take them in float32: attention.out_proj.weight")
+
+
+@pytest.mark.parametrize("engine", ["torch", "sparse", "compile", "onnxruntime"])
+def test_layers_whose_inputs_no_rounding_reaches_are_named(engine: str, small_images: Tensor) -> None:
+    """Torch's hooks see the inputs of modules that are called, and these are not; ONNX has them all."""
+
+    class Functional(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(64, 8), nn.Linear(8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.second(linear(x.flatten(1), self.first.weight, self.first.bias))
+
+    if problem := problem_of(engine):
+        pytest.skip(problem)
+    words = run(engine, Functional().eval(), ROUNDED_ONLY[1], small_images).execution.simulated
+    missed = "8-bit activations: 1 of 2 layers take them in float32: first.weight"
+    assert (missed in words) == (engine != "onnxruntime")
+
+
+def test_an_expert_that_no_calibration_image_reached_is_not_cut_off(small_images: Tensor) -> None:
+    """Its inputs had a range of nothing, and each was rounded to zero."""
+
+    class Experts(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.experts = nn.ModuleList(nn.Linear(64, 3) for _ in range(2))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.cat([self.experts[int(one.sum() > 0)](one[None]) for one in x.flatten(1)])
+
+    model, images = Experts().eval(), -small_images.abs()
+    runner = run("torch", model, ROUNDED_ONLY[1], images)
+    with torch.inference_mode():
+        np.testing.assert_allclose(runner.score((-images).numpy()), model(-images).numpy(), atol=1e-5)
 
 
 def test_torch_rounds_query_key_and_value_alike(small_images: Tensor) -> None:

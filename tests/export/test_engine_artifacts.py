@@ -223,7 +223,7 @@ def torch_logits(source: ArtifactSource, images: Tensor) -> np.ndarray:
     if bits < 32:
         by_module = torch_engine.activation_ranges(model, source.calibration)
         for layer in uses(model):
-            spans = [by_module[other.module] for other in uses(model) if other.name == layer.name]
+            spans = [by_module.get(other.module, (0, 0)) for other in uses(model) if other.name == layer.name]
             low, high = min(low for low, _ in spans), max(high for _, high in spans)
             layer.module.register_forward_pre_hook(torch_engine.RoundActivations(low, high, bits))
     with torch.inference_mode():

@@ -6,6 +6,7 @@ import torch
 import torchvision
 from small_models import SMALL_MODELS, SMALL_SHAPE, Pooled
 from torch import Tensor, nn
+from torch.nn.functional import conv2d, linear
 from torch.utils.flop_counter import FlopCounterMode
 
 from optimizer.model import layers
@@ -152,6 +153,45 @@ def test_a_convolution_is_counted_in_every_frame_that_the_model_makes_a_batch_of
             return self.layer(frames) if batched else torch.stack([self.layer(frame) for frame in frames])
 
     assert multiplications(Frames(), (5, 3, 8, 10)) == {"layer.weight": 5 * 6 * 8}
+
+
+class Functional(nn.Module):
+    """Multiplies with its layers' weights itself, without calling them, as torchvision's Swin does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.filters = nn.Conv2d(SMALL_SHAPE[0], 4, 3)
+        self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.third = nn.Linear(4, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        several = (conv2d(x, self.filters.weight, padding=apart, dilation=apart) for apart in (1, 2))
+        pixels = sum(several, self.filters(x)[..., :1, :1]).flatten(2).mT
+        x = linear(pixels, self.first.weight, self.first.bias) @ self.second.weight.T
+        x = linear(torch.einsum("nto,io->nti", x, self.second.weight), self.third.weight)
+        return linear(x, self.third.weight.T).mean(1)  # a decoder that is tied to its encoder
+
+
+def test_products_that_the_model_s_own_code_makes_are_counted() -> None:
+    counts = multiplications(Functional().eval(), SMALL_SHAPE)
+    pixels = SMALL_SHAPE[1] * SMALL_SHAPE[2]
+    inside = (SMALL_SHAPE[1] - 2) * (SMALL_SHAPE[2] - 2)
+    assert counts == {
+        "filters.weight": 2 * pixels + inside,
+        "first.weight": pixels,
+        "second.weight": 2 * pixels,
+        "third.weight": 2 * pixels,
+    }
+
+
+def test_swin_s_attention_is_counted() -> None:
+    torch.manual_seed(0)
+    model = torchvision.models.SwinTransformer([2, 2], 8, [2], [2], [4, 4], num_classes=3).eval()
+    shape = (3, 16, 16)
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        model(torch.zeros(1, *shape))
+    flops = counter.get_flop_counts()["Global"]  # of bmm are those of scores and values
+    assert macs(model, shape) == sum(flops[one] for one in flops if one is not torch.ops.aten.bmm) / 2
 
 
 @pytest.mark.parametrize("batch_first", [True, False])
