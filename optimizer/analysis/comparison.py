@@ -162,7 +162,7 @@ def _time(
     if not same_baseline(summary, reference) or _timed(summary) != _timed(reference):
         return Measure(None), None, NotComparable.TIMING
     own, its = summary.latency, reference.latency
-    if own.checksum == its.checksum if own.checksum else own == its:  # the same instructions share it
+    if (own.checksum or own) == (its.checksum or its):  # the same instructions share a measurement
         return Measure(1.0, 1.0, 1.0, 1.0), LatencyVerdict.SAME, None
     ratio = own.ratio / its.ratio
     below = math.hypot(math.log(own.ratio / own.ratio_low), math.log(its.ratio_high / its.ratio))
