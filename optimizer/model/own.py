@@ -17,7 +17,7 @@ from optimizer.errors import InputError
 from optimizer.model.computed import HOOKS, computed, copied, replace_computed
 from optimizer.model.examples import answers, examples, forget, hold
 from optimizer.model.identity import content
-from optimizer.model.layers import agree, walk
+from optimizer.model.layers import agree, tensors, walk
 from optimizer.model.sources import LoadedModel
 from optimizer.model.unused import unused
 from optimizer.records import ModelCard
@@ -32,6 +32,8 @@ STATISTICS = ("running_mean", "running_var")
 """Buffers that a norm learns."""
 COMPILED = "_is_torch_compile"
 """What torch.compile leaves in a module that it is given."""
+QUANTIZED = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized")
+"""Where torch has modules that compute with integers."""
 GIVE_SHAPE = "Give the shape that it takes with input_shape, or an example_input"
 
 
@@ -51,9 +53,9 @@ def own_model(
     logits unless it is said to be no ``classifier``. The name holds a digest
     of code, weights and that shape (:func:`optimizer.model.identity.content`), so that retrained weights are
     another model. Files of photographs are preprocessed as is usual for ImageNet. Raises InputError for a
-    module that is TorchScript or an exported graph, lacks its weights or can't be copied, has weights that
-    are not finite or not the same in each forward, nothing to compress, or does not answer a batch of one
-    input tensor with one tensor of floats in evaluation mode.
+    module that is TorchScript, an exported graph or quantized, lacks its weights or can't be copied, has
+    weights that are not finite or not the same in each forward, nothing to compress, or does not answer a
+    batch of one input tensor with one tensor of floats in evaluation mode.
     """
     shape = tuple(int(side) for side in input_shape)
     if not shape or min(shape) < 1:
@@ -81,7 +83,7 @@ def tried(module: nn.Module, shape: tuple[int, ...], of_images: bool = False) ->
     """What a module in evaluation mode answers to two inputs of ``shape``: ``[2, ...]``. Raises InputError
     for one that can't be measured, as :func:`own_model` says."""
     parameters = {name for name, _ in module.named_parameters(remove_duplicate=False)}
-    for name, tensor in module.state_dict().items():
+    for name, tensor in tensors(module).items():
         learned = name in parameters or name.rpartition(".")[2] in STATISTICS
         if not tensor.is_floating_point():
             continue
@@ -158,11 +160,22 @@ def _copied(module: nn.Module) -> nn.Module:
             "weights"
         )
     for path, part in module.named_modules():
+        if type(part).__module__.startswith(QUANTIZED):
+            raise InputError(
+                f"{path or 'it'} ({type(part).__name__}) is quantized already, and keeps its weights where "
+                "they can't be compressed or counted: give the model as it was before"
+            )
         if any(map(is_lazy, part.parameters(recurse=False))):
             raise InputError(
                 f"{path or 'it'} ({type(part).__name__}) has no weights yet: it takes their shape from the "
                 "first input. Run the model once on an example, then give it"
             )
+        for name, held in (*part.named_parameters(path, recurse=False), *part.named_buffers(path, False)):
+            if held.is_meta:
+                raise InputError(
+                    f"{name} is on the meta device, and has no values: load the model's weights first, with "
+                    "load_state_dict(..., assign=True)"
+                )
     try:
         taken = copied(module)
     except Exception as error:  # what a module holds may refuse to be copied in ways of its own
