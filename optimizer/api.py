@@ -411,21 +411,21 @@ def engines() -> dict[str, str]:
     return {name: problem_of(name) for name in ENGINES}
 
 
-def plot_accuracy(results: "Sequence[ResultView]", dark: bool = False) -> "go.Figure":
+def plot_accuracy(results: "ResultView | Sequence[ResultView]", dark: bool = False) -> "go.Figure":
     """Accuracy against sparsity, one line a bit width, as a Plotly figure."""
     from optimizer.charts import accuracy_info, figure
 
     return figure(accuracy_info(_records(results)), dark)
 
 
-def plot_latency(results: "Sequence[ResultView]", dark: bool = False) -> "go.Figure":
+def plot_latency(results: "ResultView | Sequence[ResultView]", dark: bool = False) -> "go.Figure":
     """Latency against sparsity, as a ratio to the uncompressed model, as a Plotly figure."""
     from optimizer.charts import figure, latency_info
 
     return figure(latency_info(_records(results)), dark)
 
 
-def plot_size(results: "Sequence[ResultView]", dark: bool = False) -> "go.Figure":
+def plot_size(results: "ResultView | Sequence[ResultView]", dark: bool = False) -> "go.Figure":
     """Size against weight bits, as a Plotly figure."""
     from optimizer.charts import figure, size_info
 
@@ -433,7 +433,10 @@ def plot_size(results: "Sequence[ResultView]", dark: bool = False) -> "go.Figure
 
 
 def plot_frontier(
-    results: "Sequence[ResultView]", cost: str = "compressed_size", loss: str = "drop", dark: bool = False
+    results: "ResultView | Sequence[ResultView]",
+    cost: str = "compressed_size",
+    loss: str = "drop",
+    dark: bool = False,
 ) -> "go.Figure":
     """What accuracy is paid for a cost: the Pareto-optimal results joined, as a Plotly figure.
 
@@ -448,8 +451,12 @@ def plot_frontier(
 # Inside
 
 
-def _records(results: "Sequence[ResultView]") -> list[Any]:
-    return [result.record for result in results]
+def _records(results: "ResultView | Sequence[ResultView]") -> list[Any]:
+    """Of one result, too. Raises InputError for what is none."""
+    given = [results] if isinstance(results, ResultView) else [*results]
+    if wrong := [one for one in given if not isinstance(one, ResultView)]:
+        raise InputError(f"{type(wrong[0]).__name__} is no result: give what px.measure or px.sweep gave")
+    return [result.record for result in given]
 
 
 def _numbers(name: str, given: object) -> tuple[Any, ...]:
