@@ -381,17 +381,18 @@ def compress(
 def save(result: ResultView, path: str | PathLike[str], format: str | None = None) -> Path:
     """Write the compressed model of a result; gives the path of what was written.
 
-    By extension: ``.onnx``, ``.safetensors``, ``.xml`` (OpenVINO, with its ``.bin`` beside it). A ``.zip``
-    also holds the recipe and a model card, in one of the formats ``safetensors``, ``packed``, ``onnx`` and
-    ``openvino``. Raises InputError for another extension or format, an extension of another format, and a
-    result whose model or images went with the process that measured it (``isolated=True``), UnavailableError
-    where a package or the folder is missing or the disk is full, WorkError for a model that can't be
-    converted.
+    By extension: ``.onnx``, ``.xml`` (OpenVINO, with its ``.bin`` beside it), ``.safetensors`` (its values,
+    which :func:`optimizer.export.artifacts.load` puts back into the model's own module). A ``.zip`` also
+    holds the recipe and a model card, in one of the formats ``safetensors``, ``packed``, ``onnx`` and
+    ``openvino``. Raises InputError for another extension or format, an extension of another format, what is
+    no result, and a result whose model or images went with the process that measured it (``isolated=True``),
+    UnavailableError where a package or the folder is missing or the disk is full, WorkError for a model that
+    can't be converted.
     """
     from optimizer.export.artifacts import saving
 
     kind = saving.format_of(Path(path), format)
-    _check_at_hand(result)
+    _check_at_hand(_checked(result))
     return saving.save(
         on_demand.artifact(kind, result.request, result.workspace, result.record), kind, Path(path)
     )
@@ -453,10 +454,15 @@ def plot_frontier(
 
 def _records(results: "ResultView | Sequence[ResultView]") -> list[Any]:
     """Of one result, too. Raises InputError for what is none."""
-    given = [results] if isinstance(results, ResultView) else [*results]
-    if wrong := [one for one in given if not isinstance(one, ResultView)]:
-        raise InputError(f"{type(wrong[0]).__name__} is no result: give what px.measure or px.sweep gave")
-    return [result.record for result in given]
+    return [_checked(one).record for one in several(results)]
+
+
+def _checked(result: object) -> ResultView:
+    if not isinstance(result, ResultView):
+        raise InputError(
+            f"{type(result).__name__} is no result: give what px.measure gave, or one of what px.sweep gave"
+        )
+    return result
 
 
 def _numbers(name: str, given: object) -> tuple[Any, ...]:
