@@ -3,7 +3,8 @@
 Every function takes as ``model`` a name that :func:`models` lists, the path of an ONNX file or of a
 checkpoint (``.safetensors``, ``.pt``, ``.pth``) of an architecture that its weights tell, a classifier of the
 Hugging Face hub (``hf-hub:timm/resnet18.a1_in1k``), or a ``torch.nn.Module`` that answers one tensor
-``[N, ...]`` with one tensor of outputs ``[N, ...]``. The module is copied and never changed. It is known by a
+``[N, ...]`` with one tensor of outputs ``[N, ...]``. The module is copied, without hooks that were registered
+on it, and never changed. It is known by a
 digest of its code and weights, as a file is by its content: the same ones are measured once, retrained ones
 anew.
 

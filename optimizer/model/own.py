@@ -14,6 +14,7 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import type_before_parametrizations
 
 from optimizer.errors import InputError
+from optimizer.formats import listed
 from optimizer.model.computed import HOOKS, computed, copied, replace_computed
 from optimizer.model.examples import answers, examples, forget, hold
 from optimizer.model.identity import content
@@ -30,6 +31,7 @@ CHANNELS = (1, 3, 4)
 """Of images that are grey, in colour, and in colour with transparency."""
 STATISTICS = ("running_mean", "running_var")
 """Buffers that a norm learns."""
+MAX_NAMED = 3
 COMPILED = "_is_torch_compile"
 """What torch.compile leaves in a module that it is given."""
 QUANTIZED = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized")
@@ -62,12 +64,13 @@ def own_model(
         raise InputError(f"input shape {shape} is not allowed: sides of 1 or more, such as (3, 224, 224)")
     module = _uncompiled(module)
     taken = _copied(module)
+    notes = _drop_hooks(taken)
     hold(taken, shape, given)
     _make_parameters(taken, shape)
     outputs = tried(taken, shape, of_images)
     classes = outputs.shape[1] if outputs.ndim == 2 and outputs.shape[1] > 1 else 0
     unrun = unused(taken, shape)  # which is left out of what is measured
-    about = (taken, shape, *unrun, *([] if classifier or not classes else ["no classifier"]))
+    about = (taken, shape, *unrun, *notes, *([] if classifier or not classes else ["no classifier"]))
     card = ModelCard(
         name=f"{_kind(module)}-{content(about)[:NAME_DIGITS]}",
         source=SOURCE_NAME,
@@ -76,7 +79,7 @@ def own_model(
         input_shape=shape,
         classes=classes if classifier else 0,
     )
-    return LoadedModel(card, taken, _photograph_preset(shape), ())
+    return LoadedModel(card, taken, _photograph_preset(shape), (), notes=notes)
 
 
 def tried(module: nn.Module, shape: tuple[int, ...], of_images: bool = False) -> Tensor:
@@ -189,11 +192,25 @@ def _copied(module: nn.Module) -> nn.Module:
     taken = taken.eval().cpu().float()  # in training, spectral norms of recurrent layers go on as these move
     for part in taken.modules():
         vars(part).pop(COMPILED, None)
-        # Hooks would call back into what is not copied.
+    return taken
+
+
+def _drop_hooks(taken: nn.Module) -> tuple[str, ...]:
+    """Take out hooks, which would call back into what is not copied. Gives notes: whose may be missed."""
+    found: list[str] = []
+    for path, part in taken.named_modules():
         for hooks in (part._forward_hooks, part._forward_pre_hooks, part._backward_hooks):
             for number in [number for number, hook in hooks.items() if not isinstance(hook, HOOKS)]:
                 del hooks[number]
-    return taken
+                if hooks is not part._backward_hooks:
+                    found.append(path or "the whole model")
+    if not found:
+        return ()
+    names = listed([*dict.fromkeys(found)], MAX_NAMED)
+    return (
+        f"hooks are left out, those of {names}: where one changes what goes in or comes out there, these "
+        "figures are of the network without it",
+    )
 
 
 def _uncompiled(module: nn.Module) -> nn.Module:

@@ -51,6 +51,18 @@ def test_weights_on_the_meta_device_are_refused_with_what_to_do() -> None:
         own_model(net, (3, 2, 2))
 
 
+def test_hooks_are_left_out_which_a_note_says() -> None:
+    net = nn.Sequential(nn.Flatten(), nn.Linear(12, 5))
+    plain = own_model(net, (3, 2, 2))
+    net[1].register_forward_hook(lambda module, given, outputs: 2 * outputs)
+    net[1].register_forward_pre_hook(lambda module, given: None)
+    hooked = own_model(net, (3, 2, 2))
+    assert open_model(plain).notes == ()
+    (note,) = open_model(hooked).notes
+    assert note.startswith("hooks are left out, those of 1: where one changes what goes in or comes out")
+    assert hooked.card.name != plain.card.name, "each has results of its own, with their notes"
+
+
 class Counted(nn.Linear):
     def get_extra_state(self) -> Any:
         return {"steps": 3}
