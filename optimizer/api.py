@@ -3,7 +3,8 @@
 Every function takes as ``model`` a name that :func:`models` lists, the path of an ONNX file or of a
 checkpoint (``.safetensors``, ``.pt``, ``.pth``) of an architecture that its weights tell, a classifier of the
 Hugging Face hub (``hf-hub:timm/resnet18.a1_in1k``), or a ``torch.nn.Module`` that answers one tensor
-``[N, ...]`` with one tensor of outputs ``[N, ...]``. The module is copied and never changed. It is known by a
+``[N, ...]`` with one tensor of outputs ``[N, ...]``. The module is copied, without hooks that were registered
+on it, and never changed. It is known by a
 digest of its code and weights, as a file is by its content: the same ones are measured once, retrained ones
 anew.
 
@@ -381,17 +382,18 @@ def compress(
 def save(result: ResultView, path: str | PathLike[str], format: str | None = None) -> Path:
     """Write the compressed model of a result; gives the path of what was written.
 
-    By extension: ``.onnx``, ``.safetensors``, ``.xml`` (OpenVINO, with its ``.bin`` beside it). A ``.zip``
-    also holds the recipe and a model card, in one of the formats ``safetensors``, ``packed``, ``onnx`` and
-    ``openvino``. Raises InputError for another extension or format, an extension of another format, and a
-    result whose model or images went with the process that measured it (``isolated=True``), UnavailableError
-    where a package or the folder is missing or the disk is full, WorkError for a model that can't be
-    converted.
+    By extension: ``.onnx``, ``.xml`` (OpenVINO, with its ``.bin`` beside it), ``.safetensors`` (its values,
+    which :func:`optimizer.export.artifacts.load` puts back into the model's own module). A ``.zip`` also
+    holds the recipe and a model card, in one of the formats ``safetensors``, ``packed``, ``onnx`` and
+    ``openvino``. Raises InputError for another extension or format, an extension of another format, what is
+    no result, and a result whose model or images went with the process that measured it (``isolated=True``),
+    UnavailableError where a package or the folder is missing or the disk is full, WorkError for a model that
+    can't be converted.
     """
     from optimizer.export.artifacts import saving
 
     kind = saving.format_of(Path(path), format)
-    _check_at_hand(result)
+    _check_at_hand(_checked(result))
     return saving.save(
         on_demand.artifact(kind, result.request, result.workspace, result.record), kind, Path(path)
     )
@@ -411,21 +413,21 @@ def engines() -> dict[str, str]:
     return {name: problem_of(name) for name in ENGINES}
 
 
-def plot_accuracy(results: "Sequence[ResultView]", dark: bool = False) -> "go.Figure":
+def plot_accuracy(results: "ResultView | Sequence[ResultView]", dark: bool = False) -> "go.Figure":
     """Accuracy against sparsity, one line a bit width, as a Plotly figure."""
     from optimizer.charts import accuracy_info, figure
 
     return figure(accuracy_info(_records(results)), dark)
 
 
-def plot_latency(results: "Sequence[ResultView]", dark: bool = False) -> "go.Figure":
+def plot_latency(results: "ResultView | Sequence[ResultView]", dark: bool = False) -> "go.Figure":
     """Latency against sparsity, as a ratio to the uncompressed model, as a Plotly figure."""
     from optimizer.charts import figure, latency_info
 
     return figure(latency_info(_records(results)), dark)
 
 
-def plot_size(results: "Sequence[ResultView]", dark: bool = False) -> "go.Figure":
+def plot_size(results: "ResultView | Sequence[ResultView]", dark: bool = False) -> "go.Figure":
     """Size against weight bits, as a Plotly figure."""
     from optimizer.charts import figure, size_info
 
@@ -433,7 +435,10 @@ def plot_size(results: "Sequence[ResultView]", dark: bool = False) -> "go.Figure
 
 
 def plot_frontier(
-    results: "Sequence[ResultView]", cost: str = "compressed_size", loss: str = "drop", dark: bool = False
+    results: "ResultView | Sequence[ResultView]",
+    cost: str = "compressed_size",
+    loss: str = "drop",
+    dark: bool = False,
 ) -> "go.Figure":
     """What accuracy is paid for a cost: the Pareto-optimal results joined, as a Plotly figure.
 
@@ -448,8 +453,17 @@ def plot_frontier(
 # Inside
 
 
-def _records(results: "Sequence[ResultView]") -> list[Any]:
-    return [result.record for result in results]
+def _records(results: "ResultView | Sequence[ResultView]") -> list[Any]:
+    """Of one result, too. Raises InputError for what is none."""
+    return [_checked(one).record for one in several(results)]
+
+
+def _checked(result: object) -> ResultView:
+    if not isinstance(result, ResultView):
+        raise InputError(
+            f"{type(result).__name__} is no result: give what px.measure gave, or one of what px.sweep gave"
+        )
+    return result
 
 
 def _numbers(name: str, given: object) -> tuple[Any, ...]:

@@ -316,6 +316,9 @@ def test_a_sweep_is_a_table_and_charts(net: nn.Module, images: Tensor, labels: T
     assert len(results[1:]) == 3
     for plot in (px.plot_accuracy, px.plot_frontier, px.plot_latency, px.plot_size):
         assert isinstance(plot(results), go.Figure)
+        assert plot(results[0]) == plot(results[:1])
+        with pytest.raises(InputError, match=r"int is no result: give what px.measure gave"):
+            plot([1])  # type: ignore[list-item]
     with pytest.raises(InputError, match="unknown metric"):
         px.plot_frontier(results, cost="colour")
 
@@ -440,6 +443,8 @@ def test_what_can_not_be_saved_is_said(net: nn.Module, images: Tensor, tmp_path:
     result = measured(net, images)
     with pytest.raises(InputError, match=r"unknown format '\.tflite'.*onnx"):
         px.save(result, tmp_path / "net.tflite")
+    with pytest.raises(InputError, match="list is no result: give what px.measure gave"):
+        px.save([result], tmp_path / "net.zip")  # type: ignore[arg-type]
     with pytest.raises(UnavailableError, match="can't write"):
         px.save(result, tmp_path / "nowhere" / "net.zip")
 

@@ -119,7 +119,7 @@ def _row(summary: Summary) -> dict[str, object]:
         "images": summary.images,
         "recipe": summary.description,
         "pruning": recipe.prune.method,
-        "sparsity": recipe.prune.sparsity,
+        "sparsity": recipe.prune.share if recipe.prune.threshold is None else None,
         "threshold": recipe.prune.threshold,
         "allocation": recipe.prune.allocation,
         "pattern": recipe.prune.pattern,

@@ -102,9 +102,9 @@ def _accuracy(run: TwoFiles) -> Iterator[str]:
         return
     (first, second), (a, b) = (format_percent(one.value, one.low, one.high) for one in both), names(run)
     yield (
-        f"Accuracy {first} of {a}, {second} of {b}: {drop.verdict.label}. {drop.lost} "
-        f"images were right in the first alone, {drop.gained} in the second alone; McNemar's test, "
-        f"{format_p(drop.p)}."
+        f"Accuracy {first} of {a}, {second} of {b}: {drop.verdict.label}. Right in the first "
+        f"alone: {count(drop.lost, 'image')}, in the second alone: {count(drop.gained, 'image')}; McNemar's "
+        f"test, {format_p(drop.p)}."
     )
 
 

@@ -162,6 +162,7 @@ def _write(path: Path, content: bytes) -> None:
 def add_stored_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--forget-failures", action="store_true", help="drop what failed")
     parser.add_argument("--forget-unreadable", action="store_true", help="drop what can't be read")
+    parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
 
 
 def run_stored(options: argparse.Namespace) -> None:
@@ -171,6 +172,9 @@ def run_stored(options: argparse.Namespace) -> None:
     if options.forget_unreadable:
         dropped = store.forget_unreadable(store.unreadable(DOCUMENTS))
         print(f"{count(dropped, 'row')} dropped that can't be read", file=sys.stderr)
+    if options.json:
+        print(json.dumps(_stored_json(store)))
+        return
     print(f"{count(store.count(), 'result')} in {store.place}")
     for failure in store.failures():
         print(
@@ -179,3 +183,19 @@ def run_stored(options: argparse.Namespace) -> None:
         )
     if rows := store.unreadable(DOCUMENTS):
         print(f"{describe_unreadable(rows)} `paretoscope stored --forget-unreadable` drops it.")
+
+
+def _stored_json(store: Store) -> dict[str, object]:
+    failures = [
+        {
+            "created": failure.created,
+            "model": failure.request.model,
+            "engine": failure.request.engine,
+            "recipe": failure.request.recipe.to_dict(),
+            "recipe_words": failure.request.recipe.describe(),
+            "message": failure.message,
+        }
+        for failure in store.failures()
+    ]
+    unreadable = [{"kind": row.kind, "reason": row.reason} for row in store.unreadable(DOCUMENTS)]
+    return {"results": store.count(), "place": store.place, "failures": failures, "unreadable": unreadable}

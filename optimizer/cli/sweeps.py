@@ -204,6 +204,7 @@ def _say(words: str) -> None:
 
 def add_sweeps_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cancel", type=int, metavar="ID", help="end this one first, wherever it runs")
+    parser.add_argument("--json", action="store_true", help="one JSON object a line, of each")
 
 
 def run_sweeps(options: argparse.Namespace) -> None:
@@ -215,6 +216,23 @@ def run_sweeps(options: argparse.Namespace) -> None:
         print(f"{found.title}: {words}", file=sys.stderr)
     lacking = ledger.lacking(store)
     for sweep in ledger.sweeps(store):
+        if options.json:
+            print(json.dumps(_sweep_json(store, sweep, lacking.get(sweep.id))))
+            continue
         when = sweep.created[:16].replace("T", " ")
         waits = f"; waits for a server that has {lacking[sweep.id]}" if sweep.id in lacking else ""
         print(f"{sweep.id}  {when}  {sweep.who}  {describe(sweep)}: {came_of_it(store, sweep)}{waits}")
+
+
+def _sweep_json(store: Store, sweep: Sweep, lacking: str | None) -> dict[str, object]:
+    return {
+        "id": sweep.id,
+        "kind": "sweep" if sweep.answer is None else "question",
+        "created": sweep.created,
+        "who": sweep.who,
+        "asked": describe(sweep),
+        "state": sweep.state,
+        "counts": dict(sweep.counts),
+        "came_of_it": came_of_it(store, sweep),
+        "waits_for": lacking,
+    }

@@ -33,7 +33,7 @@ from optimizer.compression.gradients import way_to_learn
 from optimizer.compression.learner import Learner, Moments
 from optimizer.compression.quantize.held import HeldGrid
 from optimizer.compression.segments import chains, outputs
-from optimizer.model.layers import walk
+from optimizer.model.layers import tensors, walk
 from optimizer.progress import Report
 from optimizer.tasks.outputs import is_logits
 
@@ -423,7 +423,7 @@ class Distillation:
         last = list(walk(self.model))[-1]
         if last.weight in self.held:
             return
-        self.model.load_state_dict(self.best)
+        self.model.load_state_dict(self.best, strict=False)
         wanted = self.sharpness * outputs(self.model, self.images[:1])
         with torch.no_grad():
             for one in (last.weight, last.bias):
@@ -450,5 +450,5 @@ def _relative(outputs: Tensor, wanted: Tensor) -> Tensor:
 def _state(model: nn.Module) -> dict[str, Tensor]:
     return {
         name: one.detach().clone(memory_format=torch.contiguous_format)
-        for name, one in model.state_dict().items()
+        for name, one in tensors(model).items()
     }

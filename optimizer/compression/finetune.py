@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from optimizer.compression.distillation import BATCH, MIN_IMAGES, Checkpoint, learning
 from optimizer.compression.quantize.held import HeldGrid
 from optimizer.errors import InputError
+from optimizer.model.layers import tensors
 from optimizer.progress import Report, is_enough, quiet, stop_if_cancelled
 from optimizer.system.threads import pinned_threads
 
@@ -122,7 +123,7 @@ def recover(
         raise InputError(f"{steps} fine-tuning steps are not allowed: give 0 (none) or more")
     if len(images) < MIN_IMAGES:
         raise InputError(f"{len(images)} images are too few to fine-tune on: give at least {MIN_IMAGES}")
-    if begun is not None and (begun.step > steps or not fits(begun.best, student.state_dict())):
+    if begun is not None and (begun.step > steps or not fits(begun.best, tensors(student))):
         begun = None
     budget = Steps(steps, begun.step if begun else 0)
     run = learning(student, teacher, masks, images, budget, report, grids)

@@ -88,7 +88,8 @@ class OpenModel:
 
     ``published`` are its layers' weights before folding, by name: by their magnitude weights are pruned.
     ``multiplications`` has how often each weight of a layer is multiplied for one input, ``size`` the
-    uncompressed model's, ``notes`` what folding could not do, and what no recipe prunes or rounds.
+    uncompressed model's, ``notes`` what folding could not do, what no recipe prunes or rounds, and
+    those of the model itself.
     """
 
     loaded: LoadedModel
@@ -243,5 +244,5 @@ def open_model(loaded: LoadedModel) -> OpenModel:
         {layer.name: layer.weight.detach() for layer in walk(loaded.module) if layer.name in run},
         multiplications(module, loaded.card.input_shape),
         size_of(module, compress_weights(module, Recipe())),
-        (*notes, *notes_on_others(module)),
+        (*loaded.notes, *notes, *notes_on_others(module)),
     )

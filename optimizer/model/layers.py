@@ -369,6 +369,11 @@ def _fused(convolution: Any, norm: Any) -> tuple[Any, nn.Module] | None:
     return None
 
 
+def tensors(module: nn.Module) -> dict[str, Tensor]:
+    """Its state, without what it adds to that by a ``get_extra_state`` of its own, which may be anything."""
+    return {name: one for name, one in module.state_dict().items() if isinstance(one, Tensor)}
+
+
 def agree(some: list[Tensor], others: list[Tensor]) -> bool:
     """Whether two models' :func:`answers` differ by no more than rounding."""
     return all(

@@ -14,10 +14,11 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import type_before_parametrizations
 
 from optimizer.errors import InputError
+from optimizer.formats import listed
 from optimizer.model.computed import HOOKS, computed, copied, replace_computed
 from optimizer.model.examples import answers, examples, forget, hold
 from optimizer.model.identity import content
-from optimizer.model.layers import agree, walk
+from optimizer.model.layers import agree, tensors, walk
 from optimizer.model.sources import LoadedModel
 from optimizer.model.unused import unused
 from optimizer.records import ModelCard
@@ -30,8 +31,11 @@ CHANNELS = (1, 3, 4)
 """Of images that are grey, in colour, and in colour with transparency."""
 STATISTICS = ("running_mean", "running_var")
 """Buffers that a norm learns."""
+MAX_NAMED = 3
 COMPILED = "_is_torch_compile"
 """What torch.compile leaves in a module that it is given."""
+QUANTIZED = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized")
+"""Where torch has modules that compute with integers."""
 GIVE_SHAPE = "Give the shape that it takes with input_shape, or an example_input"
 
 
@@ -51,21 +55,22 @@ def own_model(
     logits unless it is said to be no ``classifier``. The name holds a digest
     of code, weights and that shape (:func:`optimizer.model.identity.content`), so that retrained weights are
     another model. Files of photographs are preprocessed as is usual for ImageNet. Raises InputError for a
-    module that is TorchScript or an exported graph, lacks its weights or can't be copied, has weights that
-    are not finite or not the same in each forward, nothing to compress, or does not answer a batch of one
-    input tensor with one tensor of floats in evaluation mode.
+    module that is TorchScript, an exported graph or quantized, lacks its weights or can't be copied, has
+    weights that are not finite or not the same in each forward, nothing to compress, or does not answer a
+    batch of one input tensor with one tensor of floats in evaluation mode.
     """
     shape = tuple(int(side) for side in input_shape)
     if not shape or min(shape) < 1:
         raise InputError(f"input shape {shape} is not allowed: sides of 1 or more, such as (3, 224, 224)")
     module = _uncompiled(module)
     taken = _copied(module)
+    notes = _drop_hooks(taken)
     hold(taken, shape, given)
     _make_parameters(taken, shape)
     outputs = tried(taken, shape, of_images)
     classes = outputs.shape[1] if outputs.ndim == 2 and outputs.shape[1] > 1 else 0
     unrun = unused(taken, shape)  # which is left out of what is measured
-    about = (taken, shape, *unrun, *([] if classifier or not classes else ["no classifier"]))
+    about = (taken, shape, *unrun, *notes, *([] if classifier or not classes else ["no classifier"]))
     card = ModelCard(
         name=f"{_kind(module)}-{content(about)[:NAME_DIGITS]}",
         source=SOURCE_NAME,
@@ -74,14 +79,14 @@ def own_model(
         input_shape=shape,
         classes=classes if classifier else 0,
     )
-    return LoadedModel(card, taken, _photograph_preset(shape), ())
+    return LoadedModel(card, taken, _photograph_preset(shape), (), notes=notes)
 
 
 def tried(module: nn.Module, shape: tuple[int, ...], of_images: bool = False) -> Tensor:
     """What a module in evaluation mode answers to two inputs of ``shape``: ``[2, ...]``. Raises InputError
     for one that can't be measured, as :func:`own_model` says."""
     parameters = {name for name, _ in module.named_parameters(remove_duplicate=False)}
-    for name, tensor in module.state_dict().items():
+    for name, tensor in tensors(module).items():
         learned = name in parameters or name.rpartition(".")[2] in STATISTICS
         if not tensor.is_floating_point():
             continue
@@ -158,11 +163,22 @@ def _copied(module: nn.Module) -> nn.Module:
             "weights"
         )
     for path, part in module.named_modules():
+        if type(part).__module__.startswith(QUANTIZED):
+            raise InputError(
+                f"{path or 'it'} ({type(part).__name__}) is quantized already, and keeps its weights where "
+                "they can't be compressed or counted: give the model as it was before"
+            )
         if any(map(is_lazy, part.parameters(recurse=False))):
             raise InputError(
                 f"{path or 'it'} ({type(part).__name__}) has no weights yet: it takes their shape from the "
                 "first input. Run the model once on an example, then give it"
             )
+        for name, held in (*part.named_parameters(path, recurse=False), *part.named_buffers(path, False)):
+            if held.is_meta:
+                raise InputError(
+                    f"{name} is on the meta device, and has no values: load the model's weights first, with "
+                    "load_state_dict(..., assign=True)"
+                )
     try:
         taken = copied(module)
     except Exception as error:  # what a module holds may refuse to be copied in ways of its own
@@ -176,11 +192,25 @@ def _copied(module: nn.Module) -> nn.Module:
     taken = taken.eval().cpu().float()  # in training, spectral norms of recurrent layers go on as these move
     for part in taken.modules():
         vars(part).pop(COMPILED, None)
-        # Hooks would call back into what is not copied.
+    return taken
+
+
+def _drop_hooks(taken: nn.Module) -> tuple[str, ...]:
+    """Take out hooks, which would call back into what is not copied. Gives notes: whose may be missed."""
+    found: list[str] = []
+    for path, part in taken.named_modules():
         for hooks in (part._forward_hooks, part._forward_pre_hooks, part._backward_hooks):
             for number in [number for number, hook in hooks.items() if not isinstance(hook, HOOKS)]:
                 del hooks[number]
-    return taken
+                if hooks is not part._backward_hooks:
+                    found.append(path or "the whole model")
+    if not found:
+        return ()
+    names = listed([*dict.fromkeys(found)], MAX_NAMED)
+    return (
+        f"hooks are left out, those of {names}: where one changes what goes in or comes out there, these "
+        "figures are of the network without it",
+    )
 
 
 def _uncompiled(module: nn.Module) -> nn.Module:

@@ -43,6 +43,14 @@ def test_frame_of_nothing_has_all_columns() -> None:
     assert list(table([]).columns) == list(table(make_sweep()[:1]).columns)
 
 
+def test_where_nothing_is_pruned_sparsity_is_0_and_with_a_threshold_there_is_none() -> None:
+    """A missing one would leave the uncompressed model out of whatever is grouped or drawn by it."""
+    asked = (recipe(), recipe(0.5), recipe(weight_bits=8), recipe(pattern="2:4"), recipe(threshold=0.1))
+    sparsities = frame([make_result(one) for one in asked])["sparsity"]
+    assert [*sparsities[:4]] == [0, 0.5, 0, 0.5]
+    assert sparsities.isna()[4]
+
+
 def test_only_what_was_timed_alike_shares_a_line() -> None:
     cores = threads_available()
 

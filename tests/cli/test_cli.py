@@ -135,6 +135,12 @@ def test_a_sweep_that_was_stopped_is_listed_and_goes_on(
     (line,) = capsys.readouterr().out.splitlines()
     assert "fashion-mlp on OpenVINO: Magnitude, 0, 50 % at 32 bits: 2 configurations" in line
     assert line.endswith("1 done, 1 cancelled")
+    assert main(["sweeps", "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["came_of_it"] in line
+    assert said["asked"] in line
+    assert [said[name] for name in ("id", "kind", "state", "waits_for")] == [1, "sweep", "cancelled", None]
+    assert said["counts"] == {"done": 1, "cancelled": 1}
     assert main(["sweep", "--resume", "1", "--json"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 2
     assert main(["sweeps", "--cancel", "1"]) == 0

@@ -1,6 +1,7 @@
 """What the command line refuses, and what goes wrong: one clear line on standard error, and an exit code."""
 
 import errno
+import json
 import os
 import sqlite3
 import subprocess
@@ -151,6 +152,11 @@ def test_what_failed_and_what_cannot_be_read_is_said_and_dropped(capsys: pytest.
     assert said.startswith("2 results in ")
     assert "no network" in said
     assert "1 result. `paretoscope stored --forget-unreadable`" in said
+    assert main(["stored", "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert (said["results"], said["place"]) == (2, str(store.path))
+    assert [one["message"] for one in said["failures"]] == ["no network"]
+    assert [one["kind"] for one in said["unreadable"]] == ["result"]
     assert main(["stored", "--forget-unreadable", "--forget-failures"]) == 0
     said = capsys.readouterr()
     assert said.out == f"1 result in {store.path}\n"

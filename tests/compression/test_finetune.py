@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -79,6 +80,21 @@ def test_frozen_parameters_learn_and_buffers_stay(small_images: Tensor) -> None:
     assert found.after < found.before
     assert torch.equal(found.state["held"], teacher.held)
     assert not torch.equal(found.state["frozen"], teacher.frozen)
+
+
+class Counted(nn.Linear):
+    def get_extra_state(self) -> Any:
+        return {"steps": 3}
+
+    def set_extra_state(self, state: Any) -> None:
+        """It has none that is written."""
+
+
+def test_what_a_state_holds_beside_tensors_is_no_trouble(small_images: Tensor) -> None:
+    torch.manual_seed(0)
+    student = nn.Sequential(nn.Flatten(), Counted(64, 16), nn.ReLU(), Counted(16, 10)).eval()
+    found = recover(student, copy.deepcopy(student), half_gone(student), small_images, 20)
+    assert found.state.keys() == dict(student.named_parameters()).keys()
 
 
 def test_without_a_budget_the_student_comes_back_as_it_is(small: Small, small_images: Tensor) -> None:

@@ -47,7 +47,8 @@ def test_a_small_model_comes_back(
     path.write_bytes(write(kind, source))
     fresh, _ = fold_batch_norm(small(name))
     before = {key: value.clone() for key, value in values(fresh).items()}
-    for written in (path, str(path), path.read_bytes()):
+    (alone,) = [content for name, content in entries(path.read_bytes()).items() if name.startswith("model")]
+    for written in (path, str(path), path.read_bytes(), alone):
         found = load(written, fresh)
         check_same(found, source.compressed.module, small_images, signs=kind == "safetensors")
     assert all(torch.equal(value, before[key]) for key, value in values(fresh).items())
@@ -207,6 +208,8 @@ def test_the_lines_in_the_card_run_for_a_smaller_network_and_for_a_module_of_one
     ):
         found = run_card(write("packed", source), tmp_path, module=small("auxiliary"))
         check_same(found, source.compressed.module, small_images, signs=False)
+        with pytest.raises(InputError, match=r"weights alone, of .*save an .onnx or .xml file"):
+            opened(NetworkRef("model.zip"))  # whose module is not at hand
     older = taken(own.module, RECIPES["8 bits"], small_images, own.card)  # with what never runs
     found = run_card(write("packed", older), tmp_path, module=small("auxiliary"))
     assert torch.equal(found(small_images), older.compressed.module(small_images))

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -32,6 +33,46 @@ def test_torchscript_is_refused_with_what_to_give(make: Callable[[nn.Module], nn
     net = nn.Sequential(nn.Flatten(), nn.Linear(12, 5))
     with pytest.raises(InputError, match="is TorchScript.*: give the module that it was made from"):
         own_model(make(net), (3, 2, 2))
+
+
+@pytest.mark.filterwarnings("ignore:torch.*:DeprecationWarning", "ignore:torch.quantize_per_tensor")
+def test_layers_that_torch_quantized_are_refused_with_what_to_give() -> None:
+    """Their weights are no parameters: they would be missing from counts and sizes."""
+    net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Flatten(), nn.Linear(16, 5)).eval()
+    quantized = torch.ao.quantization.quantize_dynamic(net, {nn.Linear})
+    with pytest.raises(InputError, match=r"2 \(Linear\) is quantized already.*as it was before"):
+        own_model(quantized, (3, 2, 2))
+
+
+def test_weights_on_the_meta_device_are_refused_with_what_to_do() -> None:
+    net = nn.Sequential(nn.Flatten(), nn.Linear(12, 5))
+    net[1].weight = nn.Parameter(net[1].weight.to("meta"))
+    with pytest.raises(InputError, match=r"1.weight is on the meta device.*load_state_dict"):
+        own_model(net, (3, 2, 2))
+
+
+def test_hooks_are_left_out_which_a_note_says() -> None:
+    net = nn.Sequential(nn.Flatten(), nn.Linear(12, 5))
+    plain = own_model(net, (3, 2, 2))
+    net[1].register_forward_hook(lambda module, given, outputs: 2 * outputs)
+    net[1].register_forward_pre_hook(lambda module, given: None)
+    hooked = own_model(net, (3, 2, 2))
+    assert open_model(plain).notes == ()
+    (note,) = open_model(hooked).notes
+    assert note.startswith("hooks are left out, those of 1: where one changes what goes in or comes out")
+    assert hooked.card.name != plain.card.name, "each has results of its own, with their notes"
+
+
+class Counted(nn.Linear):
+    def get_extra_state(self) -> Any:
+        return {"steps": 3}
+
+    def set_extra_state(self, state: Any) -> None:
+        """It has none that is written."""
+
+
+def test_a_state_that_holds_more_than_tensors_is_taken() -> None:
+    assert own_model(nn.Sequential(nn.Flatten(), Counted(12, 5)), (3, 2, 2)).card.classes == 5
 
 
 class Normalised(nn.Module):

@@ -34,7 +34,7 @@ from optimizer.compression.prune.plan import ChannelPlan, plan, with_biases
 from optimizer.compression.prune.ranking import Ranking
 from optimizer.compression.quantize.held import HeldGrid
 from optimizer.model import identity
-from optimizer.model.layers import walk, with_shared_bias
+from optimizer.model.layers import tensors, walk, with_shared_bias
 from optimizer.progress import Report, quiet
 from optimizer.system.disk_cache import Parts, beside, kept, read, write
 from optimizer.system.threads import pinned_threads
@@ -184,12 +184,12 @@ def _kept_state(
     module = copy.deepcopy(model)
 
     def unpack(parts: Parts) -> tuple[State, float]:
-        if not fits(parts[0], model.state_dict()):
+        if not fits(parts[0], tensors(model)):
             raise ValueError("a state of another model")
         return dict(parts[0]), float(parts[1]["took"])
 
     state, took = kept(content, make_state, lambda made: (made[0], {"took": made[1]}), unpack)
-    module.load_state_dict(state)
+    module.load_state_dict(state, strict=False)
     return module, took
 
 

@@ -51,7 +51,8 @@ def zipped(
 
 
 def model_file(source: Path | str | bytes, most: int) -> tuple[str, bytes]:
-    """Name and content of the model in a zip, at most ``most`` bytes.
+    """Name and content of the model in a zip, at most ``most`` bytes; of a file that is no zip all of it, and
+    no name.
 
     Raises InputError for a file that can't be read, is damaged, or holds anything else.
     """
@@ -64,6 +65,10 @@ def model_file(source: Path | str | bytes, most: int) -> tuple[str, bytes]:
                     f"{what} has {size:,} bytes, more than the {most + 2 * TEXT_BYTES:,} that a file of this "
                     "model can have: it is of another model, or damaged"
                 )
+            file.seek(0)
+            if file.read(4) != b"PK\x03\x04":
+                file.seek(0)
+                return "", file.read()
             check_directory(file, size)
             with zipfile.ZipFile(file) as archive:
                 return _read_model(archive, most)

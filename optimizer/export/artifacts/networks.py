@@ -101,7 +101,14 @@ def _of_zip(ref: NetworkRef, path: Path, report: Report) -> Candidate:
 
 def _of_weights(ref: NetworkRef, path: Path, size: int, report: Report) -> Candidate:
     """Of a file that has weights alone: in the model that it says they are of."""
-    model = open_workspace(model_named(path), report=report).model
+    name = model_named(path)
+    try:
+        model = open_workspace(name, report=report).model
+    except InputError as error:
+        raise InputError(
+            f"{ref.name} holds weights alone, of {name}, which can't be opened ({error}). Of a module of "
+            "your own save an .onnx or .xml file, or a .zip of one of these formats"
+        ) from error
     with path.open("rb") as opened_file:
         content = hashlib.file_digest(opened_file, "sha256").hexdigest()[:20]
     module = load(path, model.module, model.input_shape)

@@ -17,7 +17,7 @@ from optimizer.compression.packing import BitLayout, Packed, check_grid, unpack,
 from optimizer.compression.prune.channels import shrink_to
 from optimizer.compression.quantize.grid import Codes
 from optimizer.errors import InputError, ParetoscopeError
-from optimizer.export.artifacts.archive import PACKED_FILE, damaged, model_file, some
+from optimizer.export.artifacts.archive import DENSE_FILE, PACKED_FILE, damaged, model_file, some
 from optimizer.export.artifacts.weights import FORMATS, METADATA_KEY, SMALLER, VERSION, others
 from optimizer.model.added.containers import read_header
 from optimizer.model.added.limits import MAX_HEADER_BYTES
@@ -27,7 +27,8 @@ from optimizer.model.layers import walk
 def load(
     source: Path | str | bytes, module: nn.Module, input_shape: tuple[int, ...] | None = None
 ) -> nn.Module:
-    """A copy of ``module`` with the values in a ``safetensors`` or ``packed`` zip, in evaluation mode.
+    """A copy of ``module`` with the values in a ``safetensors`` or ``packed`` zip, or in the ``.safetensors``
+    file of one alone, in evaluation mode.
 
     ``module`` is the same architecture with its batch norm folded
     (:func:`optimizer.model.layers.fold_batch_norm`); it is left as it was. Values come back bit for bit
@@ -42,6 +43,7 @@ def load(
     """
     name, content = model_file(source, _most_bytes(module))
     found = _facts(content)
+    name = name or next((one for one, kind in FORMATS.items() if kind == found.get("format")), DENSE_FILE)
     if found.get("format") != FORMATS[name]:
         raise InputError(f"{name} does not say {FORMATS[name]!r}: use a file that Paretoscope wrote")
     if found.get("version") != VERSION:

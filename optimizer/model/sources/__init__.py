@@ -26,7 +26,7 @@ class LoadedModel:
     ``preprocess`` makes ``[C, H, W]`` float32 of an image in the mode that the card's channels ask for
     (``L`` for one, ``RGB`` for three). ``classes`` and ``wordnet_ids`` have one name a class, or are empty
     where they are not known. ``parts``: the outputs that lie one behind the other in a row of no logits.
-    ``input_name`` is that of the file that it came from.
+    ``input_name`` is that of the file that it came from. ``notes``: what to know of its results.
     """
 
     card: ModelCard
@@ -36,6 +36,7 @@ class LoadedModel:
     wordnet_ids: tuple[str, ...] = ()
     parts: tuple[Part, ...] = ()
     input_name: str = "images"
+    notes: tuple[str, ...] = ()
 
     @property
     def names(self) -> tuple[str, str]:
