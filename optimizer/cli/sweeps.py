@@ -233,6 +233,6 @@ def _sweep_json(store: Store, sweep: Sweep, lacking: str | None) -> dict[str, ob
         "asked": describe(sweep),
         "state": sweep.state,
         "counts": dict(sweep.counts),
-        "came_of_it": came_of_it(store, sweep),
+        "outcome": came_of_it(store, sweep),
         "waits_for": lacking,
     }

@@ -137,7 +137,7 @@ def test_a_sweep_that_was_stopped_is_listed_and_goes_on(
     assert line.endswith("1 done, 1 cancelled")
     assert main(["sweeps", "--json"]) == 0
     said = json.loads(capsys.readouterr().out)
-    assert said["came_of_it"] in line
+    assert said["outcome"] in line
     assert said["asked"] in line
     assert [said[name] for name in ("id", "kind", "state", "waits_for")] == [1, "sweep", "cancelled", None]
     assert said["counts"] == {"done": 1, "cancelled": 1}
