@@ -2,7 +2,7 @@
 
 import inspect
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import type_before_parametrizations
+from torch.utils._pytree import tree_leaves
 
 from optimizer.errors import InputError
 from optimizer.formats import listed
@@ -64,13 +65,15 @@ def own_model(
         raise InputError(f"input shape {shape} is not allowed: sides of 1 or more, such as (3, 224, 224)")
     module = _uncompiled(module)
     taken = _copied(module)
-    notes = _drop_hooks(taken)
+    hooked = _drop_hooks(taken)
     hold(taken, shape, given)
     _make_parameters(taken, shape)
     outputs = tried(taken, shape, of_images)
     classes = outputs.shape[1] if outputs.ndim == 2 and outputs.shape[1] > 1 else 0
     unrun = unused(taken, shape)  # which is left out of what is measured
-    about = (taken, shape, *unrun, *notes, *([] if classifier or not classes else ["no classifier"]))
+    notes = (*_notes_on_hooks(hooked), *_notes_on_chance(taken, shape))
+    without = [f"hooks of {name}" for name in hooked]
+    about = (taken, shape, *unrun, *without, *([] if classifier or not classes else ["no classifier"]))
     card = ModelCard(
         name=f"{_kind(module)}-{content(about)[:NAME_DIGITS]}",
         source=SOURCE_NAME,
@@ -195,8 +198,8 @@ def _copied(module: nn.Module) -> nn.Module:
     return taken
 
 
-def _drop_hooks(taken: nn.Module) -> tuple[str, ...]:
-    """Take out hooks, which would call back into what is not copied. Gives notes: whose may be missed."""
+def _drop_hooks(taken: nn.Module) -> list[str]:
+    """Take out hooks, which would call back into what is not copied; gives whose may be missed."""
     found: list[str] = []
     for path, part in taken.named_modules():
         for hooks in (part._forward_hooks, part._forward_pre_hooks, part._backward_hooks):
@@ -204,13 +207,29 @@ def _drop_hooks(taken: nn.Module) -> tuple[str, ...]:
                 del hooks[number]
                 if hooks is not part._backward_hooks:
                     found.append(path or "the whole model")
-    if not found:
-        return ()
-    names = listed([*dict.fromkeys(found)], MAX_NAMED)
-    return (
-        f"hooks are left out, those of {names}: where one changes what goes in or comes out there, these "
-        "figures are of the network without it",
-    )
+    return [*dict.fromkeys(found)]
+
+
+def _notes_on_hooks(hooked: list[str]) -> Iterator[str]:
+    if hooked:
+        yield (
+            f"hooks are left out, those of {listed(hooked, MAX_NAMED)}: where one changes what goes in or "
+            "comes out there, these figures are of the network without it"
+        )
+
+
+@torch.inference_mode()
+def _notes_on_chance(module: nn.Module, shape: tuple[int, ...]) -> Iterator[str]:
+    images = examples(module, shape)
+    with torch.random.fork_rng(devices=()):
+        first, second = (
+            [one for one in tree_leaves(module(images)) if isinstance(one, Tensor)] for _ in range(2)
+        )
+    if not agree(first, second):
+        yield (
+            "the answer to the same input changes from call to call, as where dropout stays on in evaluation "
+            "mode: accuracy and drop are those of one draw"
+        )
 
 
 def _uncompiled(module: nn.Module) -> nn.Module:

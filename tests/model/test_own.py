@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from optimizer.errors import InputError
 from optimizer.measurement.workspace import open_model
@@ -61,6 +62,20 @@ def test_hooks_are_left_out_which_a_note_says() -> None:
     (note,) = open_model(hooked).notes
     assert note.startswith("hooks are left out, those of 1: where one changes what goes in or comes out")
     assert hooked.card.name != plain.card.name, "each has results of its own, with their notes"
+
+
+class AlwaysDropping(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = nn.Linear(12, 5)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.last(functional.dropout(images.flatten(1), 0.5))
+
+
+def test_a_network_that_draws_its_answers_has_a_note() -> None:
+    (note,) = open_model(own_model(AlwaysDropping(), (3, 2, 2))).notes
+    assert note.startswith("the answer to the same input changes from call to call")
 
 
 class Counted(nn.Linear):
