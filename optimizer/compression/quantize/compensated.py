@@ -13,7 +13,6 @@ that passes on all of it is ``1 / c`` as large. On EfficientNet-Lite0 at 3 bits 
 falls from 0.54 to 0.32 nats by it.
 """
 
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -35,19 +34,16 @@ UNBIASED = 0.85
 """How far scales go from least squares (0) to passing on all of the dense output (1), as a power. All the way
 is as good where rounding errors are small, and worse where they are not: at 3 bits of a symmetric grid."""
 MAX_GAIN = 2.0
+SEARCHED_COLUMNS = 64
 SEARCHED_WEIGHTS = 2**19
-"""Rows of layers with no more weights are rounded on several grids each: others take too long."""
+"""Of layers with no more weights, rows of at most so many columns are rounded on several grids each: longer
+ones make up for more of what a grid costs them, and take longer."""
 SEARCHED_BITS = 3
 """And at so many bits or fewer: at 4 it wins hardly anything."""
-SHARES = (1.0, 0.85, 0.7, 0.55)
-SEARCHED: Mapping[int, tuple[tuple[float, float], ...]] = {
-    64: tuple((low, high) for low in SHARES for high in SHARES),
-    192: ((0.85, 0.85), (0.7, 0.7), (0.85, 0.7), (0.7, 0.85)),
-}
-"""The grids that are tried, as shares of the range of a row's weights at its low and its high end, where rows
-have at most so many columns: longer ones make up for more of what a grid costs them, and take longer. On half
-of the photographs, with the other half to calibrate, the divergence of EfficientNet-Lite0's logits at 3 bits
-falls from 0.374 to 0.326 nats by those of the first kind, and to 0.296 by both."""
+SEARCHED_SHARES = (1.0, 0.85, 0.7, 0.55)
+"""Of the range of a row's weights at either end, in all pairs: the grids that are tried. On the half of the
+photographs that calibrated nothing, the divergence of EfficientNet-Lite0's logits at 3 bits falls from 0.374
+to 0.326 nats by them."""
 
 
 @torch.no_grad()
@@ -64,9 +60,8 @@ def quantize(
         return nearest.quantize(original, pruned, spec, name)
     mean, target = statistics.moments[name].mean, target_of(original, name, statistics)
     scale, zero_point = starting_grid(pruned.weight, spec, target.diagonal)
-    others = tried_shares(original, spec)
-    if others and scale.shape[1] == 1:  # not where inputs lie in several groups
-        scale, zero_point = with_others(scale, zero_point, pruned.weight, spec, others)
+    if scale.shape[1] == 1 and searches_grids(original, spec):  # not where inputs lie in several groups
+        scale, zero_point = with_others(scale, zero_point, pruned.weight, spec)
     tried = max(1, len(scale) // len(original))
     target = target.repeated(tried)
     weights = [part.repeat_interleave(tried, 0) for part in (pruned.weight, pruned.mask)]
@@ -89,29 +84,23 @@ def quantize(
     return Rounded(result, change.flatten())
 
 
-def tried_shares(weight: Tensor, spec: QuantizeSpec) -> list[tuple[float, float]]:
-    """Those of SEARCHED for the rows of a ``weight`` ``[out, ...]``: none where one grid is enough."""
-    if spec.bits > SEARCHED_BITS or spec.granularity == "tensor" or spec.range != "mse":
-        return []
-    if weight.numel() > SEARCHED_WEIGHTS:
-        return []
-    pairs = next((pairs for most, pairs in SEARCHED.items() if weight[0].numel() <= most), ())
-    return [pair for pair in pairs if not spec.symmetric or pair[0] == pair[1]]
+def searches_grids(weight: Tensor, spec: QuantizeSpec) -> bool:
+    """Whether rows are rounded on several grids each: short ones have few columns to make up for an error
+    with, and much depends on the grid."""
+    fits = weight[0].numel() <= SEARCHED_COLUMNS and weight.numel() <= SEARCHED_WEIGHTS
+    return fits and spec.bits <= SEARCHED_BITS and spec.granularity != "tensor" and spec.range == "mse"
 
 
 def with_others(
-    scale: Tensor,
-    zero_point: Tensor,
-    weight: Tensor,
-    spec: QuantizeSpec,
-    others: Sequence[tuple[float, float]],
+    scale: Tensor, zero_point: Tensor, weight: Tensor, spec: QuantizeSpec
 ) -> tuple[Tensor, Tensor]:
-    """The grid ``[out, 1]`` of each row, and then ``others``: ``[out x tried, 1]``."""
+    """The grid ``[out, 1]`` of each row, and then those of SEARCHED_SHARES: ``[out x tried, 1]``."""
     low, high = absmax(units(weight, spec.granularity), spec)
-    shares = torch.tensor(others).T
-    grids = grid_between(low * shares[0], high * shares[1], spec)
+    shares = torch.tensor(SEARCHED_SHARES)
+    pairs = torch.stack((shares, shares)) if spec.symmetric else torch.cartesian_prod(shares, shares).T
+    others = grid_between(low * pairs[0], high * pairs[1], spec)
     scale, zero_point = (
-        torch.cat(both, 1).reshape(-1, 1) for both in zip((scale, zero_point), grids, strict=True)
+        torch.cat(both, 1).reshape(-1, 1) for both in zip((scale, zero_point), others, strict=True)
     )
     return scale, zero_point
 
