@@ -92,16 +92,18 @@ def _add(task: str, asked: object, data: DataSpec) -> None:
         tasks.pool().forget(key)  # it may have been removed since
         tasks.start("interactive", "add", (about, choices), key)
     adding = tasks.pool().get(key)
-    if adding:
+    if adding and adding.state == "done":
+        tasks.pool().forget(key)
+        visit.chosen = tasks.finished(adding, AddedModel).name
+        if visit.upload[1]:
+            uploads.forget_upload(visit.upload[1])
+            visit.upload = "", ""
+        visit.uploads += 1  # an uploader of its own, with nothing in it
+        st.rerun()
+    elif adding and adding.over:
+        tasks.show_failure(adding)
+    elif adding:
         tasks.refresh_when_over([adding])
-        if adding.state == "done":
-            tasks.pool().forget(key)
-            visit.chosen = tasks.finished(adding, AddedModel).name
-            if visit.upload[1]:
-                uploads.forget_upload(visit.upload[1])
-                visit.upload = "", ""
-            visit.uploads += 1  # an uploader of its own, with nothing in it
-            st.rerun()
 
 
 def _try(about: Examined, choices: Choices, data: DataSpec) -> str:

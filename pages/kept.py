@@ -36,8 +36,10 @@ def unreadable() -> list[Unreadable]:
     if (job is None or job.over) and st.button("Check everything stored", icon=":material/fact_check:"):
         tasks.pool().forget(CHECK)
         job = tasks.start("measure", "check", None, CHECK)
+    if job and job.over:
+        return [*tasks.finished(job, tuple)]
     tasks.refresh_when_over([job] if job else [])
-    return [*tasks.finished(job, tuple)] if job and job.over else []
+    return []
 
 
 def note_unreadable(read: int, most: int) -> None:

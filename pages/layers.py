@@ -39,8 +39,6 @@ def main() -> None:
         draw(request, inspection, jobs)
     elif recipe.layers:  # which may be what is wrong, when a link brought them
         undo()
-    if any(job.over for job in jobs):  # while the rest was drawn
-        st.rerun()
     tasks.refresh_when_over(jobs)
 
 

@@ -137,12 +137,14 @@ def get(card: ModelCard) -> None:
     ):
         tasks.start("interactive", "download", card.name, key)
     job = tasks.pool().get(key)
-    if job:
+    if job and job.state == "done":
+        sidebar.list_anew()
+        tasks.pool().forget(key)
+        st.rerun()
+    elif job and job.over:
+        tasks.show_failure(job)
+    elif job:
         tasks.refresh_when_over([job])
-        if job.state == "done":
-            sidebar.list_anew()
-            tasks.pool().forget(key)
-            st.rerun()
 
 
 def read_images(chosen: SidebarChoice) -> bool:

@@ -321,16 +321,16 @@ def wait_for_news(jobs: Sequence[Job], known: Sequence[object]) -> bool:
 
 
 def refresh_when_over(shown: Sequence[Job], unseen: Sequence[Job] = ()) -> None:
-    """Show what runs, and draw the page anew when one of the jobs ends."""
+    """Show what ran when the page looked, and draw it anew when one of the jobs is over: also where that came
+    about while it was drawn."""
     jobs = [*shown, *unseen]
     if not jobs:
         return
     session().shown.update(job.key for job in jobs)
-    over = sum(job.over for job in jobs)
 
-    @st.fragment(run_every=None if over == len(jobs) else POLL_SECONDS)
+    @st.fragment(run_every=POLL_SECONDS)
     def watch() -> None:
-        if sum(job.over for job in jobs) > over:
+        if any(job.over for job in jobs):
             st.rerun()
         for job in shown:
             show_job(job)

@@ -9,6 +9,9 @@ from page_runs import HALF, SMALL, settled, words
 from started import Started, open_page
 from streamlit.testing.v1 import AppTest
 
+from optimizer.system.process_pool import Job
+from pages import tasks
+
 
 @pytest.mark.slow
 def test_layers_shows_a_layer_and_what_it_is_worth(app: AppTest) -> None:
@@ -32,6 +35,22 @@ def test_layers_apart_come_with_a_link(started: Started) -> None:
     assert (row["own sparsity"], row["own bits"], row["removed"], row["bits"]) == (25, 8, 25, 8)
     assert "1 layer override" in words(page)
     assert "Sensitivity of each layer alone: being measured" in words(page), "where its chart will be"
+
+
+def test_what_ends_while_the_page_is_drawn_is_shown(
+    started: Started, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    follow, late = tasks.refresh_when_over, ["inspect"]
+
+    def too_late(jobs: list[Job]) -> None:
+        if late:
+            started.do(late.pop())
+        follow(jobs)
+
+    monkeypatch.setattr(tasks, "refresh_when_over", too_late)
+    page = open_page("layers", {"model": SMALL.model})
+    assert not late
+    assert len(page.dataframe) == 1
 
 
 def test_layers_apart_go_with_their_model(stored: AppTest) -> None:
