@@ -7,7 +7,7 @@ import streamlit as st
 
 from optimizer.errors import InputError
 from optimizer.formats import count
-from optimizer.search.answers import came_of_it, describe
+from optimizer.search.answers import describe, outcome_of
 from optimizer.store import ledger
 from optimizer.store.items import Sweep
 from pages import address, finding, grids, sidebar, tasks
@@ -142,7 +142,7 @@ def show_history(history: Sequence[Sweep]) -> None:
                 "by": sweep.who,
                 "when": f"{sweep.created[:16].replace('T', ' ')} UTC",
                 "state": sweep.state,
-                "outcome": came_of(sweep),
+                "outcome": outcome_in_words(sweep),
             }
             for sweep in history
         ]
@@ -160,17 +160,17 @@ def show_history(history: Sequence[Sweep]) -> None:
         )
 
 
-def came_of(sweep: Sweep) -> str:
-    """What came of it; of a question that is over, as it was found lately."""
+def outcome_in_words(sweep: Sweep) -> str:
+    """Its outcome; of a question that is over, as it was found lately."""
     if sweep.answer is None or sweep.open:
-        return came_of_it(tasks.store(), sweep)
+        return outcome_of(tasks.store(), sweep)
     return answered(tasks.store().place, sweep.id, sweep.state, sweep)
 
 
 @st.cache_data(ttl=ANSWER_SECONDS, max_entries=MAX_ANSWERS, show_spinner=False)
 def answered(place: str, number: int, state: str, _sweep: Sweep) -> str:
     """Answers are large: to read a hundred takes a second, and the page is drawn anew each second or so."""
-    return came_of_it(tasks.store(), _sweep)
+    return outcome_of(tasks.store(), _sweep)
 
 
 main()

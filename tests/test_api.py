@@ -35,7 +35,7 @@ from optimizer.measurement.workspace import Workspace
 from optimizer.progress import quiet
 from optimizer.records import DataSpec, Request, Result, digest
 from optimizer.search import confirming
-from optimizer.search.answers import came_of_it
+from optimizer.search.answers import outcome_of
 from optimizer.store import ledger
 from optimizer.store.keys import request_key
 from optimizer.store.results import Store
@@ -694,7 +694,7 @@ def test_of_a_network_that_is_no_classifier_the_least_sqnr_is_a_limit(images: Te
     best = px.find(parts, max_size_mb=1, **asked)
     assert best.found.answer.question.minimise == "sqnr"
     history = ledger.sweeps(Store())
-    assert came_of_it(Store(), history[1]) == "nothing keeps to the limits"
+    assert outcome_of(Store(), history[1]) == "nothing keeps to the limits"
     assert {sweep.state for sweep in history} == {"done"}
     assert px.find(parts, max_size_mb=1, **asked).found.answer == best.found.answer
     assert ledger.sweeps(Store()) == history

@@ -18,7 +18,7 @@ from optimizer.errors import InputError, UnavailableError, WorkError
 from optimizer.formats import count
 from optimizer.progress import Cancelled
 from optimizer.records import Request, encode
-from optimizer.search.answers import came_of_it, describe
+from optimizer.search.answers import describe, outcome_of
 from optimizer.search.drain import drain, until_over
 from optimizer.search.sweep import Grid
 from optimizer.store import ledger
@@ -221,7 +221,7 @@ def run_sweeps(options: argparse.Namespace) -> None:
             continue
         when = sweep.created[:16].replace("T", " ")
         waits = f"; waits for a server that has {lacking[sweep.id]}" if sweep.id in lacking else ""
-        print(f"{sweep.id}  {when}  {sweep.who}  {describe(sweep)}: {came_of_it(store, sweep)}{waits}")
+        print(f"{sweep.id}  {when}  {sweep.who}  {describe(sweep)}: {outcome_of(store, sweep)}{waits}")
 
 
 def _sweep_json(store: Store, sweep: Sweep, lacking: str | None) -> dict[str, object]:
@@ -233,6 +233,6 @@ def _sweep_json(store: Store, sweep: Sweep, lacking: str | None) -> dict[str, ob
         "asked": describe(sweep),
         "state": sweep.state,
         "counts": dict(sweep.counts),
-        "outcome": came_of_it(store, sweep),
+        "outcome": outcome_of(store, sweep),
         "waits_for": lacking,
     }

@@ -35,6 +35,7 @@ from optimizer.engine.torch import (
     activation_ranges,
     parameters_of,
     taken_in,
+    unreached,
 )
 from optimizer.errors import WorkError, one_line
 from optimizer.model.examples import examples
@@ -238,7 +239,7 @@ def _with_grids(module: nn.Module, calibration: Tensor, bits: int) -> tuple[nn.M
         grid = RoundActivations(*ranges[before], bits)
         getattr(layer.module, SCALE).fill_(grid.scale)
         getattr(layer.module, ZERO_POINT).fill_(grid.zero_point)
-    return copied, [layer.name for layer in walk(module) if layer.module not in ranges]
+    return copied, unreached(module, ranges)
 
 
 def build(

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from optimizer.compression.apply import CompressedModel
 from optimizer.engine.base import Runner
 from optimizer.engine.realised import TAKES_TIME, simulated, unrounded
-from optimizer.engine.torch import RoundActivations, activation_ranges
+from optimizer.engine.torch import RoundActivations, activation_ranges, unreached
 from optimizer.engine.torch import build as build_eager
 from optimizer.model.layers import uses, walk
 from optimizer.recipe import Recipe
@@ -75,7 +75,7 @@ def build(compressed: CompressedModel, calibration: Tensor, *, threads: int, bat
     spans = activation_ranges(model, calibration) if bits <= 8 else {}
     for layer, span in spans.items():
         layer.register_forward_pre_hook(RoundActivations(*span, bits))
-    missed = [layer.name for layer in walk(model) if layer.module not in spans and bits <= 8]
+    missed = unreached(model, spans) if bits <= 8 else []
     scored = copy.deepcopy(model)  # which layers are faster may change
     inputs: dict[nn.Module, Tensor] = {}
     candidates = [layer.module for layer in uses(model) if fits(layer.module)]

@@ -81,6 +81,11 @@ def round_inputs(model: nn.Module, images: Tensor, bits: int) -> list[str]:
     ranges = activation_ranges(model, images)
     for module, span in ranges.items():
         module.register_forward_pre_hook(RoundActivations(*span, bits))
+    return unreached(model, ranges)
+
+
+def unreached(model: nn.Module, ranges: Mapping[nn.Module, tuple[float, float]]) -> list[str]:
+    """Names of the layers without any of the ``ranges``: what their inputs are no hook sees."""
     return [layer.name for layer in walk(model) if layer.module not in ranges]
 
 

@@ -61,11 +61,13 @@ def noise(module: nn.Module, shape: tuple[int, ...], count: int = 1) -> Tensor:
 
 
 @torch.inference_mode()
-def answers(module: nn.Module, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> list[Tensor]:
-    """All that it gives for one of its :func:`examples`, the same each time."""
+def answers(
+    module: nn.Module, shape: tuple[int, ...], dtype: torch.dtype = torch.float32, seed: int = 0
+) -> list[Tensor]:
+    """All that it gives for one of its :func:`examples`, the same each time; by ``seed`` where it draws."""
     inputs = examples(module, shape).to(dtype)
     with torch.random.fork_rng(devices=()):
-        torch.default_generator.manual_seed(0)  # of no other device: those are not put back
+        torch.default_generator.manual_seed(seed)  # of no other device: those are not put back
         given = module(inputs)
     return [one for one in tree_leaves(given) if isinstance(one, Tensor)]
 

@@ -109,7 +109,7 @@ def describe(sweep: Sweep) -> str:
         return "asked by another version"
 
 
-def came_of_it(store: Store, sweep: Sweep) -> str:
+def outcome_of(store: Store, sweep: Sweep) -> str:
     """How many items of a sweep are in which state, or what a question found, in a line."""
     if sweep.answer is None:
         return sweep.described()

@@ -66,7 +66,7 @@ def history_of(page: AppTest) -> pd.DataFrame:
 
 def test_the_history_is_read_where_it_is_open(started: Started, monkeypatch: pytest.MonkeyPatch) -> None:
     read = list[int]()
-    monkeypatch.setattr(answers, "came_of_it", lambda store, sweep: read.append(sweep.id) or "found")
+    monkeypatch.setattr(answers, "outcome_of", lambda store, sweep: read.append(sweep.id) or "found")
     page, sweep = asked(find_drop="1")
     page.run()
     assert not read

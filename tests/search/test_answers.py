@@ -10,7 +10,7 @@ from optimizer.analysis.limits import Limits
 from optimizer.errors import WorkError
 from optimizer.progress import Report
 from optimizer.records import Request, Result, encode
-from optimizer.search.answers import came_of_it, details, headline
+from optimizer.search.answers import details, headline, outcome_of
 from optimizer.search.find import MAX_TIMES, Unwanted
 from optimizer.search.questions import ask
 from optimizer.search.records import Outcome, Progress
@@ -68,7 +68,7 @@ def test_the_history_says_of_a_question_what_its_answer_says(
     store.put_document(EARLY_ANSWER if is_early else ANSWER, str(item.answer), encode(found.answer))
     ledger.finish(store, item, str(item.answer), 1.0)
     (sweep,) = ledger.sweeps(store)
-    assert came_of_it(store, sweep) == came
+    assert outcome_of(store, sweep) == came
     assert headline(found).startswith(said)
 
 
