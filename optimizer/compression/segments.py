@@ -12,7 +12,7 @@ import torch.fx
 from torch import Tensor, nn
 
 from optimizer.compression.blocks import blocks
-from optimizer.model.layers import LayerTracer
+from optimizer.model.layers import traced
 
 BATCH = 16
 PROBES = (2, 3)
@@ -29,7 +29,7 @@ def segments(model: nn.Module, image: Tensor) -> list[nn.Module]:
     can't be traced.
     """
     try:
-        graph = LayerTracer().trace(model)
+        graph = traced(model, image)
         values, others = (_values(model, graph, image, count) for count in PROBES)
     except Exception:  # tracing runs the model's own code: anything may come out of it
         return [model]

@@ -98,6 +98,32 @@ def test_a_model_that_cant_be_traced_runs_whole(small_images: Tensor) -> None:
         assert found[layer] == pytest.approx(by_hand(model, small_images[:4], layer, trial), abs=1e-5)
 
 
+class Asking(nn.Sequential):
+    """Its code asks what it was given: what stands for an input where it is traced is neither None nor a
+    tensor."""
+
+    def __init__(self, small: nn.Module, loss: bool) -> None:
+        super().__init__(small)
+        self.loss = loss
+
+    def forward(self, images: Tensor, targets: Tensor | None = None) -> Tensor:
+        if self.loss:
+            logits: Tensor = self[0](images)
+            return logits if targets is None else functional.cross_entropy(logits, targets)
+        return 3 * self[0](images) if isinstance(images, Tensor) else self[0](images)
+
+
+@pytest.mark.parametrize("loss", [True, False])
+def test_what_a_model_s_code_asks_is_answered_as_where_it_runs(
+    small: Small, small_images: Tensor, loss: bool
+) -> None:
+    model, notes = fold_batch_norm(Asking(small("cnn"), loss).eval(), (1, 8, 8))
+    assert not notes
+    made = trials(model)
+    for name, found in divergences(model, small_images[:10], made).items():
+        assert found == pytest.approx(by_hand(model, small_images[:10], name, made[name]), abs=1e-5)
+
+
 def test_a_layer_that_never_runs_has_no_effect(small: Small, small_images: Tensor) -> None:
     model = small("auxiliary")
     assert divergences(model, small_images[:4], trials(model))["auxiliary.weight"] == 0
@@ -121,7 +147,8 @@ def test_activations_in_place_cost_no_more(small_images: Tensor) -> None:
     runs: list[nn.Module] = []
     model[0].register_forward_hook(lambda module, inputs, output: runs.append(module))
     divergences(model.eval(), small_images[:4], {"2.weight": Trial(torch.zeros(4, 4, 3, 3))})
-    assert len(runs) == 2  # where changes are looked for, and before the trial
+    # Twice where the graph is held against the model, where changes are looked for, and before the trial.
+    assert len(runs) == 4
 
 
 def test_outputs_of_what_is_no_classifier_are_held_against_their_own_size(

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from optimizer.compression.divergence import divergence, is_classifier, prepared
-from optimizer.model.layers import Layer, LayerTracer, walk
+from optimizer.model.layers import Layer, traced, walk
 from optimizer.progress import Report, quiet
 
 BATCH = 4
@@ -48,7 +48,7 @@ def divergences_together(
 ) -> dict[str, float]:
     """As :func:`divergences`, each with several layers changed at once: ``trials`` by a name of their own."""
     layers = {layer.name: layer for layer in walk(model)}
-    replay, classifier = _replay(model), is_classifier(model)
+    replay, classifier = _replay(model, images[:1]), is_classifier(model)
     totals = dict.fromkeys(trials, 0.0)
     for start in range(0, len(images), BATCH):
         report(start / len(images), f"measuring sensitivities: image {start} of {len(images)}")
@@ -79,10 +79,10 @@ def changed(layer: Layer, trial: Trial) -> Iterator[None]:
             layer.bias.data = bias
 
 
-def _replay(model: nn.Module) -> Any:
+def _replay(model: nn.Module, image: Tensor) -> Any:
     """A function of images that gives logits, and a function of layers that runs the rest again."""
     try:
-        graph = torch.fx.GraphModule(model, LayerTracer().trace(model))
+        graph = torch.fx.GraphModule(model, traced(model, image))
     except Exception:  # tracing runs the model's own code; untraceable models run whole each time
         return lambda images: (model(images), lambda layers: model(images))
     interpreter = torch.fx.Interpreter(graph, garbage_collect_values=False)
