@@ -19,6 +19,7 @@ from optimizer.compression.calibration.cache import (
     statistics_of,
 )
 from optimizer.compression.calibration.layer_sensitivity import alone, coupled
+from optimizer.compression.calibration.moments import MAX_COLUMNS
 from optimizer.compression.calibration.statistics import Statistics, collapse_copies
 from optimizer.compression.prune import Shrinker
 from optimizer.compression.prune.matching import matched
@@ -29,7 +30,7 @@ from optimizer.compression.step_time import keep_step_time
 from optimizer.engine.base import Build
 from optimizer.engine.faithful import prepare
 from optimizer.errors import unknown
-from optimizer.formats import count
+from optimizer.formats import count, listed
 from optimizer.measurement.size import size_of
 from optimizer.measurement.workspace import OpenModel, Workspace, once
 from optimizer.model.layers import walk
@@ -40,6 +41,7 @@ from optimizer.system.machine_lock import exclusive
 
 MIN_REACHED = 0.5
 """Of the share of channels that was asked for: a smaller share of the weights is told."""
+MAX_NAMED = 3
 ENOUGH_CALIBRATION = 32
 """Images. With fewer, another few give clearly another network; a hundred or more are better."""
 
@@ -330,6 +332,25 @@ def notes_on_calibration(images: Tensor, recipe: Recipe) -> tuple[str, ...]:
     return (
         f"only {count(found, 'calibration image')}{copies}: what this recipe reads off images rests on so "
         f"few; give {ENOUGH_CALIBRATION} or more",
+    )
+
+
+def notes_on_unread(workspace: Workspace, recipe: Recipe, report: Report = quiet) -> tuple[str, ...]:
+    """What is to be said where calibration images tell nothing of layers that a recipe works on by them."""
+    by_images = [
+        *(one.needs_data for one in recipe.prune_specs),
+        *(one.needs_data for one in recipe.quantize_specs),
+    ]
+    if recipe.prune.shrinks or not any(by_images):
+        return ()
+    known = workspace.statistics(report).moments
+    unread = [layer.name for layer in walk(workspace.model.module) if layer.name not in known]
+    if not unread:
+        return ()
+    return (
+        f"calibration images tell nothing of {listed(unread, MAX_NAMED)}, which magnitude prunes and nearest "
+        "rounds: such a weight is multiplied in the model's own code or in parts, did not run, "
+        f"or has more than {MAX_COLUMNS:,} columns",
     )
 
 

@@ -24,6 +24,7 @@ from optimizer.measurement.compressed import (
     notes_on_channels,
     notes_on_equalisation,
     notes_on_ties,
+    notes_on_unread,
 )
 from optimizer.measurement.latency import efforts_afresh
 from optimizer.measurement.scoring import score_at_random, score_unless_beaten
@@ -157,6 +158,7 @@ def score(
         *notes_on_ties(request.recipe, inspection),
         *notes_on_channels(workspace.model, compressed, inspection),
         *notes_on_calibration(workspace.images.calibration.images, request.recipe),
+        *notes_on_unread(workspace, request.recipe, report),
         *_notes_on_scoring(runner),
         *workspace.images.notes,
     )

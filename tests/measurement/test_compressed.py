@@ -14,6 +14,7 @@ from optimizer.measurement.compressed import (
     notes_on_calibration,
     notes_on_channels,
     notes_on_ties,
+    notes_on_unread,
 )
 from optimizer.measurement.workspace import Workspace, open_model
 from optimizer.model.catalogue import LoadedModel
@@ -98,6 +99,36 @@ def test_it_is_told_where_a_recipe_rests_on_few_images(images: int, recipe: Reci
 def test_it_is_told_where_all_calibration_images_are_the_same() -> None:
     (note,) = notes_on_calibration(torch.zeros(300, 1, 2, 2), Recipe.of(sparsity=0.5))
     assert note.startswith("only 1 calibration image (all 300 are the same): ")
+
+
+class OwnProducts(nn.Module):
+    """Its code multiplies with the weights of its layers: of the first, or of both."""
+
+    def __init__(self, both: bool) -> None:
+        super().__init__()
+        self.first, self.second, self.both = nn.Linear(16, 8), nn.Linear(8, 4), both
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = (x @ self.first.weight.T).relu()
+        return hidden @ self.second.weight.T if self.both else self.second(hidden)
+
+
+@pytest.mark.parametrize("both", [False, True])
+def test_layers_that_calibration_images_tell_nothing_of_are_told_and_go_by_magnitude(both: bool) -> None:
+    torch.manual_seed(0)
+    images, asked = for_calibration(torch.randn(64, 16)), Recipe.of(sparsity=0.5)
+    workspace = Workspace(open_model(own_model(OwnProducts(both), (16,))), given=images)
+    (note,) = notes_on_unread(workspace, asked)
+    named = "first.weight, second.weight" if both else "first.weight"
+    assert note.startswith(f"calibration images tell nothing of {named}, which magnitude prunes")
+    assert notes_on_unread(workspace, Recipe.of(sparsity=0.5, pruning="magnitude")) == ()
+    weights = compressed_model(workspace, asked.canonical()).weights
+    smallest_kept = workspace.model.published["first.weight"][weights["first.weight"].mask].abs().min()
+    assert (workspace.model.published["first.weight"].abs() >= smallest_kept).equal(
+        weights["first.weight"].mask
+    )
+    zeros = sum(int((~one.mask).sum()) for one in weights.values())
+    assert zeros == (16 * 8 + 8 * 4) // 2
 
 
 def test_a_model_says_once_what_no_recipe_changes() -> None:

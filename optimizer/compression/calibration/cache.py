@@ -253,6 +253,8 @@ def make(model: nn.Module, images: Tensor, report: Report = quiet) -> Statistics
     model, images = channels_last(model, collapse_copies(images))
     seen, held_out = seen_and_held_out(images)
     moments = collect(model, seen, report)
+    if not moments:  # each product is the model's own code's
+        return Statistics({}, {}, frozenset())
     layers = {layer.name: layer for layer in walk(model) if layer.name in moments}
     biased = frozenset(name for name, layer in layers.items() if layer.bias is not None)
     biased -= with_shared_bias(model)
