@@ -119,7 +119,7 @@ def _images(images: Any) -> Tensor:
     if isinstance(images, DataLoader):
         raise InputError("a DataLoader gives batches: give its .dataset")
     try:
-        found = torch.as_tensor(images)
+        found = torch.as_tensor(_native(images))
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"{type(images).__name__} is no set of images: {IMAGES_WANTED}") from error
     if not len(found.shape) or not len(found):
@@ -139,11 +139,18 @@ def _images(images: Any) -> Tensor:
     return found
 
 
+def _native(given: Any) -> Any:
+    """An array as torch takes it, whatever its strides and byte order: flipped, or a file that is mapped."""
+    if isinstance(given, np.ndarray):
+        return np.require(given, given.dtype.newbyteorder("="), ("C", "W"))
+    return given
+
+
 def _labels(labels: Any, images: int) -> Tensor | None:
     if labels is None:
         return None
     try:
-        found = torch.as_tensor(np.asarray(labels))
+        found = torch.as_tensor(_native(np.asarray(labels)))
     except (TypeError, ValueError, RuntimeError) as error:  # text, objects, rows of different lengths
         raise InputError(f"labels can't be read ({error}): {LABELS_WANTED}") from error
     if found.shape == (images, 1):
@@ -165,7 +172,7 @@ def _of_dataset(data: Dataset[Any], report: Report) -> tuple[Tensor, list[Any] |
             report(number / total, f"reading the dataset: {number:,} of {total:,}")
         image, *rest = example if isinstance(example, tuple | list) else (example,)
         try:
-            images.append(torch.as_tensor(image))
+            images.append(torch.as_tensor(_native(image)))
         except (TypeError, ValueError, RuntimeError) as error:
             raise InputError(
                 f"the dataset gives {type(image).__name__} as an image: {_example_wanted(image)}"

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -138,3 +139,17 @@ def test_images_that_are_not_finite_are_refused(value: float, wrapped: Callable[
         for_evaluation(wrapped(images))
     with pytest.raises(InputError, match="not finite"):
         in_memory(torch.rand(3, 1, 2, 2), wrapped(images))
+
+
+@pytest.mark.filterwarnings("error")
+def test_an_array_is_read_whatever_its_strides_and_byte_order(tmp_path: Path) -> None:
+    images, labels = np.random.default_rng(0).standard_normal((20, 3, 4, 4)), np.arange(20)
+    np.save(tmp_path / "images.npy", images)
+    mapped = np.load(tmp_path / "images.npy", mmap_mode="r")
+    expected = in_memory((images, labels)).evaluation
+    for same in (images[::-1].copy()[::-1], images.astype(">f8"), np.asfortranarray(images), mapped):
+        for numbers in (labels, labels[::-1].copy()[::-1], labels.astype(">i8")):
+            found = in_memory((same, numbers)).evaluation
+            assert torch.equal(found.images, expected.images)
+            assert found.labels is not None
+            assert found.labels.equal(expected.labels)
