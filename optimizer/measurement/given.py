@@ -93,7 +93,8 @@ def _check_task(card: ModelCard, task: str | None, images: Datasets | None) -> N
     if images is not None and images.evaluation.labels is not None:
         raise InputError(
             f"{card.name} is no classifier, so no label is right or wrong: leave the labels out, and its "
-            "outputs are compared with the uncompressed model's"
+            "outputs are compared with the uncompressed model's. A single logit z for yes and no are two as "
+            "torch.cat((torch.zeros_like(z), z), 1)"
         )
 
 

@@ -294,20 +294,38 @@ def _answer(module: nn.Module, shape: tuple[int, ...], advice: str) -> Tensor:
     except Exception as error:  # a model's own code: anything may come out of it
         raise InputError(
             f"{_kind(module)} fails in evaluation mode on inputs of shape {[2, *shape]}: {_first_line(error)}"
-            f". {advice}"
+            f". {_other_input(module, inputs) or advice}"
         ) from error
     finally:
         torch.set_rng_state(state)
-    if not isinstance(outputs, Tensor) or not outputs.is_floating_point() or outputs.ndim < 2:
-        what = f"a tensor {list(outputs.shape)}" if isinstance(outputs, Tensor) else type(outputs).__name__
+    is_tensor = isinstance(outputs, Tensor)
+    if not is_tensor or not outputs.is_floating_point() or outputs.ndim < 2 or not outputs.numel():
+        what = f"{outputs.dtype} {list(outputs.shape)}" if is_tensor else type(outputs).__name__
         raise InputError(
-            f"{_kind(module)} gives {what}, not one tensor of floats with a row for each input: wrap it in a "
-            "module that gives its logits [N, K], or export it to ONNX and give the file: there several "
-            "outputs are compared"
+            f"{_kind(module)} gives {what}, not one tensor of floats [N, ...] with a row for each input: "
+            "wrap it in a module that gives its logits [N, K], or one number an input as [N, 1], or export "
+            "it to ONNX and give the file: there several outputs are compared"
         )
     if len(outputs) != 2:
         raise InputError(f"{_kind(module)} gives {len(outputs)} rows for 2 inputs: it must give one for each")
-    return outputs.clone()
+    answer: Tensor = outputs.clone()
+    return answer
+
+
+def _other_input(module: nn.Module, inputs: Tensor) -> str:
+    """What to do where it is the batch, or the type of the ``inputs``, that a module fails on."""
+    if _takes(module, inputs.long()):
+        return "It takes whole numbers, which are given as floats: have its forward begin with x = x.long()"
+    if _takes(module, inputs[:1]):
+        return "It takes one input at a time: have its forward keep the batch, as x.flatten(1) does"
+    return ""
+
+
+def _takes(module: nn.Module, inputs: Tensor) -> bool:
+    with suppress(Exception), torch.random.fork_rng(devices=()), torch.inference_mode():
+        module(inputs)
+        return True
+    return False
 
 
 def _first_line(error: Exception) -> str:

@@ -138,6 +138,54 @@ def test_inputs_that_a_module_fails_on_are_told_with_what_can_be_changed(
     assert ".." not in str(raised.value)
 
 
+class Tokens(nn.Module):
+    def __init__(self, alone: bool) -> None:
+        super().__init__()
+        self.table, self.head, self.alone = nn.Embedding(9, 4), nn.Linear(4, 5), alone
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        hidden: Tensor = self.table(tokens.long() if self.alone else tokens)
+        return self.head(hidden.mean(1).view(1, 4) if self.alone else hidden.mean(1))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    ("alone", "words"),
+    [
+        (False, r"\. It takes whole numbers.*x = x\.long\(\)$"),
+        (True, r"\. It takes one input at a time: have"),
+    ],
+)
+@pytest.mark.parametrize("of_images", [True, False])
+def test_inputs_of_another_type_or_number_are_told_as_such(alone: bool, words: str, of_images: bool) -> None:
+    with pytest.raises(InputError, match=rf"fails in evaluation mode on inputs of shape \[2, 6\].*{words}"):
+        own_model(Tokens(alone), (6,), of_images, torch.randint(9, (4, 6)).float())
+
+
+class Cut(nn.Linear):
+    """Of its logits, those that ``cut`` gives."""
+
+    def __init__(self, cut: Callable[[Tensor], Tensor]) -> None:
+        super().__init__(4, 3)
+        self.cut = cut
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.cut(super().forward(images))
+
+
+@pytest.mark.parametrize(
+    ("cut", "given"),
+    [
+        (lambda logits: logits[:, 0], r"torch\.float32 \[2\]"),
+        (lambda logits: logits[:, :0], r"torch\.float32 \[2, 0\]"),
+        (lambda logits: logits.argmax(1, keepdim=True), r"torch\.int64 \[2, 1\]"),
+        (lambda logits: logits.to(torch.complex64), r"torch\.complex64 \[2, 3\]"),
+    ],
+)
+def test_outputs_that_can_not_be_scored_are_named(cut: Callable[[Tensor], Tensor], given: str) -> None:
+    with pytest.raises(InputError, match=rf"gives {given}, not one tensor of floats.*one number.* \[N, 1\]"):
+        own_model(nn.Sequential(nn.Linear(4, 4), Cut(cut)), (4,))
+
+
 class Dotted(nn.Module):
     def __init__(self) -> None:
         super().__init__()
