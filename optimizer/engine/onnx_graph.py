@@ -81,14 +81,14 @@ def graph_of(exported: Exported, compressed: CompressedModel, calibration: Tenso
 
 
 def _misses(exported: Exported, compressed: CompressedModel) -> bool:
-    """Whether a value that the recipe changes has no initializer of its own."""
+    """Whether a value that the recipe changes has no initializer of its own. Of a layer that is never called,
+    too: its weight may be masked, and the product be the model's own."""
     before = dict(exported.module.named_parameters(remove_duplicate=False))
     weights = {id(layer.weight): layer.name for layer in walk(compressed.module)}
     covered = {name for name, _ in exported.weights.values()}
     for alias, after in compressed.module.named_parameters(remove_duplicate=False):
         known = weights[id(after)] in covered if id(after) in weights else alias in exported.others
-        running = id(after) not in weights or weights[id(after)] in exported.running
-        if running and not known and not torch.equal(before[alias], after):
+        if not known and not torch.equal(before[alias], after):
             return True
     return False
 

@@ -32,7 +32,8 @@ from optimizer.engine.openvino_graph import Converted, convert, graph_of
 from optimizer.engine.openvino_kernels import chosen, prioritised, told, total_ns
 from optimizer.engine.openvino_quantizers import nodes_of
 from optimizer.engine.realised import UNTOLD, execution_of, simulated
-from optimizer.errors import WorkError
+from optimizer.errors import WorkError, one_line
+from optimizer.methods.engines import use_another
 from optimizer.records import Execution, KernelTime, LayerExecution, Role
 
 EXECUTED = ("Convolution", "FullyConnected", "MatMul")
@@ -68,7 +69,13 @@ def build(
     at_once = scoring_batch(prepared.input_shape) if prepared.any_batch else 1
     precision = compressed.recipe.quantize.precision
     shape = [batch, *prepared.input_shape]
-    plain = compile_graph(graph, shape, "LATENCY", threads, precision)
+    try:
+        plain = compile_graph(graph, shape, "LATENCY", threads, precision)
+    except RuntimeError as error:  # it may lack kernels for what quantizers make of a graph
+        raise WorkError(
+            f"OpenVINO can't compile this model after this recipe: {one_line(error)}. "
+            f"{use_another('openvino')}"
+        ) from error
     fast, timed = graph, plain
     if compressed.recipe.quantize.activation_bits == 8:  # else no kernel is of int8
         images = prepared.noise[np.arange(batch) % len(prepared.noise)]

@@ -95,7 +95,9 @@ def convert(model: nn.Module, input_shape: tuple[int, ...]) -> Converted:
         graph = _graph(Given(model, hidden), example, *weights.values())
         operations = _operations(graph, model, Given.prefix)
         for product in take_in(graph, {name: weight.numpy() for name, weight in weights.items()}):
-            operations[product.layer] = (*operations.get(product.layer, ()), product.operation)
+            # Once each, also where its name told already: what a bias is shifted by would be added twice.
+            found = (*operations.get(product.layer, ()), product.operation)
+            operations[product.layer] = (*dict.fromkeys(found),)
             if product.rows != (0, len(weights[product.layer])):
                 rows[product.operation] = product.rows
     for name in running:

@@ -36,6 +36,9 @@ COMPILED = "_is_torch_compile"
 """What torch.compile leaves in a module that it is given."""
 QUANTIZED = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized")
 """Where torch has modules that compute with integers."""
+FLOAT_YET = ("FloatFunctional", "FXFloatFunctional")
+"""Those among them that add and join floats until the model is converted, as torchvision's quantizable models
+do."""
 GIVE_SHAPE = "Give the shape that it takes with input_shape, or an example_input"
 
 
@@ -165,7 +168,7 @@ def _copied(module: nn.Module) -> nn.Module:
             "weights"
         )
     for path, part in module.named_modules():
-        if type(part).__module__.startswith(QUANTIZED):
+        if type(part).__module__.startswith(QUANTIZED) and type(part).__name__ not in FLOAT_YET:
             raise InputError(
                 f"{path or 'it'} ({type(part).__name__}) is quantized already, and keeps its weights where "
                 "they can't be compressed or counted: give the model as it was before"

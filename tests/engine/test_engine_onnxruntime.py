@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from optimizer.compression.apply import compress
 from optimizer.engine import engine_named
 from optimizer.errors import WorkError
-from optimizer.recipe import QuantizeSpec, Recipe
+from optimizer.recipe import PruneSpec, QuantizeSpec, Recipe
 
 
 @pytest.mark.slow
@@ -98,6 +98,30 @@ def test_activations_that_are_fused_hide_no_layer(small_images: Tensor) -> None:
     assert runner.execution.precisions == {"f32": len(activations)}
     times = runner.profile(small_images[:1].numpy(), 1)
     assert sum(one.role == "layer" for one in times) == len(activations)
+
+
+class Masked(nn.Module):
+    """Multiplies with a part of a convolution's weight, and never calls the convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.own, self.head = nn.Conv2d(1, 8, 3), nn.Linear(8, 10)
+        self.register_buffer("mask", torch.arange(9).reshape(3, 3) < 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = nn.functional.conv2d(x, self.own.weight * self.mask, self.own.bias)
+        return self.head(torch.relu(x).mean((2, 3)))
+
+
+@torch.inference_mode()
+def test_a_weight_that_is_masked_first_is_the_recipes(small_images: Tensor) -> None:
+    torch.manual_seed(0)
+    model = Masked().eval()
+    compressed = compress(model, Recipe(PruneSpec(sparsity=0.5)))
+    runner = engine_named("onnxruntime").prepare(model, SMALL_SHAPE)(
+        compressed, small_images, threads=1, batch=1
+    )
+    close(runner.score(small_images.numpy()), compressed.module(small_images).numpy())
 
 
 class Asks(nn.Module):

@@ -335,3 +335,17 @@ def test_a_model_that_takes_one_image_at_a_time_is_scored_so(
     assert runner.serve is not None
     with pytest.raises(WorkError, match="one image at a time"):
         runner.serve(batch=2, threads=1, streams=1)
+
+
+def test_a_graph_that_does_not_compile_is_an_error_in_words(
+    ready: Ready, small_images: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a mixture of experts may not once it is quantized: OpenVINO's own words are of several lines."""
+    model, build = ready("openvino", "cnn")
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise RuntimeError("Exception from core.cpp:\ncould not append an elementwise post-op\n")
+
+    monkeypatch.setattr(openvino, "compile_graph", fail)
+    with pytest.raises(WorkError, match=r"core.cpp: could not append .* post-op\. Use another engine: onnx"):
+        build(compress(model, Recipe()), small_images, threads=1, batch=1)

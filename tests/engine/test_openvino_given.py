@@ -9,10 +9,11 @@ import torch
 from engine_runs import EXACT, INT8, ON_INT8_KERNELS
 from torch import Tensor, nn
 
-from optimizer.compression.apply import compress
+from optimizer.compression.apply import CompressedModel, compress
 from optimizer.engine import openvino
 from optimizer.engine.openvino_given import Product, take_in
 from optimizer.model.layers import uses
+from optimizer.recipe import Recipe
 
 SHAPE = 6, 8
 
@@ -36,6 +37,16 @@ class Asks(nn.Module):
         return self.head(asked[0].mean(1))
 
 
+def with_shifted_biases(model: nn.Module, recipe: Recipe) -> CompressedModel:
+    pruned = compress(model, recipe)
+    for layer in uses(pruned.module):
+        change = torch.linspace(-1, 1, len(layer.weight))
+        pruned.weights[layer.name] = replace(pruned.weights[layer.name], bias_change=change)
+        assert layer.bias is not None
+        layer.bias.add_(change)
+    return pruned
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("learned", [True, False])
 @torch.inference_mode()
@@ -43,18 +54,39 @@ def test_each_product_of_cross_attention_gets_its_rows_of_a_recipe(learned: bool
     torch.manual_seed(0)
     model, images = Asks(learned).eval(), torch.randn(4, *SHAPE)
     build = openvino.prepare(model, SHAPE)
-    pruned = compress(model, EXACT[3])
-    for layer in uses(pruned.module):
-        change = torch.linspace(-1, 1, len(layer.weight))
-        pruned.weights[layer.name] = replace(pruned.weights[layer.name], bias_change=change)
-        assert layer.bias is not None
-        layer.bias.add_(change)
+    pruned = with_shifted_biases(model, EXACT[3])
     int8 = compress(model, ON_INT8_KERNELS[0])
     for compressed, tolerance in (pruned, 1e-5), (int8, 0.05):
         runner, expected = build(compressed, images, threads=1, batch=1), compressed.module(images).numpy()
         off = np.linalg.norm(runner.score(images.numpy()) - expected) / np.linalg.norm(expected)
         assert off < tolerance, compressed.recipe
     assert {layer.precision for layer in runner.execution.layers} <= {*INT8}, runner.execution.layers
+
+
+class AtTwoScales(nn.Module):
+    """A convolution and its batch norm that run twice, as in a detector's head: the converter multiplies the
+    weight with the norm's scale."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.down = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3, 2)
+        self.both = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8))
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        large = self.stem(images)
+        scales = large, self.down(large)
+        return self.head(sum(torch.relu(self.both(one)).mean((2, 3)) for one in scales))
+
+
+@torch.inference_mode()
+def test_the_bias_of_a_layer_that_runs_twice_is_shifted_once_in_each_run() -> None:
+    torch.manual_seed(0)
+    model, images = AtTwoScales().eval(), torch.randn(4, 3, 12, 12)
+    made = with_shifted_biases(model, EXACT[3])
+    runner = openvino.prepare(model, (3, 12, 12))(made, images, threads=1, batch=1)
+    expected = made.module(images).numpy()
+    assert np.linalg.norm(runner.score(images.numpy()) - expected) < 1e-5 * np.linalg.norm(expected)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from optimizer.errors import InputError
 from optimizer.measurement.workspace import open_model
+from optimizer.model.layers import fold_batch_norm
 from optimizer.model.own import own_model
 
 
@@ -43,6 +44,31 @@ def test_layers_that_torch_quantized_are_refused_with_what_to_give() -> None:
     quantized = torch.ao.quantization.quantize_dynamic(net, {nn.Linear})
     with pytest.raises(InputError, match=r"2 \(Linear\) is quantized already.*as it was before"):
         own_model(quantized, (3, 2, 2))
+
+
+class Quantizable(nn.Module):
+    """In float32 and ready to be quantized, as torchvision's quantizable models are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.quant, self.dequant = torch.ao.quantization.QuantStub(), torch.ao.quantization.DeQuantStub()
+        self.stem, self.block, self.norm = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)
+        self.add = torch.ao.nn.quantized.FloatFunctional()
+        self.head = nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(self.quant(x))
+        x = self.add.add_relu(x, self.norm(self.block(x)))
+        return self.head(self.dequant(x).flatten(1))
+
+
+@pytest.mark.filterwarnings("ignore:torch.*:DeprecationWarning")
+def test_a_model_that_is_only_ready_to_be_quantized_is_taken() -> None:
+    net = Quantizable().eval()
+    taken, images = own_model(net, (3, 2, 2)).module, torch.randn(2, 3, 2, 2)
+    folded, notes = fold_batch_norm(taken, (3, 2, 2))
+    assert not notes
+    torch.testing.assert_close(folded(images), net(images))
 
 
 def test_weights_on_the_meta_device_are_refused_with_what_to_do() -> None:
