@@ -66,6 +66,7 @@ from optimizer.system.paths import asset
         (["dashboard", "--port", "0", "--cluster", "nonsense"], "is not the address of a scheduler"),
         (["dashboard", "--port", "0", "--cluster", "tcp://127.0.0.1:9"], "no Dask scheduler answers at"),
         (["export", "fashion-mlp"], "nothing is measured yet"),
+        (["export", "nosuch"], "unknown model 'nosuch': use one of"),
     ],
 )  # fmt: skip
 def test_bad_input_is_answered_in_one_line(
@@ -82,7 +83,8 @@ def test_bad_input_is_answered_in_one_line(
         (["weigh"], "invalid choice: 'weigh'"),
         (["measure"], "required: model"),
         (["measure", "fashion-mlp", "--sparsity", "half"], "invalid float value: 'half'"),
-        (["sweep", "fashion-mlp", "--bits", "8,four"], "'8,four' is not a list such as"),
+        (["sweep", "fashion-mlp", "--bits", "8,four"], "'8,four' is not a list such as 4,8"),
+        (["sweep", "fashion-mlp", "--sparsities", "x"], "'x' is not a list such as 0.3,0.5"),
     ],
 )
 def test_a_command_that_cannot_be_read_is_answered_in_one_line(
