@@ -30,7 +30,7 @@ def search_info(steps: Sequence[Step], minimise: str, limit: float | None = None
     title = "How the search went"
     if not points:
         return Lines(title, x, y, empty=EMPTY)
-    reference = None if limit is None else Reference(f"limit {goal.format(limit)}", limit)
+    reference = None if limit is None else Reference(f"limit {goal.format.given(limit)}", limit)
     highest = max(point.y for point in points)
     widest = 1.05 * steps[-1].seconds
     return Lines(
