@@ -28,6 +28,13 @@ class EngineError(WorkError):
     """An engine that can't run a network even uncompressed: no recipe of it will do."""
 
 
+LITTLE_MEMORY = (
+    "this machine has too little memory for it. End other programs, or take fewer images, a smaller batch "
+    "size or a smaller model"
+)
+"""What is said of a MemoryError."""
+
+
 def unknown(kind: str, value: object, known: object) -> InputError:
     """The error for a name that is not in a registry, listing the names that are.
 

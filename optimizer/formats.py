@@ -39,6 +39,15 @@ class Formatter:
         text, interval = self.parts(value, low, high)
         return f"{text} ({interval})" if interval else text
 
+    def given(self, value: float) -> str:
+        """A value that was given, not measured, such as a limit: with all its decimals, or it would be
+        another."""
+        divisor, suffix = self.unit(value)
+        number = value / divisor
+        said = len(f"{number:.9f}".rstrip("0").partition(".")[2])
+        places = max(said, min(self.most, decimals(number, None, None, self.significant)))
+        return f"{_signed(number, places)}{suffix}"
+
     def unit(self, value: float) -> tuple[float, str]:
         """The largest that it reaches."""
         reached = [unit for unit in self.units if abs(value) >= unit[0]]

@@ -15,7 +15,8 @@ import streamlit as st
 
 from optimizer.errors import InputError, ParetoscopeError
 from optimizer.formats import count
-from optimizer.methods.pruners import PRUNERS
+from optimizer.methods.pruners import PRUNE_OPTIONS, PRUNERS
+from optimizer.methods.quantizers import QUANTIZE_OPTIONS, QUANTIZERS
 from optimizer.recipe import NORMAL, Recipe, steps_of_seconds
 from pages.markup import plain
 from pages.session import session
@@ -113,10 +114,10 @@ def tell_left_out() -> None:
     earlier, wrong = earlier_names(), []
     for name, words in visit.in_address.items():
         asked = [text for text in linked.get(name, ()) if text and text not in earlier.get(name, {})]
-        value = st.session_state.get(name)
-        if not asked or value is None:  # as of a control of a page that was left
+        if not asked or name not in st.session_state:  # as of a control of a page that was left
             continue
-        values = value if isinstance(value, list) else [value]
+        value = st.session_state[name]
+        values = value if isinstance(value, list) else [value] * (value is not None)
         shown = list(map(words, values))
         known = (*shown, *map(str, values))
         if missing := [text for text in asked if not _among(text, known)]:
@@ -124,6 +125,19 @@ def tell_left_out() -> None:
             wrong.append(f"{name}={', '.join(missing)[:MAX_TOLD]} ({instead[:MAX_TOLD]} is shown)")
     if wrong:
         _tell(SETTINGS_LEFT_OUT, ", ".join(wrong))
+    if unknown := sorted(linked.keys() - names() - visit.in_address.keys()):
+        _tell(UNKNOWN, ", ".join(unknown)[:MAX_TOLD])
+
+
+def names() -> set[str]:
+    """All that an address may say, on whichever page."""
+    recipes = {
+        *PRUNE_OPTIONS,
+        *QUANTIZE_OPTIONS,
+        *(f"{method}_{what}" for method in (*PRUNERS, "threshold") for what in ("allocation", "rounding")),
+        *(f"{rounding}_range" for rounding in QUANTIZERS),
+    }
+    return {*SETTINGS, *NO_CONTROLS, *recipes}
 
 
 def write(sliders: bool) -> None:
@@ -230,6 +244,24 @@ EARLIER_LABELS = {
     "granularity": {"a tensor": "tensor", "a channel": "channel", "a group": "group"},
 }
 
+SETTINGS = frozenset(
+    (
+        *("model", "engine", "timed_threads", "images", "calibration", "class_index", "limit"),
+        *("method", "sparsity", "threshold", "bits", "activations", "mixed", "grid", "precision"),
+        *("effort", "finetune", "layer", "of", "metric", "view", "family", "removed", "full"),
+        *("what", "batches", "threads", "streams", "limit_ms"),
+        *("ask", "find_drop", "find_sqnr", "find_ms", "find_ratio", "find_mb"),
+        *("find_minimise", "find_seconds", "find_engines"),
+        *("sweep_method", "sweep_shares", "sweep_bits", "sweep_engines", "sweep_activations"),
+        *("sweep_frontier_only", "sweep_on"),
+    )
+)
+"""The keys of all pages' controls, but for those that are a method's own."""
+NO_CONTROLS = frozenset(
+    ("recipe", "layers", "pins", "configurations", "open", "training", "sweep", "against", "times", "files")
+)
+"""What else an address says, and said."""
+UNKNOWN = "This link says what no page has a setting for"
 SETTINGS_LEFT_OUT = "Settings of this link are left out"
 LAYERS_LEFT_OUT = "The layer overrides of this link are left out"
 PARTS: dict[str, Callable[[], None]] = {

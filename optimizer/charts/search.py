@@ -30,7 +30,7 @@ def search_info(steps: Sequence[Step], minimise: str, limit: float | None = None
     title = "How the search went"
     if not points:
         return Lines(title, x, y, empty=EMPTY)
-    reference = None if limit is None else Reference(f"limit {goal.format(limit)}", limit)
+    reference = None if limit is None else Reference(f"limit {goal.format.given(limit)}", limit)
     highest = max(point.y for point in points)
     widest = 1.05 * steps[-1].seconds
     return Lines(
@@ -39,5 +39,6 @@ def search_info(steps: Sequence[Step], minimise: str, limit: float | None = None
         y if minimise in ("drop", "sqnr") else replace(y, span=(0.0, 1.08 * max(highest, limit or 0.0))),
         (Series("best so far", "accent", points, line="steps"),),
         reference=reference,
-        note=f"found beats {100 * steps[-1].covered:.0f} % of what the limits allow (hypervolume)",
+        note=f"{100 * steps[-1].covered:.0f} % of the losses and times within the limits are no better than "
+        "what was found (hypervolume)",
     )

@@ -17,7 +17,7 @@ from typing import Any
 
 from optimizer import __version__
 from optimizer.cli.parser import Parser, add_store_option
-from optimizer.errors import InputError, ParetoscopeError, UnavailableError, words_of
+from optimizer.errors import LITTLE_MEMORY, InputError, ParetoscopeError, UnavailableError, words_of
 from optimizer.system.paths import STORE_VARIABLE
 
 COMMANDS = {
@@ -98,6 +98,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("paretoscope: stopped; what was measured before is in the store", file=sys.stderr)
         return 130
+    except MemoryError:
+        print(f"paretoscope: {LITTLE_MEMORY}", file=sys.stderr)
+        return failed or 1
     except Exception as error:
         if failed is None:
             raise

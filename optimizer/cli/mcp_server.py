@@ -228,7 +228,10 @@ def command_line(parser: argparse.ArgumentParser, arguments: Mapping[str, Any]) 
         if not fits or (wanted in ("integer", "number") and isinstance(value, bool)):
             raise InputError(f"{name} is {json.dumps(value)[:80]}, not of type {wanted}")
         if name in WRITTEN:
-            check_allowed(value)
+            try:
+                check_allowed(value)
+            except InputError as error:
+                raise InputError(f"{error}. `paretoscope mcp --allow FOLDER` opens one") from error
         if wanted == "boolean":
             options += action.option_strings[:1] * value
         elif not action.option_strings:

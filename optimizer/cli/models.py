@@ -16,9 +16,7 @@ from optimizer.records import DataSpec
 
 
 def add_models_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--source", help="only those of one source: bundled, added, torchvision, or a plugin's"
-    )
+    parser.add_argument("--source", help="only those of one source, such as bundled, added or torchvision")
     parser.add_argument("--json", action="store_true", help="one JSON array")
 
 

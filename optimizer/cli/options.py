@@ -176,7 +176,8 @@ def numbers(kind: Callable[[str], Any]) -> Callable[[str], list[Any]]:
         try:
             return [kind(part) for part in text.split(",")]
         except ValueError as error:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a list such as 0,0.5") from error
+            example = "4,8" if kind is int else "0.3,0.5"
+            raise argparse.ArgumentTypeError(f"{text!r} is not a list such as {example}") from error
 
     return parse
 

@@ -131,12 +131,16 @@ def _selected(options: argparse.Namespace) -> list[Result]:
 
 
 def _nothing(store: Store, model: str, engine: str | None) -> InputError:
-    """What there is to say where there are no results."""
-    if not engine:
-        return InputError(f"nothing is measured yet for {model}: run `paretoscope sweep {model}` first")
-    if engine not in ENGINES:
+    """What there is to say where there are no results. Raises InputError for an unknown model."""
+    from optimizer.model import catalogue
+
+    if engine and engine not in ENGINES:
         return unknown("engine", engine, ENGINES)
     others = dict.fromkeys(one.request.engine for one in of_today(model, store.results(model=model)))
+    if not others:  # a module of one's own is none of the catalogue's, and has results
+        catalogue.card(model)
+    if not engine:
+        return InputError(f"nothing is measured yet for {model}: run `paretoscope sweep {model}` first")
     there = f", or leave --engine out: there are results on {', '.join(others)}" if others else ""
     return InputError(
         f"nothing is measured yet for {model} on {engine}: run `paretoscope sweep {model} --engine {engine}` "

@@ -3,6 +3,7 @@
 Opens no image; reads some files to compare their content.
 """
 
+import json
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -13,7 +14,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from optimizer.data.classes import INDEX_FORMATS, JSON_FORMATS, ClassMapping, index_file, map_classes
+from optimizer.data.classes import ClassMapping, index_file, map_classes
 from optimizer.data.folders import (
     INDEX_NAMES,
     RECENT_SECONDS,
@@ -220,11 +221,17 @@ def _listing_notes(listing: Listing, mapping: ClassMapping) -> list[str]:
 def _nothing_maps(listing: Listing, classes: Sequence[str], unnamed: bool) -> InputError:
     folders, outputs = f"{named(listing.classes, 'folder')} in {place_of(listing.path)}", len(classes)
     given = is_uploaded(listing.path)
+    # With their own names: one of the classes' names, as many have it, would not find them either.
+    example = json.dumps(
+        {folder: index for index, folder in enumerate(listing.classes[:2])}, ensure_ascii=False
+    )
     if given:
-        beside = f"{' or '.join(INDEX_NAMES)} beside them into the ZIP file"
-        index = f"put a class index file {beside}: {JSON_FORMATS}"
+        index = f"put {' or '.join(INDEX_NAMES)} beside them into the ZIP file, such as {example}"
     else:
-        index = f"give a class index file: {INDEX_FORMATS}"
+        index = (
+            f"give a class index file with these names: JSON such as {example}, or a text file with one a "
+            "line, in the order of the outputs"
+        )
     if unnamed:
         return InputError(
             f"which classes the {folders} are is not known: the model has no class names. As many class "

@@ -29,7 +29,7 @@ from optimizer.data.folders import EXTENSIONS, INDEX_NAMES, is_image, named, upl
 from optimizer.errors import InputError
 from optimizer.progress import Report, quiet, stop_if_cancelled
 from optimizer.system.paths import private
-from optimizer.system.uploads import check_room, check_size, not_kept
+from optimizer.system.uploads import check_entries, check_room, check_size, not_kept
 
 ARCHIVE = ".zip"
 COMPRESSION = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
@@ -150,6 +150,7 @@ def _members(file: Path, opened: ExitStack) -> Iterator[_Member]:
     if file.suffix.lower() != ARCHIVE:
         yield _Member((), name, file.stat().st_size, lambda: file.open("rb"))
         return
+    check_entries(file, name, MAX_ENTRIES)
     archive = opened.enter_context(zipfile.ZipFile(file))
     entries = archive.infolist()
     if len(entries) > MAX_ENTRIES:

@@ -69,9 +69,12 @@ ENGINES: dict[str, EngineInfo] = by_name(
 
 
 def use_another(name: str) -> str:
-    """What to do where that engine can't run a model, as a sentence."""
-    *others, last = [other for other in ENGINES if other != name]
-    return f"Use another engine: {', '.join(others)} or {last}."
+    """What to do where that engine can't run a model, as a sentence. Whether another one than torch can is
+    only known once it has tried."""
+    *others, last = [other for other in ENGINES if other not in (name, REFERENCE_ENGINE)]
+    return (
+        f"Use engine {REFERENCE_ENGINE}, which runs any model; {', '.join(others)} or {last} may run it too."
+    )
 
 
 def engine_info(name: str) -> EngineInfo:

@@ -5,6 +5,7 @@ are (:func:`optimizer.model.layers.walk`), and engines convert them.
 """
 
 import copy
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,14 +21,34 @@ HOOKS = (WeightNorm, SpectralNorm, prune.BasePruningMethod)
 
 
 def copied(module: nn.Module) -> nn.Module:
-    """A copy. Tensors that a forward with gradients left in attributes, which torch does not copy, are copied
-    without them."""
-    memo: dict[int, Any] = {}
+    """A copy, with what torch.compile was given in place of what it gave back. Tensors that a forward with
+    gradients left in attributes, which torch does not copy, are copied without them."""
+    module, memo = uncompiled(module), dict[int, Any]()
     for part in module.modules():
         for held in tree_leaves(vars(part)):
             if isinstance(held, Tensor) and not held.is_leaf:
                 memo[id(held)] = copy.deepcopy(held.detach(), memo)
-    return copy.deepcopy(module, memo)
+    taken = copy.deepcopy(module, memo)
+    _uncompile_parts(taken)
+    return taken
+
+
+def uncompiled(module: nn.Module) -> nn.Module:
+    """What torch.compile was given: inductor would compile what it gave back, for each input anew, and it
+    has other names."""
+    dynamo: Any = sys.modules.get("torch._dynamo.eval_frame")  # importing it takes a second
+    if dynamo is None or not isinstance(module, dynamo.OptimizedModule):
+        return module
+    inner: nn.Module = module._orig_mod
+    return uncompiled(inner)
+
+
+def _uncompile_parts(taken: nn.Module) -> None:
+    for name, part in [*taken.named_children()]:
+        plain = uncompiled(part)
+        if plain is not part:
+            setattr(taken, name, plain)
+        _uncompile_parts(plain)
 
 
 def replace_computed(module: nn.Module) -> None:

@@ -1,10 +1,8 @@
 """A module of one's own as a model: checked, copied, and named by its architecture and weights."""
 
 import inspect
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from typing import Any
 
 import torch
 import torch.fx
@@ -15,7 +13,7 @@ from torch.nn.utils.parametrize import type_before_parametrizations
 
 from optimizer.errors import InputError
 from optimizer.formats import listed
-from optimizer.model.computed import HOOKS, computed, copied, replace_computed
+from optimizer.model.computed import HOOKS, computed, copied, replace_computed, uncompiled
 from optimizer.model.examples import answers, examples, forget, hold
 from optimizer.model.identity import content
 from optimizer.model.layers import agree, tensors, walk
@@ -65,7 +63,7 @@ def own_model(
     shape = tuple(int(side) for side in input_shape)
     if not shape or min(shape) < 1:
         raise InputError(f"input shape {shape} is not allowed: sides of 1 or more, such as (3, 224, 224)")
-    module = _uncompiled(module)
+    module = uncompiled(module)
     taken = _copied(module)
     hooked = _drop_hooks(taken)
     hold(taken, shape, given)
@@ -192,7 +190,6 @@ def _copied(module: nn.Module) -> nn.Module:
             "and what else it holds must be what copy.deepcopy copies. If it keeps results of a forward, run "
             "it once under torch.no_grad(), or delete them"
         ) from error
-    _uncompile_parts(taken)
     forget(taken)
     taken = taken.eval().cpu().float()  # in training, spectral norms of recurrent layers go on as these move
     for part in taken.modules():
@@ -226,23 +223,6 @@ def _notes_on_chance(module: nn.Module, shape: tuple[int, ...]) -> Iterator[str]
             "the answer to the same input changes from call to call, as where dropout stays on in evaluation "
             "mode: accuracy and drop are those of one draw"
         )
-
-
-def _uncompiled(module: nn.Module) -> nn.Module:
-    """What torch.compile was given: inductor would compile what it gave back, for each input anew."""
-    dynamo: Any = sys.modules.get("torch._dynamo.eval_frame")  # importing it takes a second
-    if dynamo is None or not isinstance(module, dynamo.OptimizedModule):
-        return module
-    inner: nn.Module = module._orig_mod
-    return _uncompiled(inner)
-
-
-def _uncompile_parts(taken: nn.Module) -> None:
-    for name, part in [*taken.named_children()]:
-        plain = _uncompiled(part)
-        if plain is not part:
-            setattr(taken, name, plain)
-        _uncompile_parts(plain)
 
 
 def _make_parameters(taken: nn.Module, shape: tuple[int, ...]) -> None:

@@ -85,7 +85,7 @@ def named(result: Result) -> str:
 def limits_words(question: Question) -> str:
     return ", ".join(
         f"{metric(name).label} at {'most' if metric(name).direction == 'lower' else 'least'} "
-        f"{metric(name).format(value)}"
+        f"{metric(name).format.given(value)}"
         for name, value in question.limits.given.items()
     )
 
@@ -191,7 +191,7 @@ def missed_words(found: Answered, one: Confirmed) -> str:
     result, question = found.results[one.key], found.answer.question
 
     def words(name: str) -> str:
-        limit = metric(name).format(question.limits.given[name])
+        limit = metric(name).format.given(question.limits.given[name])
         if name != "drop":
             return f"a {metric(name).label} of at most {limit} is not shown"
         if loses_elsewhere(result, question):

@@ -2,6 +2,7 @@
 
 import os
 from contextlib import suppress
+from pathlib import Path
 
 from optimizer.errors import InputError, UnavailableError
 from optimizer.formats import format_bytes
@@ -17,6 +18,9 @@ MODELS, IMAGES = "models", "uploaded-images"
 BLOCK_BYTES = 4096
 """What a file counts for at least: a disk gives it so much."""
 
+ZIP_END_BYTES = 0xFFFF + 22 + 20 + 56
+"""The longest comment at the end of a ZIP file, and the records before it."""
+
 
 def allowed_bytes() -> int:
     """Raises InputError where the operator's limit is no number of bytes."""
@@ -27,6 +31,20 @@ def check_size(name: str, size: int) -> None:
     """Whether a file may be as large. Raises InputError."""
     if size > MAX_UPLOAD_MB * 10**6:
         raise InputError(f"{name} has {format_bytes(size)}: a file may have {MAX_UPLOAD_MB} MB")
+
+
+def check_entries(file: Path, name: str, most: int) -> None:
+    """Raises InputError for a ZIP file that says at its end that it has more entries: ``zipfile`` would read
+    the list of them first, which takes most of a minute for a million."""
+    with file.open("rb") as opened:
+        opened.seek(max(0, opened.seek(0, os.SEEK_END) - ZIP_END_BYTES))
+        end = opened.read()
+    at = end.rfind(b"PK\5\6")
+    entries = int.from_bytes(end[at + 10 : at + 12], "little") if at >= 0 else 0
+    if entries == 0xFFFF and (at := end.rfind(b"PK\6\6", 0, at)) >= 0:  # the number is in ZIP64's record
+        entries = int.from_bytes(end[at + 32 : at + 40], "little")
+    if entries > most:
+        raise InputError(f"{name} has {entries:,} entries: at most {most:,} are read")
 
 
 def not_kept(name: str, error: OSError) -> UnavailableError:

@@ -21,7 +21,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any, BinaryIO
 
-from optimizer.errors import ParetoscopeError, UnavailableError
+from optimizer.errors import LITTLE_MEMORY, ParetoscopeError, UnavailableError
 from optimizer.progress import Asker, Cancelled, Report, asked_by, stop_if_cancelled
 from optimizer.system.processes import describe_exit, guard, kill_group, release
 
@@ -238,10 +238,7 @@ def _perform(
         return "failed", str(error)
     except MemoryError:
         traceback.print_exc()
-        return "broken", (
-            "failed: this machine has too little memory for it. End other programs, or take fewer images or "
-            "a smaller model"
-        )
+        return "broken", f"failed: {LITTLE_MEMORY}"
     except Exception as error:
         traceback.print_exc()
         return "broken", f"failed: {type(error).__name__}: {error}"

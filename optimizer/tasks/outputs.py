@@ -185,4 +185,4 @@ def check_finite(
 def _divergences(logits: np.ndarray, baseline: np.ndarray) -> np.ndarray:
     log_p, log_q = scipy.special.log_softmax(baseline, axis=1), scipy.special.log_softmax(logits, axis=1)
     divergences: np.ndarray = (np.exp(log_p) * (log_p - log_q)).sum(1)
-    return divergences
+    return divergences.clip(min=0)  # below it by rounding alone

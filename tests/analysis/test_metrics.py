@@ -111,3 +111,20 @@ def test_three_digits_without_an_interval(value: float) -> None:
     number, unit = format_bytes(value).split()
     factor = {"B": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9}[unit]
     assert float(number.replace(",", "")) * factor == pytest.approx(value, rel=5.01e-3)
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "said"),
+    [
+        ("drop", 1, "1.0 points"),
+        ("drop", 1.25, "1.25 points"),
+        ("drop", 0.001, "0.001 points"),
+        ("latency", 12.3456e6, "12.3456 ms"),
+        ("latency_ratio", 0.5, "0.500×"),
+        ("file_size", 1.2345e6, "1.2345 MB"),
+        ("sqnr", -1e-3, "−0.001 dB"),
+    ],
+)
+def test_what_was_given_is_not_rounded(name: str, given: float, said: str) -> None:
+    """1.25 points, as a limit, were told as 1.2."""
+    assert metric(name).format.given(given) == said

@@ -10,6 +10,7 @@ import zipfile
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import pandas as pd
 import pytest
@@ -18,6 +19,7 @@ from factories import make_result
 from refusals import refused
 from torchvision.models import ResNet18_Weights
 
+from optimizer import on_demand
 from optimizer.cli import results
 from optimizer.cli.main import main
 from optimizer.cluster import dask_nodes
@@ -66,6 +68,7 @@ from optimizer.system.paths import asset
         (["dashboard", "--port", "0", "--cluster", "nonsense"], "is not the address of a scheduler"),
         (["dashboard", "--port", "0", "--cluster", "tcp://127.0.0.1:9"], "no Dask scheduler answers at"),
         (["export", "fashion-mlp"], "nothing is measured yet"),
+        (["export", "nosuch"], "unknown model 'nosuch': use one of"),
     ],
 )  # fmt: skip
 def test_bad_input_is_answered_in_one_line(
@@ -82,7 +85,8 @@ def test_bad_input_is_answered_in_one_line(
         (["weigh"], "invalid choice: 'weigh'"),
         (["measure"], "required: model"),
         (["measure", "fashion-mlp", "--sparsity", "half"], "invalid float value: 'half'"),
-        (["sweep", "fashion-mlp", "--bits", "8,four"], "'8,four' is not a list such as"),
+        (["sweep", "fashion-mlp", "--bits", "8,four"], "'8,four' is not a list such as 4,8"),
+        (["sweep", "fashion-mlp", "--sparsities", "x"], "'x' is not a list such as 0.3,0.5"),
     ],
 )
 def test_a_command_that_cannot_be_read_is_answered_in_one_line(
@@ -95,6 +99,19 @@ def test_a_command_that_cannot_be_read_is_answered_in_one_line(
     assert line.startswith("paretoscope")
     assert words in line
     assert "--help" in line
+
+
+def test_too_little_memory_is_said_in_words(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As for a call of 100,000,000 images."""
+
+    def measure(*_: object) -> NoReturn:
+        raise MemoryError("Unable to allocate 292. GiB")
+
+    monkeypatch.setattr(on_demand, "load_or_measure", measure)
+    assert main(["measure", "fashion-mlp"]) == 1
+    assert capsys.readouterr().err.startswith("paretoscope: this machine has too little memory for it.")
 
 
 def test_an_empty_folder_and_one_of_text_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -81,7 +81,7 @@ def test_tools_answer_with_the_command_s_json_refuse_in_a_sentence_and_stop(
                 ("measure", {**QUICK, "sparsity": "half"}, 'sparsity is "half", not of type number'),
                 ("measure", {**QUICK, "wings": 2}, "unknown argument 'wings'"),
                 ("measure", {}, "required: model"),
-                ("gate", {**QUICK, "max_size": 1, "save": str(tmp_path / "x.json")}, "leads outside"),
+                ("gate", {**QUICK, "max_size": 1, "save": str(tmp_path / "x.json")}, "mcp --allow FOLDER"),
             ):
                 refused = await server.call_tool(name, arguments)
                 assert refused.is_error

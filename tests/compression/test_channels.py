@@ -543,15 +543,15 @@ def test_models_that_cannot_be_followed_are_refused(small_images: Tensor) -> Non
 
 
 @pytest.mark.parametrize(
-    ("error", "bracket"),
+    ("error", "reason"),
     [
-        (ZeroDivisionError("integer division or modulo by zero"), ""),
-        (UserWarning("Maximum recursive depth reached!"), ""),
-        (RuntimeError("shapes cannot be\nmultiplied"), r" \(shapes cannot be multiplied\)"),
+        (ZeroDivisionError("integer division or modulo by zero"), coupling.USUAL_REASON),
+        (UserWarning("Maximum recursive depth reached!"), coupling.USUAL_REASON),
+        (RuntimeError("shapes cannot be\nmultiplied"), "shapes cannot be multiplied"),
     ],
 )
-def test_of_torch_prunings_inner_errors_only_what_to_do_is_said(error: Exception, bracket: str) -> None:
-    words = f"^torch-pruning can't follow this model's channels{bracket}: prune its weights instead$"
+def test_of_torch_prunings_inner_errors_only_usual_reasons_are_said(error: Exception, reason: str) -> None:
+    words = rf"^torch-pruning can't follow this model's channels \({reason}\): prune its weights instead$"
     with pytest.raises(WorkError, match=words), coupling._following():
         raise error
 

@@ -1,6 +1,7 @@
 """Who is evaluated and who calibrates, and what a change of the files changes."""
 
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -29,6 +30,20 @@ def test_nothing_that_maps_says_how_to_map(fill: Fill) -> None:
         InputError, match=r"none of the 2 folders \(cat, dog\).*T-shirt/top.*class index file"
     ):
         select(DataSpec(str(top)), CLASSES)
+
+
+def test_folders_with_numbers_for_names_are_mended_as_it_is_said(fill: Fill) -> None:
+    """A text file with the classes' names, as many have it, has none of theirs."""
+    top = fill("1/1.jpg", "1/2.jpg", "0/3.jpg")
+    names, numbers = top.parent / "names.txt", top.parent / "numbers.json"
+    names.write_text("\n".join(CLASSES))
+    with pytest.raises(InputError, match="a class index file with these names") as raised:
+        select(DataSpec(str(top), class_index=str(names)), CLASSES)
+    example = re.search(r"JSON such as ({.*})", str(raised.value))
+    assert example
+    numbers.write_text(example[1])
+    mapping = select(DataSpec(str(top), class_index=str(numbers)), CLASSES).mapping
+    assert [(one.folder, one.index) for one in mapping.mapped] == [("0", 0), ("1", 1)]
 
 
 def test_folders_of_a_model_without_class_names_are_counted(fill: Fill) -> None:

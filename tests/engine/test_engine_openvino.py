@@ -220,7 +220,7 @@ def test_a_model_that_openvino_cannot_convert_is_a_failure_in_words() -> None:
     assert torch.backends.mha.get_fastpath_enabled()
     with pytest.raises(
         WorkError,
-        match="OpenVINO can't convert this model.*slogdet.*Use another engine: onnxruntime, sparse, .* torch",
+        match="OpenVINO can't convert this model.*slogdet.*Use engine torch, .*; onnxruntime, sparse",
     ) as info:
         engine_named("openvino").prepare(Unconvertible().eval(), SMALL_SHAPE)
     assert "\n" not in str(info.value)

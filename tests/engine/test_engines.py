@@ -166,7 +166,7 @@ def test_what_is_worked_out_from_a_weight_follows_it_or_is_refused(small_images:
     torch.manual_seed(0)
     model = Doubled().eval().requires_grad_(False)
     if engine in ("openvino", "onnxruntime"):
-        with pytest.raises(WorkError, match="worked out from a layer's weight.*Use another engine"):
+        with pytest.raises(WorkError, match="worked out from a layer's weight.*Use engine torch"):
             run(engine, model, Recipe(PRUNED), small_images)
     else:
         answers = run(engine, model, Recipe(PRUNED), small_images).score(small_images.numpy())

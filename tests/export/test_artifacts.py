@@ -215,6 +215,18 @@ def test_the_lines_in_the_card_run_for_a_smaller_network_and_for_a_module_of_one
     assert torch.equal(found(small_images), older.compressed.module(small_images))
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_the_lines_in_the_card_run_for_a_module_of_torch_compile(
+    small: Small, small_images: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    given = torch.compile(small("cnn"))
+    own = own_model(given, SMALL_SHAPE)  # type: ignore[arg-type]
+    source = taken(open_model(own).module, RECIPES["8 bits"], small_images, own.card)
+    found = run_card(write("packed", source), tmp_path, module=given)
+    check_same(found, source.compressed.module, small_images, signs=False)
+
+
 def test_a_card_without_a_result_claims_nothing(small: Small, small_images: Tensor) -> None:
     card = entries(write("packed", taken(small("cnn"), RECIPES["half"], small_images)))[CARD_FILE].decode()
     assert "Not measured." in card

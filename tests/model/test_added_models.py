@@ -383,6 +383,27 @@ def test_a_prefix_may_be_the_architecture_s_own(
         assert torch.equal(loaded.module(images), net(images))
 
 
+@pytest.mark.parametrize("named", ["", "net"])
+def test_what_training_keeps_beside_its_network_is_left_out_and_said(
+    named: str, net: torch.nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Lightning does, whose module has the network and the weights of classes in its loss."""
+    in_this_process(monkeypatch)
+    path = tmp_path / "net.pt"
+    held = {f"model.{name}": value for name, value in net.state_dict().items()}
+    held |= {"criterion.weight": torch.ones(5), "val_acc.total": torch.tensor(3)}
+    torch.save({"state_dict": held, "thresholds": torch.ones(5)}, path)
+    about = files.examine(path, named)
+    assert about.architecture == "net"
+    assert [words for what, words in about.facts if what == "left out"] == [
+        "thresholds, beside the weights under state_dict",
+        "criterion.weight, val_acc.total, of the training: the network's names begin with model.net.",
+    ]
+    loaded, images = files.opened(about, Choices()), torch.rand(2, 3, 32, 32)
+    with torch.inference_mode():
+        assert torch.equal(loaded.module(images), net(images))
+
+
 def test_computed_weights_are_layers_and_a_mask_may_be_infinite(
     net: torch.nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

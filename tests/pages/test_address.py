@@ -21,6 +21,7 @@ from pages.address import (
     EARLIER_ROUNDINGS,
     MAX_PINS,
     earlier_names,
+    names,
 )
 
 ROOT = Path(__file__).parents[2]
@@ -72,6 +73,28 @@ def test_what_a_control_can_not_be_set_to_is_said_with_what_it_shows_instead(sta
         "engine=TensorRT (OpenVINO is shown), sparsity=abc (0 is shown), bits=99 (32 is shown)."
     )
     assert not page.run().toast
+
+
+def test_a_limit_that_can_not_be_is_said(started: Started) -> None:
+    """Whose control is empty then."""
+    page = open_page("sweep", {"ask": "The best under limits", "find_drop": "500", "find_ms": "5"})
+    (told,) = (one.value.replace("\\", "") for one in page.toast)
+    assert told == "Settings of this link are left out: find_drop=500 (nothing is shown)."
+
+
+def test_a_name_that_no_page_has_is_said(started: Started) -> None:
+    page = open_page("explore", {"weight_bits": "4", "method": "Magnitude", "find_drop": "1"})
+    (told,) = (one.value.replace("\\", "") for one in page.toast)
+    assert told == "This link says what no page has a setting for: weight_bits."
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_each_control_that_is_kept_in_the_address_is_known_there(started: Started, name: str) -> None:
+    for link in ({}, {"ask": "The best under limits"})[: 1 + (name == "sweep")]:
+        page = open_page(name, link)
+        assert page.session_state["session"].in_address.keys() <= names()
+    keys = re.findall(r'in_address\("([a-z_]+)"', (ROOT / "pages" / f"{name}.py").read_text())
+    assert {*keys} <= names()
 
 
 @pytest.mark.parametrize(

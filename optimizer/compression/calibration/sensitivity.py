@@ -60,7 +60,8 @@ def divergences_together(
                     stack.enter_context(changed(layers[part], trial))
                 after = prepared(run([layers[part] for part in parts]), classifier)
             totals[name] += divergence(after, before, classifier).item()
-    return {name: total / len(images) for name, total in totals.items()}
+    # Below 0 by rounding alone.
+    return {name: max(0.0, total) / len(images) for name, total in totals.items()}
 
 
 @contextmanager

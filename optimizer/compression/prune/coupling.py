@@ -47,6 +47,7 @@ CHANNELWISE = re.compile(
 )
 """Operations, as autograd names them, that treat each channel by itself, unless they go along channels."""
 MIXED = "the model mixes them on the way"
+USUAL_REASON = "as where its code shuffles them, like ShuffleNet's, or shifts windows over them, like Swin's"
 MAX_TIMES = 100
 """That a group may come through one operation: in DenseNet-121 26."""
 TOLERANCE = 1e-4
@@ -162,9 +163,9 @@ def _following() -> Iterator[None]:
             yield
         except Exception as error:  # it runs the model's own code, and some models are too much for it
             # torch's own words may help; others are of how torch-pruning works inside.
-            reason = f" ({one_line(error, 200)})" if type(error) is RuntimeError else ""
+            reason = one_line(error, 200) if type(error) is RuntimeError else USUAL_REASON
             raise WorkError(
-                f"torch-pruning can't follow this model's channels{reason}: prune its weights instead"
+                f"torch-pruning can't follow this model's channels ({reason}): prune its weights instead"
             ) from error
 
 

@@ -241,7 +241,11 @@ def _shapes(name: str, classes: int, config: str = "") -> dict[str, tuple[int, .
     with _Unfilled(), torch.random.fork_rng(devices=[]):
         tensors = build(name, classes, config=config).state_dict()
     prefix = prefix_of(tensors)
-    return {tensor.removeprefix(prefix): tuple(value.shape) for tensor, value in tensors.items()}
+    return {
+        tensor.removeprefix(prefix): tuple(value.shape)
+        for tensor, value in tensors.items()
+        if tensor.startswith(prefix)
+    }
 
 
 class _Unfilled(TorchFunctionMode):

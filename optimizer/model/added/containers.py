@@ -13,6 +13,7 @@ from typing import Any
 from optimizer.errors import InputError, one_line
 from optimizer.formats import format_bytes
 from optimizer.model.added.limits import MAX_DIMENSIONS, MAX_HEADER_BYTES, MAX_NAME, MAX_TENSORS
+from optimizer.system.uploads import check_entries
 
 DTYPE_BYTES = {"BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1}
 DTYPE_BYTES |= {"F16": 2, "BF16": 2, "U16": 2, "I16": 2, "F32": 4, "U32": 4, "I32": 4}
@@ -101,6 +102,7 @@ def check_zip(file: Path) -> None:
     """Raises InputError for a zip that ``torch.save`` can't have written: compressed or overlapping entries,
     which could hold more than the file, or names that lead elsewhere."""
     total = file.stat().st_size
+    check_entries(file, "it", 2 * MAX_TENSORS)
     try:
         with zipfile.ZipFile(file) as archive:
             entries = archive.infolist()

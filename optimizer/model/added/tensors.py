@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from optimizer.errors import InputError
+from optimizer.formats import listed
 from optimizer.model.added.containers import SAFETENSORS, check_safetensors
 from optimizer.model.added.declared import MAX_SAID, plain
 from optimizer.model.added.limits import MAX_DIMENSIONS, MAX_NAME, MAX_TENSORS
@@ -30,8 +31,11 @@ WRAPPERS = (
 )
 """Under which training scripts keep the weights, in the order in which they are looked for."""
 MAX_WRAPPERS = 4
+MAX_NAMED = 3
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.")
 """Before every name, of DataParallel, torch.compile, Lightning and others."""
+TRAINING = re.compile(r"(\w+_)?(loss|losses|criterion|metrics?|acc|accuracy)(_\w+)?\.")
+"""How names begin that a training module has beside its network's: of weights of classes, and counts."""
 AVERAGED = "n_averaged"
 """What ``AveragedModel`` (EMA, SWA) counts, outside the prefix that it puts before every other name."""
 NUMBERS = [type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8", "?")]
@@ -57,7 +61,7 @@ def rewrite(file: Path, target: Path) -> dict[str, Any]:
     else:
         loaded = _unpickled(file)
         metadata, tensors = _said_in(loaded), _weights_in(loaded, left_out)
-    tensors = _checked(_without_prefix(tensors))
+    tensors = _checked(_without_prefix(tensors, left_out))
     seen: set[int] = set()
     separate = {}
     for name, tensor in tensors.items():
@@ -110,6 +114,8 @@ def _weights_in(loaded: Any, left_out: list[str], depth: int = 0) -> dict[str, T
             for other in others
             if _holds_tensors(loaded[other])
         ]
+        if loose := [str(name) for name, value in loaded.items() if isinstance(value, Tensor)]:
+            left_out.append(f"{listed(loose, MAX_NAMED)}, beside the weights under {taken}")
         return _weights_in(loaded[taken], left_out, depth + 1)
     tensors = {name: value for name, value in loaded.items() if isinstance(value, Tensor)}
     if not tensors:
@@ -139,8 +145,8 @@ def _said_in(loaded: Any) -> dict[str, Any]:
 
 
 def prefix_of(names: Collection[str]) -> str:
-    """What wrappers put before every name."""
-    prefix = ""
+    """What wrappers put before every name, but those of TRAINING."""
+    names, prefix = [name for name in names if not TRAINING.match(name)], ""
     while names and (more := next((one for one in PREFIXES if _all_begin(names, prefix + one)), "")):
         prefix += more
     return prefix
@@ -150,12 +156,16 @@ def _all_begin(names: Collection[str], prefix: str) -> bool:
     return all(name.startswith(prefix) for name in names)
 
 
-def _without_prefix(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _without_prefix(tensors: Mapping[str, Tensor], left_out: list[str]) -> dict[str, Tensor]:
     names = {
         str(name): tensor for name, tensor in tensors.items() if str(name).rpartition(".")[2] != AVERAGED
     }
     prefix = prefix_of(names)
-    return {name.removeprefix(prefix): tensor for name, tensor in names.items()}
+    if beside := [name for name in names if not name.startswith(prefix)]:
+        left_out.append(
+            f"{listed(beside, MAX_NAMED)}, of the training: the network's names begin with {prefix}"
+        )
+    return {name.removeprefix(prefix): names[name] for name in names if name not in beside}
 
 
 def _checked(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
