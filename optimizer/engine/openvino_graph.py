@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ from optimizer.engine.openvino_quantizers import (
     insert,
     nncf_quantized,
     nodes_of,
+    of_no_layer,
     place,
     ranges,
     set_levels,
@@ -66,8 +68,12 @@ class Converted:
     @cached_property
     def quantizers(self) -> tuple[Quantizer, ...] | None:
         """Where activations are quantized, found when it is first asked for (a second or more)."""
-        weighted = {operation for operations in self.operations.values() for operation in operations}
-        return place(self.graph, self.noise[:1], weighted)
+        return place(self.graph, self.noise[:1], self.others)
+
+    @cached_property
+    def others(self) -> list[str]:
+        """Operations that multiply with a weight which is no layer's."""
+        return of_no_layer(self.graph, {*chain.from_iterable(self.operations.values())})
 
     @cached_property
     def _reaches(self) -> dict[tuple[int, int], float]:
@@ -332,7 +338,7 @@ def _quantize_activations(graph: Any, prepared: Converted, calibration: Array, b
     grids are of 8 bits; fewer take fewer levels between the same ends."""
     placed = prepared.quantizers
     if placed is None:
-        graph = nncf_quantized(graph, calibration)
+        graph = nncf_quantized(graph, calibration, prepared.others)
         set_levels(graph, bits)
     else:
         reach = prepared.reach(calibration, bits)

@@ -8,7 +8,7 @@ grids as NNCF has them, and how far they reach is what suits the network best.
 import io
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from typing import Any
@@ -47,21 +47,30 @@ class Quantizer:
     group: int
 
 
-def place(graph: Any, noise: Array, weighted: set[str]) -> tuple[Quantizer, ...] | None:
-    """Where NNCF would put quantizers. None where their ranges are not to be had by :func:`ranges`: they are
-    not symmetric, or on the weight of an operation that is not among the ``weighted``.
+def of_no_layer(graph: Any, layers: Collection[str]) -> list[str]:
+    """The operations that multiply with a weight and are none of the ``layers``', by name: with a buffer, or
+    with what the model works out. No recipe rounds those weights, and NNCF would."""
+    return [
+        node.get_friendly_name()
+        for node in graph.get_ops()
+        if node.get_type_name() in WEIGHTED
+        and node.get_friendly_name() not in layers
+        and any(_constant(one.get_source_output().get_node()) for one in node.inputs())
+    ]
+
+
+def place(graph: Any, noise: Array, others: Sequence[str]) -> tuple[Quantizer, ...] | None:
+    """Where NNCF would put quantizers, but before ``others``. None where their ranges are not to be had by
+    :func:`ranges`: they are not symmetric.
 
     Quantizers of one range are told by having it in common on an image of ``noise``. Raises WorkError where
     NNCF can't.
     """
     graph = graph.clone()
     for number, node in enumerate(graph.get_ops()):
-        own = node.get_type_name() in WEIGHTED and node.get_friendly_name() not in weighted
-        if own and any(_constant(one.get_source_output().get_node()) for one in node.inputs()):
-            return None
         if node.get_type_name() == "Clamp":  # else all that reach a common bound would have it in common
             node.set_attribute("max", node.get_attributes()["max"] * (1 + number / 1000))
-    quantized = nncf_quantized(graph, noise)
+    quantized = nncf_quantized(graph, noise, others)
     groups: dict[bytes, int] = {}
     found: list[Quantizer] = []
     for node in _grids(quantized):
@@ -187,9 +196,9 @@ def insert(graph: Any, placed: Sequence[Quantizer], ends: Sequence[tuple[Array, 
             target.replace_source_output(grid.output(0))
 
 
-def nncf_quantized(graph: Any, images: Array) -> Any:
-    """NNCF's post-training quantization on images ``[N, C, H, W]``, without its bias correction: biases are
-    the recipe's business. Raises WorkError where NNCF can't."""
+def nncf_quantized(graph: Any, images: Array, others: Sequence[str]) -> Any:
+    """NNCF's post-training quantization on images ``[N, C, H, W]`` of all operations but ``others``, without
+    its bias correction: biases are the recipe's business. Raises WorkError where NNCF can't."""
     kind_of_logger = logging.getLoggerClass()
     import nncf
 
@@ -206,6 +215,7 @@ def nncf_quantized(graph: Any, images: Array) -> Any:
                 # symmetric grids: for a transformer NNCF's own choice is an eighth slower, and no more exact
                 preset=nncf.QuantizationPreset.PERFORMANCE,
                 model_type=nncf.ModelType.TRANSFORMER if transformer else None,
+                ignored_scope=nncf.IgnoredScope(names=[*others], validate=False),
                 advanced_parameters=nncf.AdvancedQuantizationParameters(
                     disable_bias_correction=True,
                     smooth_quant_alphas=nncf.AdvancedSmoothQuantParameters(convolution=-1, matmul=-1),

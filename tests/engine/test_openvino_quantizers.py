@@ -14,7 +14,7 @@ from optimizer.engine.openvino import build
 from optimizer.engine.openvino_batches import run_batches
 from optimizer.engine.openvino_core import core
 from optimizer.engine.openvino_graph import Converted, convert
-from optimizer.engine.openvino_quantizers import REACHES, Quantizer, insert, place, ranges
+from optimizer.engine.openvino_quantizers import REACHES, Quantizer, insert, ranges
 from optimizer.model.layers import fold_batch_norm
 from optimizer.recipe import PruneSpec, QuantizeSpec, Recipe
 
@@ -111,11 +111,34 @@ def test_a_channel_that_is_nearly_zero_keeps_a_grid(small: Small, small_images: 
     assert high.ravel()[0] == pytest.approx(0.01 * high.max())
 
 
-def test_a_weight_that_is_not_the_recipes_is_left_to_nncf(small: Small) -> None:
-    prepared = convert(fold_batch_norm(small("cnn"))[0], SMALL_SHAPE)
-    operations = {one for several in prepared.operations.values() for one in several}
-    assert place(prepared.graph, prepared.noise[:1], operations) is not None
-    assert (
-        place(prepared.graph, prepared.noise[:1], operations - {*prepared.operations["stem.0.weight"]})
-        is None
-    )
+class Fixed(nn.Module):
+    """Multiplies with a buffer as well: on a grid of 8 bits from its largest weight, all others are 0."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.head = nn.Conv2d(1, 4, 3), nn.Linear(4, 10)
+        mixing = torch.randn(4, 4, 1, 1)
+        mixing[:, 0] = 1e3
+        self.register_buffer("mixing", mixing)
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = self.first(x).relu()
+        kept = torch.cat([0 * features[:, :1], features[:, 1:]], 1)
+        return self.head(nn.functional.conv2d(kept, self.mixing).mean((2, 3)))
+
+
+@pytest.mark.parametrize("placed", [True, False])
+def test_a_weight_of_no_layer_stays_as_it_is(
+    small_images: Tensor, monkeypatch: pytest.MonkeyPatch, placed: bool
+) -> None:
+    torch.manual_seed(0)
+    model = Fixed().eval()
+    prepared = convert(model, SMALL_SHAPE)
+    assert len(prepared.others) == 1
+    if not placed:
+        monkeypatch.setattr(Converted, "quantizers", None)
+    compressed = compress(model, Recipe(quantize=EIGHT))
+    runner = build(prepared, compressed, small_images, threads=1, batch=1)
+    exact = model(small_images).detach().numpy()
+    error = runner.score(small_images.numpy()) - exact
+    assert np.square(error).mean() < 0.1 * np.square(exact - exact.mean(0)).mean()
