@@ -22,8 +22,9 @@ def is_classifier(model: nn.Module) -> bool:
 
 
 def prepared(outputs: Tensor, classifier: bool = True) -> Tensor:
-    """Outputs ``[N, ...]`` as :func:`divergence` takes them: of a ``classifier``'s logits the
+    """Outputs ``[N, ...]`` as :func:`divergence` takes them: in float32, of a ``classifier``'s logits the
     log-probabilities."""
+    outputs = outputs.float()  # a model may give halves, of which the sums below would be noise
     return functional.log_softmax(outputs, 1) if classifier and is_logits(outputs) else outputs
 
 
@@ -42,6 +43,7 @@ def divergence(after: Tensor, before: Tensor, classifier: bool = True) -> Tensor
 def direction(outputs: Tensor, generator: torch.Generator, classifier: bool = True) -> Tensor:
     """A random ``v`` of one example's outputs, with ``E[v v^T]`` the curvature of the divergence there: for
     a ``classifier``'s logits ``diag(p) - p p^T``, else the identity over the outputs' power."""
+    outputs = outputs.float()
     signs: Tensor = torch.randint(0, 2, outputs.shape, generator=generator) * 2.0 - 1
     if not (classifier and is_logits(outputs.unsqueeze(0))):
         length: Tensor = outputs.norm().clamp(min=torch.finfo(outputs.dtype).tiny)

@@ -107,7 +107,7 @@ def test_too_little_memory_fails_the_job_and_not_the_worker(pool: Pool) -> None:
     job = pool.wait(pool.submit("measure", "eat", 2**40, "k"), 60)
     assert (job.state, job.attempts) == ("failed", 1)
     assert "too little memory" in job.error
-    assert "fewer images or a smaller model" in job.error
+    assert "fewer images, a smaller batch size or a smaller model" in job.error
     assert serves(pool)
 
 
