@@ -46,7 +46,8 @@ from optimizer.engine.kernels.trace import trace
 from optimizer.errors import InputError
 from optimizer.measurement.latency import EFFORTS, time_interleaved
 from optimizer.model.catalogue import load
-from optimizer.model.layers import fold_batch_norm, walk
+from optimizer.model.folding import fold_batch_norm
+from optimizer.model.layers import walk
 from optimizer.progress import quiet
 from optimizer.recipe import QuantizeSpec, Recipe
 from optimizer.records import Execution, Settings

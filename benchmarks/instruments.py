@@ -33,7 +33,7 @@ from optimizer.engine import Runner, engine_named
 from optimizer.measurement.fresh_processes import time_in_processes
 from optimizer.measurement.latency import EFFORTS
 from optimizer.model.catalogue import load
-from optimizer.model.layers import fold_batch_norm
+from optimizer.model.folding import fold_batch_norm
 from optimizer.progress import quiet
 from optimizer.recipe import QuantizeSpec, Recipe
 from optimizer.records import Settings

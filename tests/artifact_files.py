@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from optimizer.compression.apply import compress
 from optimizer.export.artifacts import ArtifactSource
-from optimizer.model.layers import fold_batch_norm, walk
+from optimizer.model.folding import fold_batch_norm
+from optimizer.model.layers import walk
 from optimizer.recipe import PruneSpec, QuantizeSpec, Recipe
 from optimizer.records import ModelCard, Result
 

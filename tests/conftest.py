@@ -29,7 +29,7 @@ from optimizer.engine import engine_named, onnx_export, openvino_kernels
 from optimizer.engine.base import Build
 from optimizer.engine.compile import CACHE_VARIABLE
 from optimizer.model.catalogue import LoadedModel, load
-from optimizer.model.layers import fold_batch_norm
+from optimizer.model.folding import fold_batch_norm
 from optimizer.search.sweep import WORK_AHEAD_VARIABLE
 from optimizer.system import recent, threads
 from optimizer.system.downloads import DOWNLOADS_VARIABLE

@@ -173,3 +173,9 @@ def half_never_on() -> nn.Sequential:
         convolutions[0].bias[:4] = -100
         convolutions[1].weight[:4] *= 1000
     return nn.Sequential(convolutions[0], nn.ReLU(), convolutions[1], nn.ReLU(), nn.Flatten(), head).eval()
+
+
+class Standardised(nn.Conv2d):
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight / self.weight.std(dim=(1, 2, 3), keepdim=True)
+        return nn.functional.conv2d(x, weight, self.bias)

@@ -27,7 +27,8 @@ from optimizer.measurement.size import size_of
 from optimizer.model.added.cards import version_of
 from optimizer.model.catalogue import LoadedModel, load
 from optimizer.model.examples import answers, hold, is_held
-from optimizer.model.layers import fold_batch_norm, multiplications, notes_on_others, walk
+from optimizer.model.folding import fold_batch_norm
+from optimizer.model.layers import multiplications, notes_on_others, walk
 from optimizer.model.own import check_keeps_input
 from optimizer.progress import Report, quiet, uninterrupted
 from optimizer.recipe import Recipe

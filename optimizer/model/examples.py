@@ -13,6 +13,8 @@ from torch.utils._pytree import tree_leaves
 
 HELD = "_paretoscope_examples"
 MAX_HELD = 2
+TOLERANCE = 1e-3
+"""Of a model's outputs: more than rounding changes in them."""
 
 
 class _Held:
@@ -94,3 +96,16 @@ def _takes(module: nn.Module, inputs: Tensor) -> bool:
     except Exception:  # a model's own code: anything may come out of it
         return False
     return True
+
+
+def agree(some: list[Tensor], others: list[Tensor]) -> bool:
+    """Whether two models' :func:`answers` differ by no more than rounding."""
+    return all(
+        torch.equal(one.isfinite(), other.isfinite())  # logits of what is masked out are none
+        and torch.linalg.norm(_finite(one) - _finite(other)) <= TOLERANCE * torch.linalg.norm(_finite(one))
+        for one, other in zip(some, others, strict=True)
+    )
+
+
+def _finite(values: Tensor) -> Tensor:
+    return values.float().nan_to_num(0, 0, 0)

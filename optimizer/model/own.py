@@ -14,9 +14,9 @@ from torch.nn.utils.parametrize import type_before_parametrizations
 from optimizer.errors import InputError
 from optimizer.formats import listed
 from optimizer.model.computed import HOOKS, computed, copied, replace_computed, uncompiled
-from optimizer.model.examples import answers, examples, forget, hold
+from optimizer.model.examples import agree, answers, examples, forget, hold
 from optimizer.model.identity import content
-from optimizer.model.layers import agree, tensors, walk
+from optimizer.model.layers import tensors, walk
 from optimizer.model.sources import LoadedModel
 from optimizer.model.unused import unused
 from optimizer.records import ModelCard

@@ -18,7 +18,8 @@ from optimizer.data.loading import load_images
 from optimizer.export import artifacts
 from optimizer.export.pictures import chrome
 from optimizer.model.catalogue import load as load_model
-from optimizer.model.layers import fold_batch_norm, walk
+from optimizer.model.folding import fold_batch_norm
+from optimizer.model.layers import walk
 from optimizer.records import DataSpec
 
 pytestmark = pytest.mark.browser

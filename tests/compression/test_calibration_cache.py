@@ -32,7 +32,8 @@ from optimizer.compression.prune.matching import matched
 from optimizer.compression.prune.plan import ChannelPlan, plan
 from optimizer.compression.quantize.held import HeldGrid
 from optimizer.errors import InputError
-from optimizer.model.layers import fold_batch_norm, walk
+from optimizer.model.folding import fold_batch_norm
+from optimizer.model.layers import walk
 from optimizer.progress import Asker, asked_by
 from optimizer.recipe import PruneSpec, Recipe
 from optimizer.system import disk_cache

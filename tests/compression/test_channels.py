@@ -26,7 +26,8 @@ from optimizer.data.loading import Datasets, load_images
 from optimizer.errors import InputError, UnavailableError, WorkError
 from optimizer.model.architectures import ARCHITECTURES, IMAGE_SHAPE
 from optimizer.model.catalogue import LoadedModel, load
-from optimizer.model.layers import fold_batch_norm, multiplications, walk
+from optimizer.model.folding import fold_batch_norm
+from optimizer.model.layers import multiplications, walk
 from optimizer.records import DataSpec
 
 Small = Callable[[str], nn.Module]

@@ -16,7 +16,8 @@ from optimizer.compression.quantize.held import moved
 from optimizer.data.loading import load_images
 from optimizer.errors import InputError
 from optimizer.model.catalogue import LoadedModel
-from optimizer.model.layers import fold_batch_norm, walk
+from optimizer.model.folding import fold_batch_norm
+from optimizer.model.layers import walk
 from optimizer.progress import Asker, Cancelled, asked_by
 from optimizer.recipe import PruneSpec, QuantizeSpec, Recipe
 from optimizer.records import DataSpec

@@ -13,7 +13,8 @@ from optimizer.compression.apply import compress, compress_weights
 from optimizer.compression.prune.pruned import Pruned
 from optimizer.compression.quantize.equalise import equalised, pairs
 from optimizer.measurement.compressed import NOTHING_TO_EQUALISE, notes_on_equalisation
-from optimizer.model.layers import fold_batch_norm, walk
+from optimizer.model.folding import fold_batch_norm
+from optimizer.model.layers import walk
 from optimizer.recipe import Override, PruneSpec, QuantizeSpec, Recipe
 from optimizer.records import DataSpec, Request, Settings
 

@@ -22,7 +22,8 @@ from optimizer.compression.prune.readers import refit
 from optimizer.compression.prune.widths import kept_counts
 from optimizer.engine import engine_named
 from optimizer.model.architectures import ARCHITECTURES, IMAGE_SHAPE
-from optimizer.model.layers import fold_batch_norm, walk
+from optimizer.model.folding import fold_batch_norm
+from optimizer.model.layers import walk
 from optimizer.recipe import PruneSpec, QuantizeSpec, Recipe
 from optimizer.records import DataSpec, Request
 

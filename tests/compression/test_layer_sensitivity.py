@@ -16,7 +16,8 @@ from optimizer.compression.calibration.statistics import REFERENCE, seen_and_hel
 from optimizer.compression.prune.compensated import prune
 from optimizer.data.loading import load_images
 from optimizer.model.catalogue import LoadedModel
-from optimizer.model.layers import fold_batch_norm, walk
+from optimizer.model.folding import fold_batch_norm
+from optimizer.model.layers import walk
 from optimizer.records import DataSpec
 
 

@@ -13,7 +13,8 @@ from optimizer.compression.calibration.curvature import row_effects
 from optimizer.compression.calibration.moments import collect
 from optimizer.compression.calibration.sensitivity import Trial, divergences, divergences_together
 from optimizer.compression.divergence import NO_CLASSIFIER
-from optimizer.model.layers import fold_batch_norm, walk
+from optimizer.model.folding import fold_batch_norm
+from optimizer.model.layers import walk
 
 Small = Callable[[str], nn.Module]
 

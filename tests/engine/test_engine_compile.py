@@ -15,7 +15,7 @@ from optimizer.compression.apply import compress
 from optimizer.engine import engine_named
 from optimizer.engine.compile import CACHE_VARIABLE
 from optimizer.model.architectures import IMAGE_SHAPE, VisionTransformer
-from optimizer.model.layers import fold_batch_norm
+from optimizer.model.folding import fold_batch_norm
 from optimizer.recipe import Recipe
 
 

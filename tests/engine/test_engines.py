@@ -26,7 +26,7 @@ from optimizer.compression.apply import compress
 from optimizer.engine import Engine, engine_named
 from optimizer.errors import InputError, UnavailableError, WorkError
 from optimizer.methods.engines import ENGINES
-from optimizer.model.layers import fold_batch_norm
+from optimizer.model.folding import fold_batch_norm
 from optimizer.recipe import QuantizeSpec, Recipe
 from optimizer.store.results import Store
 from optimizer.system.environment import check_precision, environment, precisions

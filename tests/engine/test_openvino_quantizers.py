@@ -15,7 +15,7 @@ from optimizer.engine.openvino_batches import run_batches
 from optimizer.engine.openvino_core import core
 from optimizer.engine.openvino_graph import Converted, convert
 from optimizer.engine.openvino_quantizers import REACHES, Quantizer, insert, ranges
-from optimizer.model.layers import fold_batch_norm
+from optimizer.model.folding import fold_batch_norm
 from optimizer.recipe import PruneSpec, QuantizeSpec, Recipe
 
 EIGHT = QuantizeSpec(weight_bits=8, activation_bits=8)

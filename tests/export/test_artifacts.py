@@ -30,7 +30,8 @@ from optimizer.measurement.size import size_of
 from optimizer.measurement.workspace import open_model
 from optimizer.model.catalogue import LoadedModel
 from optimizer.model.catalogue import load as load_model
-from optimizer.model.layers import fold_batch_norm, walk
+from optimizer.model.folding import fold_batch_norm
+from optimizer.model.layers import walk
 from optimizer.model.own import own_model
 from optimizer.recipe import PruneSpec, QuantizeSpec, Recipe
 from optimizer.records import ModelCard

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from optimizer.errors import InputError
 from optimizer.export.artifacts import CARD_FILE, RECIPE_FILE, load, write
-from optimizer.model.layers import fold_batch_norm
+from optimizer.model.folding import fold_batch_norm
 
 
 @pytest.fixture

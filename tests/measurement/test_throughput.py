@@ -23,7 +23,7 @@ from optimizer.measurement import throughput
 from optimizer.measurement.throughput import BASELINE, EAGER_MODEL, VARIANT, ServingEffort, measure
 from optimizer.measurement.workspace import open_workspace
 from optimizer.methods.engines import ENGINES
-from optimizer.model.layers import fold_batch_norm
+from optimizer.model.folding import fold_batch_norm
 from optimizer.progress import Report
 from optimizer.recipe import Recipe
 

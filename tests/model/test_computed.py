@@ -12,7 +12,9 @@ from optimizer.engine import openvino
 from optimizer.errors import InputError
 from optimizer.measurement.workspace import open_model
 from optimizer.model.computed import computed, copied, without_computed
-from optimizer.model.layers import agree, fold_batch_norm, walk
+from optimizer.model.examples import agree
+from optimizer.model.folding import fold_batch_norm
+from optimizer.model.layers import walk
 from optimizer.model.own import own_model
 
 SHAPE = (3, 8, 8)

@@ -17,7 +17,8 @@ from optimizer.model import own
 from optimizer.model.added import cards, files, onnx_check, onnx_reading
 from optimizer.model.added.onnx_conversion import convert
 from optimizer.model.added.onnx_reading import read_onnx
-from optimizer.model.layers import fold_batch_norm, walk
+from optimizer.model.folding import fold_batch_norm
+from optimizer.model.layers import walk
 
 
 def read(model: Any, folder: Path, external: bool = True) -> tuple[Path, dict[str, Any]]:

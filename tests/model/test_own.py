@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from optimizer.errors import InputError
 from optimizer.measurement.workspace import open_model
-from optimizer.model.layers import fold_batch_norm
+from optimizer.model.folding import fold_batch_norm
 from optimizer.model.own import own_model
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from optimizer.measurement.workspace import open_model
-from optimizer.model.layers import fold_batch_norm
+from optimizer.model.folding import fold_batch_norm
 from optimizer.model.own import own_model
 from optimizer.model.unused import drop_unused, unused
 
