@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from optimizer.compression.apply import CompressedModel
+from optimizer.compression.calibration.statistics import Statistics
 from optimizer.compression.quantize.held import HeldGrid, held_grid
 from optimizer.model.layers import walk
 
@@ -179,3 +180,15 @@ class Standardised(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         weight = self.weight / self.weight.std(dim=(1, 2, 3), keepdim=True)
         return nn.functional.conv2d(x, weight, self.bias)
+
+
+def assert_same_statistics(one: Statistics, other: Statistics) -> None:
+    assert one.effects.keys() == other.effects.keys()
+    assert all(torch.equal(effects, other.effects[name]) for name, effects in one.effects.items())
+    assert one.biased == other.biased
+    assert one.growth == other.growth
+    assert one.moments.keys() == other.moments.keys()
+    for name, moments in one.moments.items():
+        assert torch.equal(moments.covariance, other.moments[name].covariance)
+        assert torch.equal(moments.mean, other.moments[name].mean)
+        assert moments.shrinkage == other.moments[name].shrinkage

@@ -5,36 +5,26 @@ import copy
 import hashlib
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from optimizer.compression.calibration.curvature import row_effects
-from optimizer.compression.calibration.moments import Moments, as_rows, channels_last, collect, quadratic
-from optimizer.compression.calibration.sensitivity import Trial, divergences
-from optimizer.compression.calibration.statistics import (
-    NEGLIGIBLE,
-    REFERENCE,
-    Statistics,
-    collapse_copies,
-    seen_and_held_out,
-)
+from optimizer.compression.calibration.making import make
+from optimizer.compression.calibration.moments import Moments
+from optimizer.compression.calibration.statistics import Statistics
 from optimizer.compression.distillation import VERSION as DISTILLATION_VERSION
 from optimizer.compression.distillation import Checkpoint
 from optimizer.compression.effort import VERSION as EFFORT_VERSION
 from optimizer.compression.effort import improve
 from optimizer.compression.finetune import fits, recover
-from optimizer.compression.prune.allocation import live_inputs
-from optimizer.compression.prune.compensated import growth, prune
 from optimizer.compression.prune.group import Group
 from optimizer.compression.prune.plan import ChannelPlan, plan, with_biases
 from optimizer.compression.prune.ranking import Ranking
 from optimizer.compression.quantize.held import HeldGrid
 from optimizer.model import identity
-from optimizer.model.layers import tensors, walk, with_shared_bias
+from optimizer.model.layers import tensors
 from optimizer.progress import Report, quiet
 from optimizer.system.disk_cache import Parts, beside, kept, read, write
 from optimizer.system.threads import pinned_threads
@@ -43,10 +33,6 @@ VERSION = 6
 """Raised with every change of what statistics hold or how they come about."""
 IMAGES = 256
 """Calibration images that statistics are taken of."""
-CURVATURE_IMAGES = 32
-MAX_RATIO = 16.0
-"""How far a measurement may correct a prediction: either can be nearly nothing. On fewer images at most as
-far as there are of them: one or two that are sure of their class say that no layer matters."""
 
 
 def statistics_of(model: nn.Module, images: Tensor, report: Report = quiet) -> Statistics:
@@ -240,59 +226,6 @@ def _begun(path: Path) -> Checkpoint | None:
             **{name: kind(facts[name]) for name, kind in FACTS.items()},
         )
     return None
-
-
-@pinned_threads()
-def make(model: nn.Module, images: Tensor, report: Report = quiet) -> Statistics:
-    """Read every layer's inputs, then tell what a change in each does to the outputs.
-
-    Curvature says how much each row counts. How much a whole layer does is measured, on images that nothing
-    was fitted to: a classifier that was refitted to 224 images answers those almost as before, and others
-    not. Layers that gradients say nothing of (the model detaches what they give) are told by that alone.
-    """
-    model, images = channels_last(model, collapse_copies(images))
-    seen, held_out = seen_and_held_out(images)
-    moments = collect(model, seen, report)
-    if not moments:  # each product is the model's own code's
-        return Statistics({}, {}, frozenset())
-    layers = {layer.name: layer for layer in walk(model) if layer.name in moments}
-    biased = frozenset(name for name, layer in layers.items() if layer.bias is not None)
-    biased -= with_shared_bias(model)
-    effects = row_effects(model, seen[:CURVATURE_IMAGES], moments, report)
-    silent = {name for name, one in effects.items() if not one.any()}
-    weights = {name: layer.weight.detach() for name, layer in layers.items()}
-    growths = dict[str, tuple[float, ...]]()  # filled in below: what is kept for these statistics serves all
-    predicted = guessed = Statistics(moments, effects, biased, growths)
-    if silent:  # rows alike, for want of a better guess
-        guessed = replace(predicted, effects=effects | {one: torch.ones_like(effects[one]) for one in silent})
-    growths.update({name: growth(name, weight, guessed) for name, weight in weights.items()})
-    pruned = prune(weights, weights, REFERENCE, predicted)
-    if silent:
-        unknown = {name: weights[name] for name in weights if name in silent}
-        pruned |= prune(unknown, unknown, replace(REFERENCE, allocation="uniform"), guessed)
-    alone, costs = {}, {}
-    for name, weight in weights.items():
-        change = as_rows(weight - pruned[name].weight, len(moments[name].mean)) * live_inputs(name, predicted)
-        costs[name] = quadratic(change, predicted.matrix(name))
-        alone[name] = predicted.divergence(name, costs[name])
-    least = NEGLIGIBLE * sum(alone.values())
-    bias_changes = {name: one.bias_change for name, one in pruned.items()}
-    if held_out is seen:  # a bias that was fitted to a single image would undo any change there
-        bias_changes = dict.fromkeys(pruned)
-    trials = {
-        name: Trial(pruned[name].weight, bias_changes[name])
-        for name, expected in alone.items()
-        if expected >= least or name in silent
-    }
-    most = min(MAX_RATIO, len(held_out))
-    for name, divergence in divergences(model, held_out, trials, report).items():
-        if name in silent:
-            spent = costs[name].sum().item()
-            effects[name] = torch.full_like(effects[name], max(0.0, divergence) / spent if spent > 0 else 0.0)
-        else:
-            ratio = divergence / alone[name] if alone[name] > 0 else 1.0
-            effects[name] = effects[name] * min(max(ratio, 1 / most), most)
-    return replace(predicted, effects=effects)
 
 
 def digest(what: str, model: nn.Module, images: Tensor) -> str:
