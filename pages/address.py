@@ -248,7 +248,8 @@ SETTINGS = frozenset(
     (
         *("model", "engine", "timed_threads", "images", "calibration", "class_index", "limit"),
         *("method", "sparsity", "threshold", "bits", "activations", "mixed", "grid", "precision"),
-        *("effort", "finetune", "layer", "of", "metric", "view", "family", "removed", "full"),
+        *("effort", "finetune", "layer", "of", "metric", "view", "family", "removed"),
+        *("full", "complexity_full"),
         *("what", "batches", "threads", "streams", "limit_ms"),
         *("ask", "find_drop", "find_sqnr", "find_ms", "find_ratio", "find_mb"),
         *("find_minimise", "find_seconds", "find_engines"),

@@ -20,7 +20,8 @@ LABELS = {
     ExecutionKind.ROWS: ("Rows removed", "a smaller dense layer"),
     ExecutionKind.INT8: ("int8 kernels", "zeros are multiplied too"),
 }
-FULL = consent.Work("full", True, "a full measurement", 30)
+# Its own control: Latency's, carried along, would start minutes of work that nobody asked for here.
+FULL = consent.Work("complexity_full", True, "a full measurement", 30)
 
 
 def main() -> None:
@@ -98,8 +99,8 @@ def controls(model: ModelCard) -> ComplexityRequest:
         )
         full = st.toggle(
             "Measure in full",
-            **address.in_address("full"),
-            **consent.by_hand("full"),
+            **address.in_address("complexity_full"),
+            **consent.by_hand("complexity_full"),
             help="More sizes and rounds: about half a minute in place of 8 seconds.",
         )
     return ComplexityRequest(

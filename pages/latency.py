@@ -81,6 +81,10 @@ def serve(request: Request) -> None:
         offer("Measure", "throughput", wanted, key, words)
     elif job is not None and not job.over:
         tasks.refresh_when_over([job])
+    if run is None and not wanted.quick:  # the quick one stays, with its badge, until there is the full one
+        run = tasks.store().get_document(
+            "throughput", serving.serving_key(replace(wanted, quick=True)), ServingRun
+        )
     limit_ns = limit_ms * 1e6 if limit_ms else None
     best = serving.best_under(run, limit_ns) if run and limit_ns else None
     if run:
@@ -205,9 +209,12 @@ def under_load(request: Request) -> None:
             "is free or not. A request's time includes its wait."
         )
         offer("Measure under load", "load", wanted, key, words)
-        return
-    if run is None:
+    elif run is None:
         tasks.refresh_when_over([job] if job else [])
+    if run is None and full:
+        quick = replace(wanted, settings=replace(settings, quick=True))
+        run = tasks.store().get_document("load", load_key(quick), LoadRun)
+    if run is None:
         return
     drawing.badge_row(load.badges(run))
     limit_ns = limit_ms * 1e6 if limit_ms else None

@@ -8,6 +8,7 @@ import streamlit as st
 from optimizer.analysis import stored
 from optimizer.analysis.headline import headlines
 from optimizer.analysis.summary import describe_images, summarise
+from optimizer.data import uploaded
 from optimizer.data.folders import opened_roots
 from optimizer.data.selection import recent_fingerprint
 from optimizer.formats import MISSING, count, format_bytes
@@ -31,7 +32,8 @@ def main() -> None:
         told = show_chosen(chosen)
     with tasks.errors_in_words():
         adding.show(chosen.data)
-    st.subheader("Add images")
+    if not chosen.lacks_images or uploaded.sets():
+        st.subheader("Add images")
     if not chosen.lacks_images:  # else they are asked for above
         adding_images.uploader()
     adding_images.show_uploaded()

@@ -312,10 +312,11 @@ def _noise(compared: Sequence[ServedComparison]) -> Iterable[str]:
 def _against_eager(compared: Sequence[ServedComparison]) -> Iterable[str]:
     ratios = [one.eager for one in compared if one.eager]
     if ratios:
-        low, high = min(one.ratio for one in ratios), max(one.ratio for one in ratios)
+        ends = sorted({min(one.ratio for one in ratios), max(one.ratio for one in ratios)})
         yield (
-            f"Against torch eager, which is another engine and no baseline: {format_ratio(low)} to "
-            f"{format_ratio(high)} of its time. Most of that is the engine's doing, not the recipe's."
+            "Against torch eager, which is another engine and no baseline: "
+            f"{' to '.join(map(format_ratio, ends))} of its time. "
+            "Most of that is the engine's doing, not the recipe's."
         )
 
 

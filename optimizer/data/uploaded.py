@@ -125,9 +125,12 @@ def unpack(staged: str, report: Report = quiet) -> str:
     place, label = uploads_root() / staged, "what was uploaded"
     try:
         files = sorted(place.iterdir())
-        label = files[0].name[6:]
         with ExitStack() as opened:
-            found = [member for file in files for member in _members(file, opened)]
+            found: list[_Member] = []
+            for file in files:
+                label = file.name[6:]  # of several the one that can't be unpacked is named
+                found += _members(file, opened)
+            label = files[0].name[6:]
             without = _left_out(found)
             images = _checked([one for one in found if one.size and one.is_wanted], label, without)
             check_room(label, sum(image.size for image in images), len(images))

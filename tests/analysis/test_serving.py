@@ -268,6 +268,10 @@ def test_conclusions() -> None:
     assert "batch size 4, 2 threads, 2 streams brings" in batching
     assert "times as many as batch size 1, 1 thread, 1 stream" in batching
     assert eager.startswith("Against torch eager, which is another engine and no baseline: 0.12")
+    assert "× to 0.1" in eager
+    *_, alone = conclusions(make_run(grid=GRID[:1]))
+    assert "no baseline: 0.12" in alone
+    assert "× to " not in alone, "a range from a figure to itself"
 
 
 def test_conclusions_claim_nothing_that_can_not_be_reported() -> None:

@@ -152,6 +152,11 @@ def test_what_holds_no_image_is_refused(home: Path, refused: io.BytesIO, words: 
     assert not [file for file in home.rglob("*") if file.is_file()]
 
 
+def test_of_several_archives_the_damaged_one_is_named(home: Path) -> None:
+    with pytest.raises(InputError, match=r"no.zip can't be unpacked"):
+        keep(packed("a.png"), upload("no.zip"))
+
+
 def test_what_an_archive_unpacks_to_counts(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bomb = upload("bomb.zip", b"")
     with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as archive:

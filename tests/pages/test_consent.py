@@ -6,6 +6,7 @@ import pytest
 from started import Started
 from streamlit.testing.v1 import AppTest
 
+from optimizer.analysis.scaling import ComplexityRequest
 from optimizer.records import DataSpec
 from optimizer.search.sweep import STARTER_BITS, STARTER_SPARSITIES
 from optimizer.store import ledger
@@ -130,7 +131,7 @@ def test_many_images_that_a_visitor_sets_start_at_once(app: AppTest, started: St
 
 
 def test_a_link_to_complexity_in_full_waits(app: AppTest, started: Started) -> None:
-    app.query_params["full"] = "true"
+    app.query_params["complexity_full"] = "true"
     page = app.switch_page("pages/complexity.py").run()
     assert "a full measurement, which can take about 30 seconds" in asked(page)
     assert started.tasks() == []
@@ -140,9 +141,17 @@ def test_a_link_to_complexity_in_full_waits(app: AppTest, started: Started) -> N
 
 def test_complexity_in_full_starts_when_it_is_switched_on(app: AppTest, started: Started) -> None:
     page = app.switch_page("pages/complexity.py").run()
-    page.toggle(key="full").set_value(True).run()
+    page.toggle(key="complexity_full").set_value(True).run()
     assert not asked(page)
     assert len(started.tasks()) == 2
+
+
+def test_latency_in_full_asks_for_nothing_in_full_of_complexity(app: AppTest, started: Started) -> None:
+    app.switch_page("pages/latency.py").run().toggle(key="full").set_value(True).run()
+    page = app.switch_page("pages/complexity.py").run()
+    assert not page.toggle(key="complexity_full").value
+    requests = [job.request for job in started.listed.values() if job.task == "complexity"]
+    assert [one.quick for one in requests if isinstance(one, ComplexityRequest)] == [True]
 
 
 def fill(page: AppTest, label: str) -> AppTest:

@@ -128,6 +128,14 @@ def test_a_folder_that_would_be_refused_is_not_in_the_list(started: Started, clo
     assert page.selectbox(key="images").options == [sidebar.BUNDLED, "clothes"]
 
 
+def test_no_heading_is_left_alone_where_images_are_asked_for_above(started: Started) -> None:
+    page = open_page("models_and_data", {"model": "efficientnet-lite0"})
+    assert len(page.file_uploader) == 2
+    assert "Add images" not in [heading.value for heading in page.subheader]
+    page = open_page("models_and_data", {"model": "fashion-mlp"})
+    assert "Add images" in [heading.value for heading in page.subheader]
+
+
 @pytest.mark.slow
 def test_images_are_uploaded_where_they_are_lacking_and_removed_again(started: Started) -> None:
     image = io.BytesIO()

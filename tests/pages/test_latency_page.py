@@ -7,7 +7,9 @@ import pytest
 from page_runs import SMALL, settled, try_again, words
 from started import Started, open_page
 from streamlit.testing.v1 import AppTest
+from test_serving import make_run
 
+from optimizer.analysis import serving
 from optimizer.analysis.coverage import coverage_key
 from optimizer.analysis.load import RECIPE, UNCOMPRESSED, Answered, LoadPoint, LoadRequest, LoadRun
 from optimizer.recipe import QuantizeSpec, Recipe
@@ -77,6 +79,28 @@ def test_load_is_measured_when_asked_and_the_highest_rate_under_a_limit_is_named
     page = open_page("latency", link | {"limit_ms": "5"})
     assert "red-badge[noisy]" in words(page)
     assert "up to 500 requests/s (noisy: the machine was not quiet).**" in words(page)
+    page.toggle(key="full").set_value(True).run()
+    assert "up to 500 requests/s" in words(page)
+    assert "gray-badge[preliminary]" in words(page)
+    assert [button for button in page.button if button.label == "Measure under load"]
+
+
+def test_what_was_served_quickly_stays_until_there_is_the_full_measurement(started: Started) -> None:
+    page = open_page("latency", {"model": "fashion-mlp", "what": "int8"})
+    page.button(key="measure throughput").click().run()
+    (job,) = [job for job in started.listed.values() if job.task == "throughput"]
+    assert isinstance(job.request, serving.ServingRequest)
+    run = replace(make_run(), key=job.key, request=job.request)
+    tasks.store().put_document("throughput", run.key, encode(run))
+    started.listed.pop(job.key)
+    page = open_page("latency", {"model": "fashion-mlp", "what": "int8", "full": "true"})
+    for _ in range(2):  # before it is asked for, and while it is measured
+        assert "gray-badge[preliminary]" in words(page)
+        assert not [chart for chart in page.get("plotly_chart") if "Not measured yet" in chart.proto.spec]
+        if offered := [button for button in page.button if button.key == "measure throughput"]:
+            offered[0].click().run()
+    assert not offered
+    assert "throughput" in started.tasks()
 
 
 def test_latency_says_what_can_not_be_served(stored: AppTest) -> None:
