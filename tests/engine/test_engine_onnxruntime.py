@@ -101,11 +101,12 @@ def test_activations_that_are_fused_hide_no_layer(small_images: Tensor) -> None:
     assert sum(one.role == "layer" for one in times) == len(activations)
 
 
-def test_a_fixed_scale_that_is_fused_hides_no_layer(small_images: Tensor) -> None:
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_a_fixed_scale_that_is_fused_hides_no_layer(engine: str, small_images: Tensor) -> None:
     norm = FrozenBatchNorm2d(16)
     norm.running_var.uniform_(0.5, 2)
     model = nn.Sequential(nn.Conv2d(1, 16, 3), norm, nn.ReLU(), nn.Flatten(), nn.Linear(576, 4)).eval()
-    execution = run("onnxruntime", model, Recipe(), small_images).execution
+    execution = run(engine, model, Recipe(), small_images).execution
     assert execution.precisions == {"f32": 2}
 
 
