@@ -47,8 +47,14 @@ def lacking() -> str | None:
 
 
 def export(module: nn.Module, shape: tuple[int, ...]) -> Exported:
-    """Export ``module`` for images ``[C, H, W]``. Raises WorkError when torch can't."""
+    """Export ``module`` for images ``[C, H, W]``. Raises WorkError when torch can't, or ONNX Runtime could
+    not load it."""
     model, dynamic = _whole_graph(module, shape)
+    if _computes_in_bfloat16(model.graph):
+        raise WorkError(
+            "this model's own code computes in bfloat16, as in torch.autocast, for which ONNX Runtime has no "
+            "kernels on processors"
+        )
     _strip(model)
     weights = _layers_in(model.graph, module)
     parameters = dict(module.named_parameters(remove_duplicate=False))
@@ -153,6 +159,19 @@ def _strip(model: Any) -> None:
     ):
         part.ClearField("doc_string")
         part.ClearField("metadata_props")
+
+
+def _computes_in_bfloat16(graph: Any) -> bool:
+    """Whether an operation other than a conversion gives bfloat16."""
+    from onnx import TensorProto
+
+    types = {value.name: value.type.tensor_type.elem_type for value in (*graph.value_info, *graph.output)}
+    return any(
+        types.get(name) == TensorProto.BFLOAT16
+        for node in graph.node
+        if node.op_type != "Cast"
+        for name in node.output
+    )
 
 
 def _holds(initializer: Any, values: Tensor) -> bool:

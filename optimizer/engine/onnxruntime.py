@@ -251,9 +251,13 @@ def _results(graph: Graph) -> dict[str, str]:
     return found
 
 
-FUSED = {"Add", "Clip", "Elu", "HardSigmoid", "LeakyRelu", "Relu", "Selu", "Sigmoid", "Softplus", "Tanh"}
+FUSED = {
+    *("Add", "BatchNormalization", "Mul"),
+    *("Clip", "Elu", "HardSigmoid", "LeakyRelu", "Relu", "Selu", "Sigmoid", "Softplus", "Tanh"),
+}
 """What ONNX Runtime computes in the kernel of the convolution or product before it (its transformers
-ConvActivationFusion, GemmActivationFusion and NchwcTransformer)."""
+ConvAddFusion, ConvBNFusion, ConvMulFusion, ConvActivationFusion, GemmActivationFusion
+and NchwcTransformer)."""
 
 
 ENGINE = Engine(lacking, prepare)

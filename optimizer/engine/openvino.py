@@ -207,7 +207,8 @@ class _Names:
     Those are fused, and take the name of one of what they are made of (a bias makes ``head/linear/MatMul``
     into ``head/linear/Add``), so what is compared is the call that they come from. A kernel of several layers
     names all that is in it: one that only adds a layer's bias does not run that layer. Where all names are
-    lost, as where a scale of the whole weight takes the product's place, that of the weight's values is left.
+    lost, as where a scale of the whole weight takes the product's place, that of the weight's values is left;
+    where a fixed scale of each channel is multiplied into the weight, that of the scale.
     """
 
     def __init__(self, graph: Any, prepared: Converted) -> None:
@@ -215,6 +216,9 @@ class _Names:
         self.exactly = {name: layer for layer, names in prepared.operations.items() for name in names}
         self.sites = {_call_site(name): layer for name, layer in self.exactly.items()}
         self.weights = {_values(nodes[name]): layer for name, layer in self.exactly.items()}
+        for name, layer in self.exactly.items():
+            for scale in _scales(nodes[name]):
+                self.sites.setdefault(_call_site(scale), layer)
 
     def layers(self, node: Any, info: Mapping[str, str]) -> list[str]:
         """Those whose products an executed operation computes."""
@@ -228,6 +232,17 @@ class _Names:
             return [self.sites[site] for site in dict.fromkeys(sites)]
         read = [source.get_source_output().get_node().get_friendly_name() for source in node.inputs()]
         return [self.weights[name] for name in read if name in self.weights]
+
+
+def _scales(product: Any) -> list[str]:
+    """The names of what multiplies the results of an operation by a constant."""
+    readers = [reader.get_node() for reader in product.output(0).get_target_inputs()]
+    return [
+        str(node.get_friendly_name())
+        for node in readers
+        if node.get_type_name() == "Multiply"
+        and any(source.get_node().get_type_name() == "Constant" for source in node.input_values())
+    ]
 
 
 def _values(product: Any) -> str:

@@ -8,6 +8,7 @@ import torch
 from engine_runs import ON_INT8_KERNELS, ROUNDED_ONLY, Ready, close, eager, run
 from small_models import SMALL_SHAPE
 from torch import Tensor, nn
+from torchvision.ops import FrozenBatchNorm2d
 
 from optimizer.compression.apply import compress
 from optimizer.engine import engine_named
@@ -98,6 +99,15 @@ def test_activations_that_are_fused_hide_no_layer(small_images: Tensor) -> None:
     assert runner.execution.precisions == {"f32": len(activations)}
     times = runner.profile(small_images[:1].numpy(), 1)
     assert sum(one.role == "layer" for one in times) == len(activations)
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_a_fixed_scale_that_is_fused_hides_no_layer(engine: str, small_images: Tensor) -> None:
+    norm = FrozenBatchNorm2d(16)
+    norm.running_var.uniform_(0.5, 2)
+    model = nn.Sequential(nn.Conv2d(1, 16, 3), norm, nn.ReLU(), nn.Flatten(), nn.Linear(576, 4)).eval()
+    execution = run(engine, model, Recipe(), small_images).execution
+    assert execution.precisions == {"f32": 2}
 
 
 class Masked(nn.Module):

@@ -6,6 +6,7 @@ from engine_runs import run
 from torch import Tensor, nn
 
 from optimizer.engine.exporting import advice, depends_on_values
+from optimizer.engine.onnx_export import export
 from optimizer.errors import WorkError
 from optimizer.methods.engines import use_another
 from optimizer.recipe import Recipe
@@ -41,6 +42,26 @@ def test_a_model_that_looks_at_values_is_left_to_torch_without_a_word_to_the_ter
     said = capfd.readouterr()
     assert not said.err
     assert not said.out
+
+
+class Half(nn.Module):
+    """Its product is in another precision, whatever it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            logits = self.head(x)
+        return logits.float()
+
+
+def test_onnx_of_what_computes_in_bfloat16_is_refused_in_words() -> None:
+    with pytest.raises(WorkError, match=r"computes in bfloat16, as in torch\.autocast.* Use engine torch"):
+        run("onnxruntime", Half().eval(), Recipe(), torch.zeros(1, 4))
+    with pytest.raises(WorkError, match=r"computes in bfloat16"):
+        export(Half().eval(), (4,))
 
 
 def test_another_error_has_the_usual_advice() -> None:

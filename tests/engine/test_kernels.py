@@ -502,6 +502,24 @@ def test_what_the_kernels_do_not_know_runs_in_torch() -> None:
         assert not network.kernels
 
 
+def test_blocks_with_settings_of_their_own_run_in_torch() -> None:
+    """torch exports each as a graph that is called with its settings."""
+
+    class Blocks(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.narrow, self.whole = nn.Conv2d(4, 8, 3, padding=1), nn.Conv2d(8, 8, 1)
+
+        def forward(self, images: Tensor) -> Tensor:
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                values = self.narrow(images)
+            with torch.autocast("cpu", enabled=False), torch.enable_grad():
+                return self.whole(values.float()).mean((2, 3))
+
+    for network in agree(thinned(Blocks(), 0.5), torch.randn(2, 4, 9, 9), LIBRARIES):
+        assert network.uses_torch
+
+
 def test_layers_whose_weights_are_computed_run_in_torch() -> None:
     """As an attention does that takes its projections out of one weight."""
 

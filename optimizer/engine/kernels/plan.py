@@ -334,7 +334,9 @@ class _Planner:
     def _parameter(self, name: str) -> Tensor:
         """The tensor of a placeholder of the trace."""
         where = self.trace.constants[name]
-        return (self.parameters[where] if isinstance(where, str) else where).detach()
+        value = self.parameters[where] if isinstance(where, str) else where
+        assert isinstance(value, Tensor)
+        return value.detach()
 
     def _channels_read(self) -> dict[str, np.ndarray]:
         """Of values that are never in memory as a whole, the channels that some surviving weight of the

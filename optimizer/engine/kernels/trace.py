@@ -112,15 +112,15 @@ def fits(op: Op, before: tuple[int, ...]) -> bool:
 class Trace:
     """The operations in their order, the input's name, the output's, and each other value's shape.
 
-    ``constants`` gives the path of a parameter or buffer, or the tensor itself, of values that are not
-    computed.
+    ``constants`` gives the path of a parameter or buffer, the tensor itself, or the graph that torch runs for
+    a block of the model's code (``torch.autocast``), of values that are not computed.
     """
 
     ops: tuple[Op, ...]
     input: str
     output: str
     shapes: dict[str, tuple[int, ...]]
-    constants: dict[str, str | Tensor] = field(default_factory=dict)
+    constants: dict[str, str | Tensor | nn.Module] = field(default_factory=dict)
 
     def root(self, name: str) -> str:
         """The value that ``name`` is another name of."""
@@ -146,12 +146,17 @@ def trace(model: nn.Module, shape: Sequence[int]) -> Trace:
             + advice("sparse", error)
         ) from error
     signature = exported.graph_signature
-    constants: dict[str, str | Tensor] = {
+    constants: dict[str, str | Tensor | nn.Module] = {
         **signature.inputs_to_parameters,
         **signature.inputs_to_buffers,
         **{
             name: exported.constants[path]
             for name, path in signature.inputs_to_lifted_tensor_constants.items()
+        },
+        **{
+            node.name: getattr(exported.graph_module, node.target)
+            for node in exported.graph.nodes
+            if node.op == "get_attr"
         },
     }
     nodes = [node for node in exported.graph.nodes if node.op == "call_function"]
