@@ -14,6 +14,7 @@ from optimizer.compression.prune.compensated import (
     MAX_SCALE,
     bias_change,
     growth,
+    match_slope,
     match_variance,
     prune,
     refit,
@@ -114,6 +115,22 @@ def test_matching_restores_the_variance_of_each_row() -> None:
     torch.testing.assert_close(quadratic(matched, matrix), quadratic(rows, matrix), rtol=1e-4, atol=1e-4)
     assert (match_variance(rows, torch.zeros_like(rows), matrix) == 0).all()
     torch.testing.assert_close(match_variance(rows, 1e-3 * rows, matrix), MAX_SCALE * 1e-3 * rows)
+
+
+def test_logits_keep_their_slope_and_other_outputs_their_variance() -> None:
+    """On the inputs themselves: the line through what the row gave and what it gives rises by one."""
+    weights, statistics = network()
+    logits = replace(statistics, logits=frozenset({"head"}))
+    half = spec(0.5, allocation="uniform")
+    plain, matched = (prune(weights, weights, half, one) for one in (statistics, logits))
+    assert torch.equal(plain["wide"].weight, matched["wide"].weight)
+    assert torch.equal(plain["head"].mask, matched["head"].mask)
+    rows, matrix = weights["head"][None], statistics.matrix("head")
+    values = matched["head"].weight[None]
+    torch.testing.assert_close(((rows @ matrix) * values).sum(2), quadratic(rows, matrix))
+    assert (quadratic(values, matrix) > quadratic(rows, matrix)).all()
+    assert torch.equal(match_slope(rows, torch.zeros_like(rows), matrix), torch.zeros_like(rows))
+    torch.testing.assert_close(match_slope(rows, 0.1 * rows, matrix), MAX_SCALE**2 * 0.1 * rows)
 
 
 def test_the_bias_change_restores_the_mean_of_the_outputs() -> None:

@@ -14,6 +14,7 @@ from optimizer.compression.asymmetric import refined
 from optimizer.compression.calibration import making
 from optimizer.compression.calibration.making import make
 from optimizer.compression.calibration.sensitivity import Trial, divergences
+from optimizer.compression.divergence import NO_CLASSIFIER
 from optimizer.compression.prune.channels import shrink
 from optimizer.compression.prune.compensated import prune
 from optimizer.compression.prune.matching import matched
@@ -222,3 +223,19 @@ def test_channels_that_are_never_on_hide_no_layer_that_matters(
     monkeypatch.setattr(making, "divergences", spied)
     make(half_never_on(), small_images)
     assert "5.weight" in measured
+
+
+def test_which_layers_give_logits(small: Small, model: nn.Module) -> None:
+    """Also through views; not where something is worked out of them, nor of what is no classifier."""
+
+    def found(module: nn.Module, shape: tuple[int, ...] = (1, 1, 8, 8)) -> set[str]:
+        return {*making.logits_of(module.eval(), torch.randn(shape))}
+
+    assert found(model) == {"head.weight"}
+    assert found(small("encoder")) == {"head.weight"}
+    one_by_one = nn.Sequential(nn.Conv2d(1, 4, 8), nn.Conv2d(4, 3, 1), nn.Flatten(), nn.Dropout())
+    assert found(one_by_one) == {"1.weight"}
+    assert not found(nn.Sequential(*one_by_one, nn.Softmax(1)))
+    assert not found(one_by_one[:2])
+    setattr(one_by_one, NO_CLASSIFIER, True)
+    assert not found(one_by_one)

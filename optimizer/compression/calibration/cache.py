@@ -29,7 +29,7 @@ from optimizer.progress import Report, quiet
 from optimizer.system.disk_cache import Parts, beside, kept, read, write
 from optimizer.system.threads import pinned_threads
 
-VERSION = 6
+VERSION = 7
 """Raised with every change of what statistics hold or how they come about."""
 IMAGES = 256
 """Calibration images that statistics are taken of."""
@@ -263,6 +263,7 @@ def _packed_statistics(statistics: Statistics) -> Parts:
         "shrinkage": shrinkage,
         "biased": sorted(statistics.biased),
         "growth": dict(statistics.growth),
+        "logits": sorted(statistics.logits),
     }
 
 
@@ -271,7 +272,8 @@ def _unpacked_statistics(parts: Parts) -> Statistics:
     moments = _unpacked_moments(tensors, facts["shrinkage"])
     effects = {name: tensors[f"effects {name}"] for name in moments}
     growths = {name: tuple(one) for name, one in facts["growth"].items()}
-    return Statistics(moments, effects, frozenset(facts["biased"]), growths)
+    biased, logits = (frozenset(facts[one]) for one in ("biased", "logits"))
+    return Statistics(moments, effects, biased, growths, logits)
 
 
 def _tuples(plain: Mapping[str, Any]) -> dict[str, Any]:

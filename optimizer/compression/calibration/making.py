@@ -1,6 +1,7 @@
 """All that is read of a model and its calibration images before any recipe, in one go."""
 
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -15,11 +16,13 @@ from optimizer.compression.calibration.statistics import (
     collapse_copies,
     seen_and_held_out,
 )
+from optimizer.compression.divergence import is_classifier
 from optimizer.compression.prune.allocation import live_inputs
 from optimizer.compression.prune.compensated import growth, prune
 from optimizer.model.layers import walk, with_shared_bias
 from optimizer.progress import Report, quiet
 from optimizer.system.threads import pinned_threads
+from optimizer.tasks.outputs import is_logits
 
 CURVATURE_IMAGES = 32
 MAX_RATIO = 16.0
@@ -47,7 +50,7 @@ def make(model: nn.Module, images: Tensor, report: Report = quiet) -> Statistics
     silent = {name for name, one in effects.items() if not one.any()}
     weights = {name: layer.weight.detach() for name, layer in layers.items()}
     growths = dict[str, tuple[float, ...]]()  # filled in below: what is kept for these statistics serves all
-    predicted = guessed = Statistics(moments, effects, biased, growths)
+    predicted = guessed = Statistics(moments, effects, biased, growths, logits_of(model, images[:1]))
     if silent:  # rows alike, for want of a better guess
         guessed = replace(predicted, effects=effects | {one: torch.ones_like(effects[one]) for one in silent})
     growths.update({name: growth(name, weight, guessed) for name, weight in weights.items()})
@@ -78,3 +81,25 @@ def make(model: nn.Module, images: Tensor, report: Report = quiet) -> Statistics
             ratio = divergence / alone[name] if alone[name] > 0 else 1.0
             effects[name] = effects[name] * min(max(ratio, 1 / most), most)
     return replace(predicted, effects=effects)
+
+
+@torch.inference_mode()
+def logits_of(model: nn.Module, image: Tensor) -> frozenset[str]:
+    """The layers that give the logits of a classifier for ``image`` ``[1, ...]``, each as it is or in another
+    shape."""
+    given: dict[str, Tensor] = {}
+
+    def keep(name: str, module: nn.Module, inputs: object, output: object) -> None:
+        if isinstance(output, Tensor):
+            given[name] = output
+
+    handles = [one.module.register_forward_hook(partial(keep, one.name)) for one in walk(model)]
+    try:
+        outputs = model(image.clone())
+    finally:
+        for handle in handles:
+            handle.remove()
+    if not (is_classifier(model) and is_logits(outputs)):
+        return frozenset()
+    place = outputs.untyped_storage().data_ptr()
+    return frozenset(name for name, one in given.items() if one.untyped_storage().data_ptr() == place)

@@ -28,6 +28,7 @@ class Statistics:
     ``change M change`` in each row. ``biased``: layers whose bias, theirs alone, takes up what a change does
     to the mean. ``growth``: how much more than the sum of their costs the weights between ``SHARES`` of a
     layer cost where all before them are gone too; see :func:`optimizer.compression.prune.compensated.growth`.
+    ``logits``: layers whose outputs are a classifier's.
     Layers without moments (too wide, or never run) are in none of them.
     """
 
@@ -35,6 +36,7 @@ class Statistics:
     effects: Mapping[str, Tensor]
     biased: frozenset[str]
     growth: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    logits: frozenset[str] = frozenset()
 
     def matrix(self, name: str) -> Tensor:
         """``M`` ``[G, d, d]``, damped: a change ``r`` of a row costs ``r M r`` at the layer's output."""
