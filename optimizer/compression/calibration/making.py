@@ -50,7 +50,7 @@ def make(model: nn.Module, images: Tensor, report: Report = quiet) -> Statistics
     silent = {name for name, one in effects.items() if not one.any()}
     weights = {name: layer.weight.detach() for name, layer in layers.items()}
     growths = dict[str, tuple[float, ...]]()  # filled in below: what is kept for these statistics serves all
-    predicted = guessed = Statistics(moments, effects, biased, growths, logits_of(model, images[:1]))
+    predicted = guessed = Statistics(moments, effects, biased, growths)
     if silent:  # rows alike, for want of a better guess
         guessed = replace(predicted, effects=effects | {one: torch.ones_like(effects[one]) for one in silent})
     growths.update({name: growth(name, weight, guessed) for name, weight in weights.items()})
@@ -80,7 +80,9 @@ def make(model: nn.Module, images: Tensor, report: Report = quiet) -> Statistics
         else:
             ratio = divergence / alone[name] if alone[name] > 0 else 1.0
             effects[name] = effects[name] * min(max(ratio, 1 / most), most)
-    return replace(predicted, effects=effects)
+    # Not before: with its slope kept a classifier loses half as much alone, and would get so few weights that
+    # the whole diverges more (EfficientNet-Lite0 at 70 %: 0.85 nats in place of 0.67).
+    return replace(predicted, effects=effects, logits=logits_of(model, images[:1]))
 
 
 @torch.inference_mode()
