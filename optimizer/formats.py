@@ -66,10 +66,19 @@ class Formatter:
 
         number, lower, upper = value / divisor, scaled(low), scaled(high)
         places = min(self.most, decimals(number, lower, upper, self.significant))
+        # Whether 0 is between the ends is to be read: one that is not 0 reads 0 if no decimal shows it.
+        enough = (
+            more for more in range(places, self.most + 1) if _shown(lower, more) and _shown(upper, more)
+        )
+        places = next(enough, places)
         text = f"{_signed(number, places)}{suffix}"
         if lower is None or upper is None:
             return text, ""
         return text, f"{_signed(lower, places)} to {_signed(upper, places)}"
+
+
+def _shown(bound: float | None, places: int) -> bool:
+    return not bound or round(bound, places) != 0
 
 
 def _signed(number: float, places: int) -> str:
@@ -113,6 +122,11 @@ format_rate = Formatter(((1, " requests/s"),))
 format_ratio = Formatter(((1, "×"),), most=3)
 format_points = Formatter(((1, " points"),), most=2, significant=2)
 format_large = Formatter(((1, ""), (1e3, " k"), (1e6, " M"), (1e9, " G")))
+
+
+def format_share(share: float) -> str:
+    """Of 1, in whole percent: ``format_share(0.5) == "50 %"``."""
+    return f"{100 * share:.0f} %"
 
 
 def columns(rows: Sequence[Sequence[str]]) -> str:

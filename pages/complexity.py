@@ -8,7 +8,7 @@ from optimizer.analysis.badges import BadgeKind
 from optimizer.analysis.conclusions import as_json, lesson, of_each
 from optimizer.analysis.scaling import STACK, ComplexityRequest, ComplexityRun, ExecutionKind
 from optimizer.analysis.statistics import LatencyVerdict
-from optimizer.formats import format_ns, format_ratio
+from optimizer.formats import format_ns, format_ratio, format_share
 from optimizer.records import ModelCard
 from pages import address, consent, drawing, sidebar, tasks
 from pages.markup import plain
@@ -44,8 +44,8 @@ def main() -> None:
         if run is None:
             return
         st.caption(
-            f"Shown until then: what was measured with {run.request.removed_share:.0%} removed, and what it "
-            f"predicts for {request.removed_share:.0%}."
+            f"Shown until then: what was measured with {format_share(run.request.removed_share)} removed, "
+            f"and what it predicts for {format_share(request.removed_share)}."
         )
     effects(run, request.removed_share)
     left, right = st.columns(2)
@@ -144,7 +144,8 @@ def effects(run: ComplexityRun, share: float) -> None:
             st.metric(
                 label,
                 value,
-                help=f"Time with {share:.0%} of the weights removed, over dense time with none removed.",
+                help=f"Time with {format_share(share)} of the weights removed, over dense time with none "
+                "removed.",
             )
             if measured:
                 verdict = "" if effect.noise else f"; {effect.verdict.label}"  # the badge says noisy

@@ -12,7 +12,7 @@ from optimizer.analysis.headline import Headline, headlines
 from optimizer.analysis.labels import engine_label
 from optimizer.analysis.summary import Summary, summarise, summarise_scores
 from optimizer.charts.spec import BEING_MEASURED, NO_RESULTS, Lines
-from optimizer.formats import capital, count
+from optimizer.formats import capital, count, format_share
 from optimizer.recipe import PRESETS, Recipe
 from optimizer.records import Inspection, Known, Request, Result, Settings, encode
 from optimizer.search.presets import Found
@@ -356,7 +356,7 @@ def filling_wanted(missing: list[Request]) -> bool:
     label, icon = f"Fill the curves ({len(missing)} to measure)", ":material/grid_on:"
     words = (
         "Measures sparsities "
-        + ", ".join(f"{sparsity:.0%}" for sparsity in STARTER_SPARSITIES)
+        + ", ".join(map(format_share, STARTER_SPARSITIES))
         + " at "
         + ", ".join(map(str, STARTER_BITS))
         + " bits, with the other settings as they are."

@@ -13,7 +13,7 @@ from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 from optimizer.cluster.attached import CLUSTER_VARIABLE, Attached
 from optimizer.errors import ParetoscopeError, UnavailableError
-from optimizer.formats import count
+from optimizer.formats import count, format_share
 from optimizer.recipe import NORMAL
 from optimizer.records import Known, Request, digest, encode
 from optimizer.search import questions
@@ -414,7 +414,7 @@ def show_others() -> None:
         if any(job.over for job in others):
             st.rerun()
         for job in [job for job in others if job.state == "running"]:
-            share = "" if job.progress is None else f" ({job.progress:.0%})"
+            share = "" if job.progress is None else f" ({format_share(job.progress)})"
             words = f":material/pending: Also {label_of(job.task)}{share}"
             st.caption(words, help=plain(job.message) or None)
             stop_button(job)

@@ -13,6 +13,7 @@ from optimizer.charts.accuracy import ONLY_EQUAL
 from optimizer.charts.axes import baseline_of, extent, padded
 from optimizer.charts.points import bits_role, hollow, point_of, selected_point
 from optimizer.charts.spec import NO_RESULTS, Axis, Lines, Point, Reference, Series
+from optimizer.formats import format_share
 
 MAX_DROP_POINTS = 15.0
 NAME_WIDE, NAME_HIGH = 0.2, 0.2
@@ -58,7 +59,7 @@ def frontier_info(
             timed=metric(cost).timed,
         )
         if point:
-            often = f"<br>on the frontier in {chance:.0%} of resamples"
+            often = f"<br>on the frontier in {format_share(chance)} of resamples"
             hover = point.hover + often if on_frontier or tied else point.hover
             points.append(replace(point, x_low=price.low, x_high=price.high, hover=hover))
             optimal |= {summary.key} if on_frontier else set()

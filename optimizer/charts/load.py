@@ -4,7 +4,7 @@ import html
 
 from optimizer.analysis.load import RECIPE, LoadRun, networks, percentiles
 from optimizer.charts.spec import Axis, Lines, Point, Reference, Series
-from optimizer.formats import format_ns, format_rate
+from optimizer.formats import format_ns, format_rate, format_share
 
 DASHES = {"p50": "dot", "p95": "dash", "p99": "solid"}
 MARKERS = {"p50": "circle", "p95": "square", "p99": "diamond"}
@@ -50,7 +50,7 @@ def _points(run: LoadRun, network: str, name: str) -> tuple[Point, ...]:
         measure = percentiles(answered)[name]
         if measure.value is not None:
             words = f"{name} of {network}: {format_ns(measure.value)}"
-            hover = f"{html.escape(words)}<br>{format_rate(one.rate)}, {answered.busy:.0%} busy"
+            hover = f"{html.escape(words)}<br>{format_rate(one.rate)}, {format_share(answered.busy)} busy"
             points.append(
                 Point(
                     one.rate,

@@ -155,7 +155,7 @@ HOW_TO_READ = Section(
         "Noisy (faded points): the machine was not quiet enough for that latency to be trusted. Preliminary: "
         "a short measurement.",
         "Sizes: the file as it would be served, the same file through zstd, and packed: counted at k bits a "
-        "surviving weight, in a coding that no file here is written in.",
+        "surviving weight.",
         "The frontier joins the configurations that no other one beats in both figures: of the same model "
         "and engine, where a figure is against the uncompressed model. Noisy times are left out. Tied ones "
         "are beaten, but by nothing measurably better.",

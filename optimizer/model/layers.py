@@ -204,3 +204,13 @@ def whole_attention() -> Iterator[None]:
 def tensors(module: nn.Module) -> dict[str, Tensor]:
     """Its state, without what it adds to that by a ``get_extra_state`` of its own, which may be anything."""
     return {name: one for name, one in module.state_dict().items() if isinstance(one, Tensor)}
+
+
+def fold_batch_norm(
+    model: nn.Module, input_shape: tuple[int, ...] | None = None
+) -> tuple[nn.Module, tuple[str, ...]]:
+    """:func:`optimizer.model.folding.fold_batch_norm`: here the cards of models that were saved before 0.1.6
+    call it."""
+    from optimizer.model import folding  # which imports this module
+
+    return folding.fold_batch_norm(model, input_shape)

@@ -16,6 +16,7 @@ from optimizer.formats import (
     format_ns,
     format_p,
     format_percent,
+    format_points,
     format_ratio,
 )
 
@@ -49,6 +50,22 @@ def test_bytes_and_times_take_the_decimal_unit_that_fits(
 )
 def test_an_interval_says_how_many_digits_are_earned(low: float, high: float, written: str) -> None:
     assert format_percent(93.4, low, high) == written
+
+
+@pytest.mark.parametrize(
+    ("value", "low", "high", "written"),
+    [
+        (3.75, 0.17, 8.42, "3.8 points (0.2 to 8.4)"),
+        (-3.75, -8.42, -0.03, "−3.75 points (−8.42 to −0.03)"),
+        (4.0, 0.0, 8.0, "4 points (0 to 8)"),
+        (4.0, 0.001, 8.0, "4 points (0 to 8)"),
+    ],
+)
+def test_whether_zero_is_in_an_interval_can_be_read(
+    value: float, low: float, high: float, written: str
+) -> None:
+    """As far as there are decimals: an end that is not 0 does not read 0."""
+    assert format_points(value, low, high) == written
 
 
 def test_interval_is_written_in_the_unit_of_the_value() -> None:

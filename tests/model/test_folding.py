@@ -7,10 +7,10 @@ import torchvision
 from small_models import SMALL_SHAPE, Standardised
 from torch import Tensor, nn
 
-from optimizer.model import folding
+from optimizer.model import folding, layers
 from optimizer.model.architectures import ARCHITECTURES, IMAGE_SHAPE
 from optimizer.model.folding import BATCH_NORMS, fold_batch_norm
-from optimizer.model.layers import multiplications, walk
+from optimizer.model.layers import multiplications, tensors, walk
 
 Small = Callable[[str], nn.Module]
 
@@ -44,6 +44,11 @@ def test_folding_the_bundled_network_keeps_its_outputs(resnet) -> None:  # type:
     assert (norms(folded), notes) == (0, ())
     with torch.inference_mode():
         torch.testing.assert_close(folded(images), resnet.module(images), rtol=1e-4, atol=1e-4)
+
+
+def test_cards_of_earlier_versions_find_it_where_it_was(small: Small) -> None:
+    before, now = (fold(small("cnn"), SMALL_SHAPE)[0] for fold in (layers.fold_batch_norm, fold_batch_norm))
+    assert all(map(torch.equal, tensors(before).values(), tensors(now).values()))
 
 
 def test_folding_copies(small: Small) -> None:

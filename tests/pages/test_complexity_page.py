@@ -37,7 +37,7 @@ def test_what_was_measured_is_shown_and_concluded_from(started: Started, family:
     (table,) = page.dataframe
     assert table.value.equals(scaling.counts(made))
     page.slider(key="removed").set_value(50).run()
-    assert "what it predicts for 50%" in words(page)
+    assert "what it predicts for 50 %" in words(page)
     (job,) = (job for job in started.listed.values() if job.task == "complexity")
     assert job.request == replace(request, removed_share=0.5)
 

@@ -73,7 +73,7 @@ def test_load_is_measured_when_asked_and_the_highest_rate_under_a_limit_is_named
     page = open_page("latency", link | {"limit_ms": "5"})
     assert "answers 99 % of requests within 5.00 ms at up to 500 requests/s" in words(page)
     assert not [button for button in page.button if button.label == "Measure under load"]
-    assert "takes 1.00 ms by itself; at 500 requests/s, 50% busy" in words(page)
+    assert "takes 1.00 ms by itself; at 500 requests/s, 50 % busy" in words(page)
     assert "red-badge[noisy]" not in words(page)
     tasks.store().put_document("load", run.key, encode(replace(run, stolen_share=0.3)))
     page = open_page("latency", link | {"limit_ms": "5"})

@@ -72,9 +72,9 @@ def others(module: nn.Module) -> dict[str, Tensor]:
 def _load_again(source: ArtifactSource) -> str:
     """A module of the user's own is none of the catalogue's."""
     name, shape = source.card.name, "model.card.input_shape"
-    imported, begin, folded = "catalogue, layers", f"model = catalogue.load({name!r})", "model.module"
+    imported, begin, folded = "catalogue, folding", f"model = catalogue.load({name!r})", "model.module"
     if source.card.source == SOURCE_NAME:
-        imported, folded, shape = "layers", "module.cpu().float()", str(tuple(source.card.input_shape))
+        imported, folded, shape = "folding", "module.cpu().float()", str(tuple(source.card.input_shape))
         begin = f"# module: your own, as it was when {name} was measured"
     smaller = f", {shape}" if source.compressed.recipe.prune.shrinks else ""
     apart = ""
@@ -88,7 +88,7 @@ def _load_again(source: ArtifactSource) -> str:
         "from optimizer.export import artifacts\n"
         f"from optimizer.model import {imported}\n"
         f"{begin}\n"
-        f"module, _ = layers.fold_batch_norm({folded}, {shape})\n"
+        f"module, _ = folding.fold_batch_norm({folded}, {shape})\n"
         f'module = artifacts.load("model.zip", module{smaller})  # this zip, under the name that you gave it'
         f"{apart}"
     )
