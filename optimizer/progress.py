@@ -5,6 +5,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 
+from optimizer.formats import format_share
+
 Report = Callable[[float | None, str], None]
 """Called with the share done (0 to 1, or None where it can't be told) and what is being done. What it raises
 ends the work."""
@@ -151,7 +153,7 @@ def _notebook_line() -> Iterator[Report]:
     line = display(words(""), raw=True, display_id=True)
 
     def report(share: float | None, message: str) -> None:
-        line.update(words(message if share is None else f"{share:.0%}, {message}"), raw=True)
+        line.update(words(message if share is None else f"{format_share(share)}, {message}"), raw=True)
 
     yield report
     line.update(words(""), raw=True)

@@ -18,7 +18,7 @@ from optimizer.analysis.measures import Measure
 from optimizer.analysis.rounds import MIN_ROUNDS, PERCENTILE_ROUNDS, quantile_interval
 from optimizer.analysis.statistics import stolen_noise
 from optimizer.errors import InputError
-from optimizer.formats import MISSING, capital, columns, format_ns, format_rate
+from optimizer.formats import MISSING, capital, columns, format_ns, format_rate, format_share
 from optimizer.methods.engines import DEFAULT_ENGINE
 from optimizer.recipe import Recipe
 from optimizer.records import DataSpec, Environment, Request, Settings, Times, digest
@@ -194,8 +194,8 @@ def conclusions(run: LoadRun) -> tuple[str, ...]:
             name, service = capital(NAMES[network]), format_ns(run.service_ns[network])
             last, busy = steady[-1].rate, steady[-1].answered[network].busy
             sentences.append(
-                f"{name} takes {service} by itself; at {format_rate(last)}, {busy:.0%} busy, one request in "
-                f"a hundred takes over {format_ns(found)}, its wait included."
+                f"{name} takes {service} by itself; at {format_rate(last)}, {format_share(busy)} busy, one "
+                f"request in a hundred takes over {format_ns(found)}, its wait included."
             )
     return tuple(sentences)
 
@@ -210,7 +210,7 @@ def table(run: LoadRun) -> str:
                 MISSING if measure.value is None else format_ns(measure.value, measure.low, measure.high)
                 for measure in percentiles(answered).values()
             ]
-            busy = "the queue grows" if answered.behind else f"{answered.busy:.0%}"
+            busy = "the queue grows" if answered.behind else format_share(answered.busy)
             lines.append((f"{point.rate:,.4g}", network, busy, *times))
     return columns(lines)
 

@@ -20,6 +20,7 @@ from optimizer import __version__
 from optimizer.cli.terminal import told
 from optimizer.data.folders import ROOTS_VARIABLE, check_allowed, joined_roots
 from optimizer.errors import InputError, ParetoscopeError, UnavailableError, unknown
+from optimizer.formats import format_share
 from optimizer.progress import Report
 from optimizer.system.process_pool import STOP_SECONDS, Job, Pool
 
@@ -149,7 +150,7 @@ async def _over(job: Job, pool: Pool, context: "ServerRequestContext") -> None:
         while not job.over:
             await anyio.sleep(POLL_SECONDS)
             if (now := (job.progress, job.message)) != said and job.message:
-                share = "" if job.progress is None else f" ({job.progress:.0%})"
+                share = "" if job.progress is None else f" ({format_share(job.progress)})"
                 await context.session.report_progress(next(steps), message=f"{job.message}{share}")
                 said = now
     finally:

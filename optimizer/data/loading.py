@@ -26,7 +26,7 @@ from optimizer.data.selection import (
     without_shared,
 )
 from optimizer.errors import InputError, WorkError, one_line
-from optimizer.formats import count
+from optimizer.formats import count, format_share
 from optimizer.model.catalogue import LoadedModel
 from optimizer.model.sources import imagenet
 from optimizer.model.sources.bundled import GreyTransform
@@ -372,7 +372,8 @@ def _make_room(model: LoadedModel, evaluation: int, calibration: int) -> None:
     )
     raise InputError(
         f"{evaluation:,} images and {calibration:,} for calibration take {needed_bytes / 2**30:.1f} GiB as "
-        f"input of {model.card.name}, more than {MEMORY_SHARE:.0%} of this machine's memory: {advice}"
+        f"input of {model.card.name}, more than {format_share(MEMORY_SHARE)} of this machine's memory: "
+        f"{advice}"
     )
 
 

@@ -23,7 +23,7 @@ from optimizer.analysis.result_json import as_json as result_json
 from optimizer.analysis.summary import label_of, quality, summarise
 from optimizer.analysis.view import Failed, Results, ResultView
 from optimizer.errors import InputError
-from optimizer.formats import capital, count
+from optimizer.formats import capital, count, format_share
 from optimizer.records import Result
 from optimizer.search.confirming import loses, loses_elsewhere, points_words
 from optimizer.search.questions import Answered, answer_of, question_of, so_far
@@ -238,7 +238,7 @@ def relaxation_words(found: Answered, one: Relaxation) -> str:
     gain = (
         f"{one.gain:.1f} {GAINS[one.minimised]}"
         if one.minimised in ("drop", "sqnr")
-        else f"{one.gain:.0%} {GAINS[one.minimised]}"
+        else f"{format_share(one.gain)} {GAINS[one.minimised]}"
     )
     return f"{capital(limit.label)}: {by} {more} would allow {gain} ({what})."
 

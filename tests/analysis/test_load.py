@@ -113,7 +113,7 @@ def test_what_falls_behind_is_said() -> None:
         "At 150 requests/s they come faster than the uncompressed model answers: the queue grows for as long "
         "as they come."
     )
-    assert "The uncompressed model takes 10.0 ms by itself; at 90.0 requests/s, 90% busy" in words[1]
+    assert "The uncompressed model takes 10.0 ms by itself; at 90.0 requests/s, 90 % busy" in words[1]
     assert len(words) == 3
     assert len(conclusions(made(Recipe(), (30.0,)))) == 1, "an uncompressed recipe is the baseline once more"
 
