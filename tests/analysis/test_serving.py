@@ -271,7 +271,7 @@ def test_conclusions() -> None:
     assert "× to 0.1" in eager
     *_, alone = conclusions(make_run(grid=GRID[:1]))
     assert "no baseline: 0.12" in alone
-    assert "× to " not in alone, "a range from a figure to itself"
+    assert "× to " not in alone, "a range from a value to itself"
 
 
 def test_conclusions_claim_nothing_that_can_not_be_reported() -> None:
