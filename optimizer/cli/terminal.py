@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from optimizer.analysis.statistics import LatencyVerdict
-from optimizer.formats import columns
+from optimizer.formats import columns, format_share
 from optimizer.progress import Report
 from optimizer.records import Result
 
@@ -21,7 +21,7 @@ def tell(share: float | None, message: str) -> None:
     for listener in _listeners:
         listener(share, message)
     if not _listeners and sys.stderr.isatty():
-        percent = "" if share is None else f" {100 * share:.0f} %"
+        percent = "" if share is None else f" {format_share(share)}"
         print(f"\r\033[K{message}{percent}", end="", file=sys.stderr, flush=True)
         if share == 1:
             print(file=sys.stderr)

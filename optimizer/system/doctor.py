@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 
-from optimizer.formats import count
+from optimizer.formats import count, format_share
 from optimizer.system import environment as machine
 
 MAX_STOLEN_SHARE = 0.02
@@ -200,7 +200,7 @@ def _spinning(root: Path) -> Check:
 def _memory(root: Path) -> Check:
     memory = psutil.virtual_memory()
     share = memory.available / memory.total
-    found = f"{100 * share:.0f} % of {memory.total / 2**30:.1f} GiB free"
+    found = f"{format_share(share)} of {memory.total / 2**30:.1f} GiB free"
     if share >= MIN_FREE_SHARE:
         return Check("memory", State.QUIET, found)
     return Check(
