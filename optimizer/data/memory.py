@@ -122,6 +122,8 @@ def _images(images: Any) -> Tensor:
         found = torch.as_tensor(_native(images))
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"{type(images).__name__} is no set of images: {IMAGES_WANTED}") from error
+    if found.layout is not torch.strided:
+        raise InputError(f"images are a tensor of layout {found.layout}: give a dense one, by .to_dense()")
     if not len(found.shape) or not len(found):
         raise InputError("there is no image in it: give at least 2, or 1 with calibration=images")
     if not found.is_floating_point():

@@ -58,7 +58,7 @@ class Outcome(Labelled):
     LOSES = "loses", "given up before timing, with accuracy or SQNR beyond the limit"
     TOO_SLOW = "too slow", "slower than allowed, as others with the same kernels were"
     NO_FASTER = "no faster", "no faster than the best so far, as others with the same kernels were"
-    UNFINISHED = "unfinished", "not done when the time was over"
+    UNFINISHED = "unfinished", "not done when the search ended"
     FAILED = "failed"
     GONE = "gone", "given up, since each process that measured it was gone"
 

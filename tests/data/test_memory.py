@@ -125,6 +125,11 @@ def test_two_arrays_of_images_are_said_to_be_read_as_a_pair() -> None:
         for_evaluation([torch.rand(1, 2, 2), torch.rand(1, 2, 2)])
 
 
+def test_sparse_tensors_are_asked_for_as_dense_ones() -> None:
+    with pytest.raises(InputError, match=r"layout torch\.sparse_coo: give a dense one, by \.to_dense\(\)"):
+        for_evaluation(torch.eye(4).to_sparse())
+
+
 def test_a_data_loader_is_asked_for_its_dataset() -> None:
     with pytest.raises(InputError, match=r"give its \.dataset"):
         for_evaluation(DataLoader(Examples([torch.rand(1, 2, 2)] * 3)))
