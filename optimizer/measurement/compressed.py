@@ -41,7 +41,6 @@ from optimizer.system.machine_lock import exclusive
 
 MIN_REACHED = 0.5
 """Of the share of channels that was asked for: a smaller share of the weights is told."""
-MAX_NAMED = 3
 ENOUGH_CALIBRATION = 32
 """Images. With fewer, another few give clearly another network; a hundred or more are better."""
 
@@ -348,7 +347,7 @@ def notes_on_unread(workspace: Workspace, recipe: Recipe, report: Report = quiet
     if not unread:
         return ()
     return (
-        f"calibration images tell nothing of {listed(unread, MAX_NAMED)}, which magnitude prunes and nearest "
+        f"calibration images tell nothing of {listed(unread)}, which magnitude prunes and nearest "
         "rounds: such a weight is multiplied in the model's own code or in parts, did not run, "
         f"or has more than {MAX_COLUMNS:,} columns",
     )
