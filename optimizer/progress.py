@@ -155,5 +155,7 @@ def _notebook_line() -> Iterator[Report]:
     def report(share: float | None, message: str) -> None:
         line.update(words(message if share is None else f"{format_share(share)}, {message}"), raw=True)
 
-    yield report
-    line.update(words(""), raw=True)
+    try:
+        yield report
+    finally:
+        line.update(words(""), raw=True)
