@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from functools import cached_property, partial
 
 import numpy as np
@@ -48,7 +47,7 @@ from optimizer.records import (
     digest,
 )
 from optimizer.store.keys import request_key, short_version
-from optimizer.system.environment import check_precision, environment, resolve_threads
+from optimizer.system.environment import check_precision, environment, resolve_threads, timestamp
 from optimizer.system.machine_lock import exclusive
 from optimizer.tasks import accuracy_of
 
@@ -293,7 +292,7 @@ def _result(
         key=request_key(request, workspace.files),
         request=request,
         environment=here,
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        created=timestamp(),
         inspection=inspection,
         accuracy=scores.accuracy,
         baseline_accuracy=scores.baseline_accuracy,

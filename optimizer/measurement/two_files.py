@@ -4,7 +4,6 @@ other. What is recorded, and what it says, is in :mod:`optimizer.analysis.two_fi
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 
 import numpy as np
 import torch
@@ -28,7 +27,7 @@ from optimizer.model.sources.imagenet import is_imagenet, wordnet_ids
 from optimizer.progress import Report, quiet, stop_if_cancelled
 from optimizer.recipe import Recipe
 from optimizer.records import Latency, ModelCard, OutputFidelity, Part, digest
-from optimizer.system.environment import environment, resolve_threads
+from optimizer.system.environment import environment, resolve_threads, timestamp
 from optimizer.system.machine_lock import exclusive
 from optimizer.tasks.outputs import Differences, check_finite
 
@@ -143,7 +142,7 @@ def measure(made: Comparison, report: Report = quiet) -> TwoFiles:
         key_of(made.a, made.b, made.request),
         made.request,
         environment(),
-        datetime.now(UTC).isoformat(timespec="seconds"),
+        timestamp(),
         pair.engine,
         a,
         b,
