@@ -12,7 +12,7 @@ from optimizer.data.folders import absolute
 from optimizer.errors import InputError, unknown
 from optimizer.model.added.cards import AddedModel, Choices, Examined
 from optimizer.model.preprocessing import CHANNELS, INTERPOLATIONS, RANGES, Preprocessing
-from optimizer.records import DataSpec
+from optimizer.records import DataSpec, encode
 
 
 def add_models_options(parser: argparse.ArgumentParser) -> None:
@@ -31,8 +31,6 @@ def run_models(options: argparse.Namespace) -> None:
     for problem in problems():
         print(f"paretoscope: {problem}", file=sys.stderr)
     if options.json:
-        from optimizer.records import encode
-
         print(encode(cards).decode())
         return
     print(f"{'name':<36}{'source':<14}{'top-1':>7}{'weights':>10}{'download':>11}  ready")

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from optimizer.errors import UnavailableError, WorkError, unknown
+from optimizer.errors import UnavailableError, WorkError, unknown, words_of
 from optimizer.system.worker import Worker, WorkerDied
 
 State = Literal["queued", "running", "done", "failed", "cancelled"]
@@ -355,11 +355,9 @@ class Pool:
                     return
                 try:
                     self._run(lane, job)
-                except UnavailableError as error:
-                    self._end(job, "failed", error=f"{self._labels(job.task)} could not be run: {error}")
                 except Exception as error:  # a request that won't pickle, a result too large for this process
-                    words = f"{type(error).__name__}: {error}"
-                    self._end(job, "failed", error=f"{self._labels(job.task)} could not be run: {words}")
+                    words = f"{self._labels(job.task)} could not be run: {words_of(error)}"
+                    self._end(job, "failed", error=words)
                 with self._changed:
                     lane.kill_at, lane.ending = math.inf, None
         finally:
