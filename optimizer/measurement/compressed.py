@@ -12,12 +12,7 @@ from torch import Tensor, nn
 
 from optimizer.compression.anatomy import anatomy_of, sensitivities_of
 from optimizer.compression.apply import CompressedModel, compress, equalised_pairs, prune_weights
-from optimizer.compression.calibration.cache import (
-    fine_tuned,
-    improved,
-    plan_of,
-    statistics_of,
-)
+from optimizer.compression.calibration.cache import fine_tuned, improved, plan_of, statistics_of
 from optimizer.compression.calibration.layer_sensitivity import alone, coupled
 from optimizer.compression.calibration.moments import MAX_COLUMNS
 from optimizer.compression.calibration.statistics import Statistics, collapse_copies
@@ -55,10 +50,6 @@ def inspect(workspace: Workspace, recipe: Recipe, report: Report = quiet) -> Ins
     return inspection_of(workspace.model, compressed)
 
 
-def _needed(workspace: Workspace, recipe: Recipe, report: Report) -> Statistics | None:
-    return workspace.statistics(report) if recipe.needs_data else None
-
-
 def _unmatched(recipe: Recipe) -> Recipe:
     """Scaling channels changes no count, unless channels go, which a network is made anew for anyway."""
     if recipe.prune.shrinks:
@@ -79,9 +70,9 @@ def compressed_model(workspace: Workspace, recipe: Recipe, *, report: Report = q
         return replace(
             compress(small, rest, statistics=_statistics_of(workspace, small, rest, report)), recipe=recipe
         )
-    needed = _needed(workspace, recipe, report)
-    pruned = _pruned(workspace, recipe, needed) if recipe.prune.active else None
-    return compress(model.module, recipe, model.published, needed, pruned)
+    statistics = workspace.statistics(report) if recipe.needs_data else None
+    pruned = _pruned(workspace, recipe, statistics) if recipe.prune.active else None
+    return compress(model.module, recipe, model.published, statistics, pruned)
 
 
 MAX_PRUNED_BYTES = 128 * 2**20

@@ -20,16 +20,7 @@ from optimizer.analysis.fidelity import sqnrs
 from optimizer.analysis.gate import Outcome as Verdict
 from optimizer.analysis.gate import sqnr_check
 from optimizer.analysis.labels import engine_label
-from optimizer.analysis.limits import (
-    LIMITED,
-    TIMES,
-    bound,
-    covered,
-    keeping,
-    loss_of,
-    noise,
-    relaxations,
-)
+from optimizer.analysis.limits import LIMITED, TIMES, bound, covered, keeping, loss_of, noise, relaxations
 from optimizer.analysis.summary import summarise, summarise_scores
 from optimizer.errors import EngineError, UnavailableError, words_of
 from optimizer.progress import Report, quiet, stop_if_cancelled
@@ -46,14 +37,7 @@ from optimizer.search.confirming import (
 from optimizer.search.records import NOT_BEGUN, Answer, Outcome, Progress, Question, Step, Trial
 from optimizer.search.space import Position
 from optimizer.search.strategies import STRATEGIES
-from optimizer.search.times import (
-    KernelTimes,
-    fastest_visit,
-    least,
-    may_be_in_time,
-    retimed,
-    same_kernels,
-)
+from optimizer.search.times import KernelTimes, fastest_visit, least, may_be_in_time, retimed, same_kernels
 
 Unwanted = Callable[[Known | None], bool]
 """Whether a measurement may end early, by what is known of it; None: by its time alone."""

@@ -11,11 +11,7 @@ from factories import recipe
 
 from optimizer import work
 from optimizer.analysis.served import EAGER_EVERY, Configuration
-from optimizer.analysis.serving import (
-    ServingRequest,
-    ServingRun,
-    comparisons,
-)
+from optimizer.analysis.serving import ServingRequest, ServingRun, comparisons
 from optimizer.compression.apply import compress
 from optimizer.engine.base import Service, one_by_one
 from optimizer.errors import InputError
