@@ -52,7 +52,7 @@ from optimizer.system.machine_lock import exclusive
 from optimizer.tasks import accuracy_of
 
 SharedLatency = Callable[[str, bool], Latency | None]
-
+"""Gives an earlier measurement of an execution signature, a quick one where that will do."""
 
 TIMED_IMAGES = 64
 
@@ -126,7 +126,7 @@ def score(
     labels = None if images.labels is None else images.labels.numpy()
     with exclusive(report):
         report(None, f"scoring {len(images.images):,} images")
-        baseline = _baseline(workspace, *_way(request))
+        baseline = _baseline(workspace, *_baseline_key(request))
         runner = _run_by(workspace, build, compressed, request)
 
         def partly(logits: np.ndarray, of: np.ndarray) -> Accuracy:
@@ -203,7 +203,7 @@ def pair(workspace: Workspace, request: Request, report: Report = quiet) -> Runn
     build = build_of(workspace, request.recipe, request.engine, report)
     with exclusive(report):
         runner = _run_by(workspace, build, compressed, request)
-        baseline = _second_baseline(workspace, *_way(request))
+        baseline = _second_baseline(workspace, *_baseline_key(request))
     return RunnerPair(compressed, runner, baseline, images)
 
 
@@ -226,7 +226,7 @@ def measure(
     are measured.
     """
     ready = checked(request)
-    settings, way = ready.settings, _way(ready)
+    settings, baseline_key = ready.settings, _baseline_key(ready)
 
     def bar_of(runner: Runner, inspection: Inspection) -> Bar | None:
         signature = _signature(workspace, request, runner.execution, settings.threads)
@@ -239,13 +239,13 @@ def measure(
     else:
         runner = pair(workspace, request, report).runner
         with exclusive(report):
-            baseline = _first_baseline(workspace, *way)
+            baseline = _first_baseline(workspace, *baseline_key)
     signature = _signature(workspace, request, runner.execution, settings.threads)
     made = partial(_result, workspace, scores, request, runner.execution)
     latency = shared_latency(signature, settings.quick)
     if latency is None:
         with exclusive(report):
-            builds = baseline, _second_baseline(workspace, *way)
+            builds = baseline, _second_baseline(workspace, *baseline_key)
             latency = time_latency(
                 builds,
                 runner,
@@ -314,7 +314,7 @@ def time_again(
     found = pair(workspace, ready, report)
     signature = _signature(workspace, request, found.runner.execution, ready.settings.threads)
     with exclusive(report):
-        builds = uncompressed(workspace, *_way(ready)), found.baseline
+        builds = uncompressed(workspace, *_baseline_key(ready)), found.baseline
         return time_latency(
             builds,
             found.runner,
@@ -341,7 +341,7 @@ def _notes_on_scoring(runner: Runner) -> tuple[str, ...]:
     return (f"accuracy: {layers} ran in another precision than when timed ({named(names)})",)
 
 
-def _way(request: Request) -> tuple[str, int, int]:
+def _baseline_key(request: Request) -> tuple[str, int, int]:
     """What a baseline depends on beside its workspace: engine, threads, batch."""
     return request.engine, request.settings.threads, request.settings.batch
 

@@ -200,8 +200,8 @@ class _Search:
         if outcome := self._known_by_time(request):
             self._note(position, request, outcome)
             return
-        way = request.engine, request.settings.threads
-        if words := self.unable.get(way):
+        runs_on = request.engine, request.settings.threads
+        if words := self.unable.get(runs_on):
             self._note(position, request, Outcome.FAILED, message=words)
             return
         if position != self.at:
@@ -230,7 +230,7 @@ class _Search:
         except Exception as error:  # engines raise what they like
             is_first, words = not self.trials, words_of(error)
             if isinstance(error, EngineError):
-                self.unable[way] = words
+                self.unable[runs_on] = words
             self._note(position, request, Outcome.FAILED, message=words)
             if is_first:
                 self._try_elsewhere(position)

@@ -140,11 +140,11 @@ def grid(base: Request, sparsities: Sequence[float], weight_bits: Sequence[int])
     return sorted(requests, key=lambda request: not request.recipe.identity)
 
 
-def any_amount(way: Recipe) -> Recipe:
+def any_amount(recipe: Recipe) -> Recipe:
     """The same way of pruning and rounding for every sparsity: N:M patterns know only one."""
-    if way.prune.fixed_sparsity is None:
-        return way
-    return replace(way, prune=replace(way.prune, pattern="unstructured"))
+    if recipe.prune.fixed_sparsity is None:
+        return recipe
+    return replace(recipe, prune=replace(recipe.prune, pattern="unstructured"))
 
 
 def works_ahead() -> bool:
