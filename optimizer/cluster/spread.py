@@ -72,9 +72,9 @@ class Nodes:
 
     environment: Environment
 
-    def __init__(self, executor: Executor, slots: int = 0) -> None:
+    def __init__(self, executor: Executor) -> None:
         self.executor = executor
-        self.slots = slots or getattr(executor, "_max_workers", MAX_SUBMITTED)
+        self.slots: int = getattr(executor, "_max_workers", MAX_SUBMITTED)
         version, host, about = self.outcome(node.introduce)
         check_version(version, host)
         self.environment = decode(about, Environment)

@@ -28,6 +28,8 @@ STOP_SECONDS = 2.0
 """A running job that is cancelled has so long to end by itself; then its worker is killed."""
 PATIENT = math.inf
 """In place of it: as long as it takes to end by itself."""
+MAX_KEPT = 500
+"""Finished jobs that are remembered."""
 MAX_KEPT_BYTES = 256 * 2**20
 """Results of finished jobs that are remembered; the newest is, however large."""
 SERVER = ""
@@ -94,8 +96,8 @@ class Pool:
 
     Workers start at once. One that dies is replaced and its job tried once more; an exception in the target
     fails the job at once. ``limits(task, request)`` says how long a job may run: then it fails, and its
-    worker is ended. The last ``keep`` finished jobs are remembered, as far as their results fit into
-    ``MAX_KEPT_BYTES``. Errors begin with ``labels(task)``, which says what is done ("measuring"). All methods
+    worker is ended. The last MAX_KEPT finished jobs are remembered, as far as their results fit into
+    MAX_KEPT_BYTES. Errors begin with ``labels(task)``, which says what is done ("measuring"). All methods
     are thread-safe.
 
     A visitor is identified by any string. A job ends early only when no visitor who is ``present(visitor)``
@@ -107,14 +109,12 @@ class Pool:
         self,
         target: str,
         lanes: Sequence[str] = ("interactive", "measure"),
-        keep: int = 500,
         limits: Callable[[str, object], Limits] = lambda task, request: Limits(),
         present: Callable[[str], bool] = lambda visitor: True,
         labels: Callable[[str], str] = str,
     ) -> None:
         self._target = target
         self._labels = labels
-        self._keep = keep
         self._limits = limits
         self._present = present
         self._changed = threading.Condition()  # guards everything below, and every change of a job's state
@@ -451,7 +451,7 @@ class Pool:
             self._over[job.key] = job
             waiting = frozenset[str]().union(*(live.visitors for live in self._live.values()))
             self._served = {one: precedence for one, precedence in self._served.items() if one in waiting}
-            while len(self._over) > self._keep or (
+            while len(self._over) > MAX_KEPT or (
                 len(self._over) > 1
                 and sum(past.result_bytes for past in self._over.values()) > MAX_KEPT_BYTES
             ):

@@ -328,7 +328,7 @@ def test_submitit_is_an_executor_like_any(store: Store, monkeypatch: pytest.Monk
     """On its local executor, a configuration is measured by a job of its own."""
     pytest.importorskip("submitit")
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
-    nodes = Nodes(slurm_executor(cluster="local"), 2)
+    nodes = Nodes(slurm_executor(cluster="local"))
     assert nodes.environment.cpu == environment().cpu
     recipe, data = px.Recipe.of(sparsity=0.5, pruning="magnitude"), DataSpec(limit=50)
     request = Request("fashion-mlp", recipe, "torch", data)
