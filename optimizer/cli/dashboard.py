@@ -19,7 +19,7 @@ from optimizer.errors import UnavailableError
 from optimizer.search.sweep import WORK_AHEAD_VARIABLE
 from optimizer.store.results import Store
 from optimizer.system.downloads import DEFAULT_DOWNLOADS, DOWNLOADS_VARIABLE, parse_bytes
-from optimizer.system.paths import STORE_VARIABLE, app_file, home
+from optimizer.system.paths import HOME_VARIABLE, STORE_VARIABLE, app_file, home
 from optimizer.system.processes import CHECK_SECONDS, end, guard, release
 from optimizer.system.uploads import DEFAULT_UPLOADS, UPLOADS_VARIABLE
 
@@ -80,7 +80,7 @@ def run_dashboard(options: argparse.Namespace) -> None:
         raise UnavailableError(
             f"can't serve on {options.host}:{options.port} ({reason}): give another --port or --host"
         ) from error
-    environment = {**os.environ, "PARETOSCOPE_HOME": str(home())}
+    environment = {**os.environ, HOME_VARIABLE: str(home())}
     if roots := joined_roots(options.images, "--images"):
         environment[ROOTS_VARIABLE] = roots
     if options.downloads is not None:
