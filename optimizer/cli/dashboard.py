@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import NoReturn
 
+from optimizer.cli.terminal import say
 from optimizer.cluster.attached import CLUSTER_VARIABLE
 from optimizer.cluster.spread import check_address
 from optimizer.data.folders import ROOTS_VARIABLE, joined_roots
@@ -101,7 +102,7 @@ def run_dashboard(options: argparse.Namespace) -> None:
     command += [f"--server.headless={str(options.headless).lower()}"]
     command += [f"--server.allowedHosts={name}" for name in allowed_hosts(options.host, options.allow_host)]
     if not is_loopback(options.host):
-        print(f"paretoscope: {OPEN_TO_OTHERS}", file=sys.stderr)
+        say(OPEN_TO_OTHERS)
     server = subprocess.Popen(command, cwd=app.parent, env=environment)
     # Whoever ends this process (a service manager, kill, kill -9) ends the server with it.
     guarding = guard(server.pid)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from optimizer.cli.options import numbers
-from optimizer.cli.terminal import end_of_line, tell
+from optimizer.cli.terminal import end_of_line, say, tell
 from optimizer.data.folders import absolute
 from optimizer.errors import InputError, unknown
 from optimizer.model.added.cards import AddedModel, Choices, Examined
@@ -29,7 +29,7 @@ def run_models(options: argparse.Namespace) -> None:
         raise unknown("source", options.source, sources)
     cards = [card for card in known if options.source in (None, card.source)]
     for problem in problems():
-        print(f"paretoscope: {problem}", file=sys.stderr)
+        say(problem)
     if options.json:
         print(encode(cards).decode())
         return
