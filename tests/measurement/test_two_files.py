@@ -374,7 +374,7 @@ def artifacts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", [pytest.param("onnx", marks=pytest.mark.slow), "openvino", "safetensors"])
+@pytest.mark.parametrize("kind", ["onnx", "openvino", "safetensors"])
 def test_what_we_export_is_compared_with_its_model(artifacts: dict[str, Path], kind: str) -> None:
     spec = DataSpec(limit=300)
     request = CompareRequest(
