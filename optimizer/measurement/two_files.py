@@ -4,6 +4,7 @@ other. What is recorded, and what it says, is in :mod:`optimizer.analysis.two_fi
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from operator import eq
 
 import numpy as np
 import torch
@@ -229,7 +230,7 @@ def _outputs_of_both(
     where there is none."""
     firsts, seconds = dict(enumerate(a.outputs)), dict(enumerate(b.outputs))
     pairs = []
-    for alike in (_same_output, _same_shape):
+    for alike in (eq, _same_shape):
         for place, output in [*firsts.items()]:
             found = next((other for other, one in seconds.items() if alike(output, one)), None)
             if found is not None:
@@ -242,10 +243,6 @@ def _outputs_of_both(
         )
     alone = tuple(name for name, _ in firsts.values()), tuple(name for name, _ in seconds.values())
     return tuple(sorted(pairs)), alone
-
-
-def _same_output(one: Part, other: Part) -> bool:
-    return one == other
 
 
 def _same_shape(one: Part, other: Part) -> bool:

@@ -1,5 +1,6 @@
 """Where a search looks: the choices on each axis, and the request that they make."""
 
+import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import product
@@ -85,10 +86,7 @@ class Space:
     @property
     def positions(self) -> int:
         """How many there are, with those that come to the same recipe."""
-        found = 1
-        for choices in self.axes.values():
-            found *= len(choices)
-        return found
+        return math.prod(map(len, self.axes.values()))
 
     def all(self) -> list[Position]:
         axes = self.axes

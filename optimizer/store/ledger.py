@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from statistics import median_high
 
 from sqlalchemy import ColumnElement, Connection, func, insert, select, update
 
@@ -356,8 +357,8 @@ def seconds_each(store: Store, like: Request, device: str = "") -> float | None:
     with store.reading() as connection:
         timed = newest_timed(connection, 200, device)
     alike = [item for item in timed if item.request and _cost(item.request) == _cost(like)]
-    times = sorted(item.seconds for item in alike if item.seconds is not None)
-    return times[len(times) // 2] if len(times) > 2 else None
+    times = [item.seconds for item in alike if item.seconds is not None]
+    return median_high(times) if len(times) > 2 else None
 
 
 def _cost(request: Request) -> tuple[object, ...]:
