@@ -178,12 +178,6 @@ class Cluster:
     def close(self) -> None:
         """Wait for no node any more."""
 
-    def __enter__(self) -> "Cluster":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
 
 def connect(executor: Executor | str, on: str = "", report: Report = quiet) -> Nodes:
     """The nodes of an executor, or of the cluster at an address: those that are like the one called ``on``.
