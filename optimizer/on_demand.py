@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 
 KEEP_SECONDS = 2.0
 """Between two writings of how far a search is."""
-ABOUT = 0.8
-"""Of the seconds that a time is to be taken for, those that its calls alone may last."""
+LONG_ENOUGH_SHARE = 0.8
+"""A time whose calls alone lasted for this share of the seconds that are asked for is not taken again."""
 
 
 def load_or_measure(
@@ -299,7 +299,7 @@ def time_afresh(
     Raises what :func:`optimizer.measurement.experiment.measure` does.
     """
     newest = stored.timed_again(store, result)
-    if newest and newest.latency.seconds >= ABOUT * seconds:
+    if newest and newest.latency.seconds >= LONG_ENOUGH_SHARE * seconds:
         return newest.latency
     latency = time_again(result.request, report, workspace, seconds)
     store.put_document(stored.AFRESH, stored.afresh_key((newest or result).latency), encode(latency))
