@@ -326,12 +326,10 @@ def _preprocessed_for(
 def _model_of_files(both: tuple[Candidate, Candidate], pair: Pair) -> tuple[LoadedModel, Preprocessing]:
     """What stands for files that no model is known of: preprocessing and classes as one of them says, else
     the usual ones."""
-    channels, *size = pair.shape
+    channels, height, width = pair.shape
     chosen = next((one for one in both if one.declared), both[0])
     usual = chosen.preprocessing.with_channels("grey" if channels == 1 else None)
-    preprocessing = (
-        usual if usual.size == tuple(size) else replace(usual, size=(size[0], size[1]), resize=None)
-    )
+    preprocessing = usual.at_size((height, width))
     classes = pair.a.outputs[0][1][0] if pair.logits else 0
     names = next((one.class_names for one in both if len(one.class_names) == classes), ())
     model = LoadedModel(
