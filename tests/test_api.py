@@ -167,6 +167,17 @@ def test_the_same_weights_are_measured_once(net: nn.Module, images: Tensor, labe
     assert Store().count() == 4
 
 
+def test_a_model_that_was_replaced_under_its_name_is_opened_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the figures of the old one would be kept under the key of the new one."""
+    grey, opened = torch.rand(20, 1, 28, 28, generator=torch.Generator().manual_seed(0)), list[Workspace]()
+    for version in ("first", "first", "second"):
+        monkeypatch.setattr(workspace, "version_of", lambda name, version=version: version)
+        opened.append(given.open_given("fashion-mlp", grey, None, None, quiet)[0])
+    first, again, other = opened
+    assert first is again
+    assert first.model is not other.model
+
+
 def test_page_and_command_line_find_what_was_measured(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

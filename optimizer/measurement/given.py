@@ -29,7 +29,8 @@ from optimizer.records import DataSpec, ModelCard, Request
 from optimizer.tasks import NO_CLASSES, TASKS
 
 _workspaces: LRUCache[object, Workspace] = LRUCache(2)
-"""Of modules of one's own: the last ones stay open, with what was found out about them."""
+"""By their models, images and fingerprints, the last ones that were given: they stay open, with what was found
+out about them."""
 
 
 def open_given(
@@ -81,7 +82,7 @@ def open_given(
         spec = DataSpec(content=memory.content(images))
     name, files = opened.loaded.card.name, fingerprint(spec) if needs_data else ""
     made = Workspace(opened, spec if needs_data else None, files, images)
-    return _workspaces.setdefault((name, spec, files), made), Request(name, data=spec)
+    return _workspaces.setdefault((opened, spec, files), made), Request(name, data=spec)
 
 
 def _check_task(card: ModelCard, task: str | None, images: Datasets | None) -> None:
