@@ -5,6 +5,7 @@ import doctest
 import json
 import re
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -481,13 +482,18 @@ def test_models_and_engines_are_listed() -> None:
 
 
 @pytest.mark.slow
-def test_a_process_of_its_own_measures_the_same() -> None:
-    data = torch.rand(200, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+def test_a_process_of_its_own_measures_the_same_and_says_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    data, told = torch.rand(200, 1, 28, 28, generator=torch.Generator().manual_seed(0)), list[str]()
+    line = nullcontext(lambda share, words: told.append(words))
+    monkeypatch.setattr(api, "progress_line", lambda shown: line)
     there = px.measure("fashion-mlp", HALF, data, engine="torch", isolated=True, progress=False)
+    assert any(told)
     Store().forget([there.record.key])
     here = px.measure("fashion-mlp", HALF, data, engine="torch", progress=False)
     assert here.record.accuracy == there.record.accuracy
     assert here.record.key == there.record.key
+    with pytest.raises(InputError, match="no such folder"):
+        px.measure("fashion-mlp", HALF, "no such folder", engine="torch", isolated=True, progress=False)
 
 
 def test_what_a_process_of_its_own_can_not_do_is_said_in_words() -> None:

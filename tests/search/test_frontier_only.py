@@ -102,9 +102,7 @@ def test_the_frontier_is_that_of_the_grid_measured_whole(whole: list[Result]) ->
 
 
 @pytest.mark.slow
-def test_one_that_was_ended_goes_on_and_what_is_screened_out_stays_so(
-    whole: list[Result]
-) -> None:
+def test_one_that_was_ended_goes_on_and_what_is_screened_out_stays_so(whole: list[Result]) -> None:
     store = Store()
     sweep = begun(store)
 
@@ -123,7 +121,7 @@ def test_one_that_was_ended_goes_on_and_what_is_screened_out_stays_so(
 
 
 def test_one_that_goes_on_is_screened_by_what_today_s_images_and_weights_gave(
-    monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     store, grids = Store(), list[Sequence[str]]()
     sweep = begun(store)
