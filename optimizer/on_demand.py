@@ -185,11 +185,9 @@ def check_request(request: Request, store: Store, report: Report = quiet) -> Non
     if store.get(request_key(request)) is not None:
         return
     store.check_room()
-    from optimizer.engine import engine_named
     from optimizer.measurement import experiment
     from optimizer.measurement.workspace import open_workspace
 
-    engine_named(request.engine)
     experiment.checked(request)
     check_at_hand(request.data)
     workspace = open_workspace(request.model, request.data, report)

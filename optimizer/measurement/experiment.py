@@ -8,7 +8,7 @@ import numpy as np
 
 from optimizer.analysis.screening import Bar, Screen
 from optimizer.compression.apply import CompressedModel, compress
-from optimizer.engine import Runner
+from optimizer.engine import Runner, engine_named
 from optimizer.engine.base import Build
 from optimizer.engine.memory import Start, measure_start
 from optimizer.engine.realised import named
@@ -167,8 +167,10 @@ def score(
 
 
 def checked(request: Request) -> Request:
-    """With the number of threads that 0 stands for. Raises InputError for more of them than there are cores,
-    or a precision that the CPU has not."""
+    """With the number of threads that 0 stands for. Raises InputError for an unknown engine, more threads than
+    there are cores, or a precision that the CPU has not, UnavailableError for an engine that can't run here:
+    before anything is compressed."""
+    engine_named(request.engine)
     check_precision(request.recipe.quantize.precision, environment())
     threads = resolve_threads(request.settings.threads)
     return replace(request, settings=replace(request.settings, threads=threads))

@@ -542,7 +542,8 @@ def test_unknown_names_are_refused(task: Callable[[Request], object], bad: Reque
         task(bad)
 
 
-def test_an_unknown_engine_is_refused() -> None:
+def test_an_unknown_engine_is_refused_before_anything_is_compressed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(experiment, "compressed_model", lambda *_, **__: pytest.fail("compressed"))
     with pytest.raises(InputError, match="unknown engine 'tvm': use one of openvino, onnxruntime, "):
         measure(request(HALF, engine="tvm"))
 
