@@ -18,8 +18,8 @@ from optimizer import __version__
 from optimizer.analysis import stored
 from optimizer.cluster import content, node
 from optimizer.cluster.content import Asked, Parcel
-from optimizer.errors import InputError, UnavailableError, WorkError, words_of
-from optimizer.methods.engines import engine_info
+from optimizer.errors import InputError, UnavailableError, WorkError, unknown, words_of
+from optimizer.methods.engines import ENGINES
 from optimizer.progress import Cancelled, Report, ended_by, quiet, stop_if_cancelled
 from optimizer.recipe import Recipe
 from optimizer.records import Environment, Request, Result, Scores, decode, encode
@@ -233,7 +233,8 @@ def check(request: Request) -> None:
     from optimizer.model import catalogue
 
     catalogue.card(request.model)
-    engine_info(request.engine)
+    if request.engine not in ENGINES:
+        raise unknown("engine", request.engine, ENGINES)
     content.pack(request)
 
 

@@ -389,6 +389,7 @@ def test_where_there_is_no_slurm_it_is_told() -> None:
         ({"model": "fashion-mlp", "data": [[1.0]]}, "images in folders"),
         ({"model": "fashion-mlp", "on": "rpi5"}, "have no names"),
         ({"model": "nothing"}, "unknown model"),
+        ({"model": "fashion-mlp", "engine": "tvm"}, "unknown engine 'tvm'"),
     ],
 )
 def test_what_an_executor_can_not_measure_is_told_first(given: dict[str, Any], words: str) -> None:
