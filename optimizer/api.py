@@ -293,11 +293,11 @@ def compare(
     are labels, sizes, kernels, time in turns on one engine, and where the tensors inside part ways.
 
     Each is an ONNX file, an OpenVINO ``.xml`` with its ``.bin`` beside it, a ``.zip`` of :func:`save`, or a
-    model of the catalogue. All of ``data`` is compared on, as :func:`measure` takes it; without, images that
-    come with a model, or made-up ones. Files are preprocessed for as for the model ``like``,
-    without one as for that which they were saved from, or as they say; a note says which. ``engine`` is
-    openvino or onnxruntime; the first that runs both otherwise. What comes back prints itself;
-    ``to_dict()`` has every figure.
+    model of the catalogue. ``data`` is as :func:`measure` takes it: of a folder a share is set aside, of what
+    is in memory none is; without it, images that come with a model, or made-up ones. Images are preprocessed
+    as for the model ``like``, without one as for that which the files were saved from, or as they say; a note
+    says which. ``engine`` is openvino or onnxruntime; the first that runs both otherwise. What comes back
+    prints itself; ``to_dict()`` has every figure.
 
     Raises InputError for networks that can't be compared, and as :func:`measure` does.
     """

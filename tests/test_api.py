@@ -482,7 +482,7 @@ def test_models_and_engines_are_listed() -> None:
 
 
 @pytest.mark.slow
-def test_a_process_of_its_own_measures_the_same_and_says_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_of_its_own_measures_the_same_and_tells_progress(monkeypatch: pytest.MonkeyPatch) -> None:
     data, told = torch.rand(200, 1, 28, 28, generator=torch.Generator().manual_seed(0)), list[str]()
     line = nullcontext(lambda share, words: told.append(words))
     monkeypatch.setattr(api, "progress_line", lambda shown: line)

@@ -29,8 +29,8 @@ from optimizer.records import DataSpec, ModelCard, Request
 from optimizer.tasks import NO_CLASSES, TASKS
 
 _workspaces: LRUCache[object, Workspace] = LRUCache(2)
-"""By their models, images and fingerprints, the last ones that were given: they stay open, with what was found
-out about them."""
+"""The last ones that were given, by their models, images and fingerprints: they stay open, with what was
+found out about them."""
 
 
 def open_given(

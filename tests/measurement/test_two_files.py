@@ -346,7 +346,7 @@ def test_that_preprocessing_is_guessed_or_said_is_told(tmp_path: Path) -> None:
 
 
 @HERE
-def test_files_that_leave_their_size_open_are_given_what_a_measurement_of_one_gives_it(tmp_path: Path) -> None:
+def test_files_that_leave_their_size_open_are_given_what_a_measurement_gives_one(tmp_path: Path) -> None:
     """A crop in proportion, and not the whole image stretched."""
     place = NetworkRef(str(save(network(sides=("batch", 3, "height", "width")), tmp_path / "open.onnx")))
     request = CompareRequest(place, place, photographs(tmp_path), settings=QUICK, input_shape=(3, 32, 32))
