@@ -168,8 +168,8 @@ def score(
 
 def checked(request: Request) -> Request:
     """With the number of threads that 0 stands for. Raises, before anything is compressed, InputError for an
-    unknown engine, more threads than there are cores and a precision that the CPU has not, and UnavailableError
-    for an engine that can't run here."""
+    unknown engine, more threads than there are cores and a precision that the CPU has not, and
+    UnavailableError for an engine that can't run here."""
     engine_named(request.engine)
     check_precision(request.recipe.quantize.precision, environment())
     threads = resolve_threads(request.settings.threads)
