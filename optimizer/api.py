@@ -301,7 +301,9 @@ def compare(
 
     Raises InputError for networks that can't be compared, and as :func:`measure` does.
     """
-    given, spec = None, DataSpec()
+    from optimizer.measurement.given import image_shape
+
+    given, spec, shape = None, DataSpec(), image_shape(input_shape) if len(input_shape) else ()
     with progress_line(progress) as report:
         if isinstance(data, str | PathLike):
             from optimizer.data.folders import absolute
@@ -318,7 +320,7 @@ def compare(
             spec,
             engine,
             settings or Settings(),
-            tuple(input_shape),
+            shape,
             like,
         )
         return on_demand.compare(request, report, given)

@@ -592,6 +592,16 @@ def test_images_of_a_wrong_size_are_refused(net: nn.Module, images: Tensor) -> N
         measured(net, images, input_shape=(3, 20, 20))
 
 
+@pytest.mark.parametrize("shape", [(16, 16), (4, 16, 16), (3, 0, 16)])
+def test_a_shape_that_no_file_of_images_takes_is_refused(shape: tuple[int, ...], images: Tensor) -> None:
+    for asked in (
+        lambda: measured("no.onnx", images, input_shape=shape),
+        lambda: px.compare("a.onnx", "b.onnx", input_shape=shape, progress=False),
+    ):
+        with pytest.raises(InputError, match=r"input shape .* is not allowed: a file takes channels"):
+            asked()
+
+
 def test_an_engine_that_is_not_there_is_refused_before_anything_is_loaded(
     net: nn.Module, images: Tensor
 ) -> None:
