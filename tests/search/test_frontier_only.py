@@ -90,7 +90,7 @@ def check(store: Store, sweep: int, whole: list[Result]) -> None:
 
 
 @pytest.mark.slow
-def test_the_frontier_is_that_of_the_grid_measured_whole(whole: list[Result]) -> None:
+def test_the_frontier_is_that_of_the_grid_measured_whole(home: object, whole: list[Result]) -> None:
     store = Store()
     sweep = begun(store)
     assert len([*drain(store, on_demand.do_here(store, quiet), sweep)]) == len(whole)
@@ -102,7 +102,9 @@ def test_the_frontier_is_that_of_the_grid_measured_whole(whole: list[Result]) ->
 
 
 @pytest.mark.slow
-def test_one_that_was_ended_goes_on_and_what_is_screened_out_stays_so(whole: list[Result]) -> None:
+def test_one_that_was_ended_goes_on_and_what_is_screened_out_stays_so(
+    home: object, whole: list[Result]
+) -> None:
     store = Store()
     sweep = begun(store)
 
@@ -121,7 +123,7 @@ def test_one_that_was_ended_goes_on_and_what_is_screened_out_stays_so(whole: lis
 
 
 def test_one_that_goes_on_is_screened_by_what_today_s_images_and_weights_gave(
-    monkeypatch: pytest.MonkeyPatch,
+    home: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store, grids = Store(), list[Sequence[str]]()
     sweep = begun(store)
@@ -138,7 +140,7 @@ def test_one_that_goes_on_is_screened_by_what_today_s_images_and_weights_gave(
         assert not {*grids[0]} & {*grids.pop()}
 
 
-def test_items_are_screened_by_the_keys_that_they_have_themselves() -> None:
+def test_items_are_screened_by_the_keys_that_they_have_themselves(home: object) -> None:
     store = Store()
     sweep = begun(store)
     more = replace(ASKED, sparsities=(*ASKED.sparsities, 0.3))
@@ -149,7 +151,7 @@ def test_items_are_screened_by_the_keys_that_they_have_themselves() -> None:
 
 
 @pytest.mark.slow
-def test_what_was_screened_out_waits_again_where_what_beat_it_is_gone() -> None:
+def test_what_was_screened_out_waits_again_where_what_beat_it_is_gone(home: object) -> None:
     store = Store()
     sweep = begun(store)
     [*drain(store, on_demand.do_here(store, quiet), sweep)]
@@ -161,7 +163,7 @@ def test_what_was_screened_out_waits_again_where_what_beat_it_is_gone() -> None:
 
 
 @pytest.mark.slow
-def test_what_is_measured_for_others_is_shown_and_the_sweep_repeated_finds_it() -> None:
+def test_what_is_measured_for_others_is_shown_and_the_sweep_repeated_finds_it(home: object) -> None:
     store = Store()
     sweep = begun(store)
     [*drain(store, on_demand.do_here(store, quiet), sweep)]
@@ -172,7 +174,7 @@ def test_what_is_measured_for_others_is_shown_and_the_sweep_repeated_finds_it() 
     assert states(store, again)[left.number] == "done"
 
 
-def test_a_worker_tells_a_dashboard_what_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_tells_a_dashboard_what_is_left_out(home: object, monkeypatch: pytest.MonkeyPatch) -> None:
     asked, store = replace(ASKED, sparsities=(0.0,), weight_bits=(2, 8)), Store()
     sweep = begun(store, asked)
     out = ScreenedOut("8-bit weights", 9, 20, 300)
@@ -210,7 +212,7 @@ def test_a_worker_tells_a_dashboard_what_is_left_out(monkeypatch: pytest.MonkeyP
     assert states(store, sweep) == ["screened out"] * 2
 
 
-def test_who_waits_for_a_result_already_is_joined() -> None:
+def test_who_waits_for_a_result_already_is_joined(home: object) -> None:
     store, seen = Store(), list[tuple[object, ...]]()
     sweep = begun(store, replace(ASKED, sparsities=(0.0,), weight_bits=(8,)))
 
@@ -267,7 +269,7 @@ def test_small_ones_come_first_and_a_sweep_that_is_extended_stays_one_of_the_fro
 
 
 @pytest.mark.slow
-def test_a_script_is_told_what_is_left_out() -> None:
+def test_a_script_is_told_what_is_left_out(home: object) -> None:
     plain = Recipe.of(pruning="magnitude", rounding="nearest")
     found = px.sweep("fashion-mlp", (0.0, 0.9), (32, 4), recipe=plain, frontier_only=True, progress=False)
     assert found.screened
@@ -282,7 +284,7 @@ def test_a_script_is_told_what_is_left_out() -> None:
 
 
 @pytest.mark.slow
-def test_the_command_says_what_is_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_says_what_is_left_out(home: object, capsys: pytest.CaptureFixture[str]) -> None:
     grid = ["--sparsities", "0,0.9", "--bits", "32,4", "--limit", str(IMAGES), "--quick"]
     plain = ["--prune", "magnitude", "--rounding", "nearest"]
     assert main(["sweep", "fashion-mlp", *grid, *plain, "--frontier-only", "--json"]) == 0
@@ -304,7 +306,7 @@ def test_the_command_says_what_is_left_out(capsys: pytest.CaptureFixture[str]) -
     assert f"{4 - left} done, {left} screened out" in capsys.readouterr().out
 
 
-def test_on_a_cluster_it_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+def test_on_a_cluster_it_is_refused(home: object, capsys: pytest.CaptureFixture[str]) -> None:
     refused = ["sweep", "fashion-mlp", "--frontier-only", "--cluster", "tcp://127.0.0.1:1"]
     assert main(refused) == 2
     assert "--frontier-only works on this machine alone" in capsys.readouterr().err
