@@ -21,7 +21,7 @@ Results are kept in the same store and under the same keys as those of page and 
 """
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from os import PathLike
@@ -33,7 +33,7 @@ from optimizer.analysis.limits import Limits
 from optimizer.analysis.two_files import CompareRequest, NetworkRef, TwoFiles
 from optimizer.analysis.view import Failed, Results, ResultView, Screened
 from optimizer.cluster.spread import Executor, Nodes, check, connect, work_off
-from optimizer.errors import InputError, WorkError, number
+from optimizer.errors import InputError, ParetoscopeError, WorkError, number
 from optimizer.methods.engines import ENGINES
 from optimizer.progress import Report, progress_line
 from optimizer.recipe import Recipe
@@ -95,20 +95,11 @@ def measure(
     >>> round(result.accuracy.drop.value) < 5
     True
     """
-    recipe = _recipe(recipe)
+    recipe, asked = _recipe(recipe), settings or Settings()
     _check_engine(engine)
-    asked = settings or Settings()
-    from optimizer.measurement.given import open_given
-
+    given = (model, recipe, data, calibration, input_shape, example_input, task, engine, asked)
     with progress_line(progress) as report:
-        if isolated:
-            given = (model, recipe, data, calibration, input_shape, example_input, task, engine, asked)
-            return ResultView(_measure_apart(given, report))
-        workspace, request = open_given(
-            model, data, calibration, input_shape, report, example=example_input, task=task
-        )
-        request = replace(request, recipe=recipe.canonical(), engine=engine, settings=asked)
-        return ResultView(on_demand.load_or_measure(request, Store(), report, workspace), workspace)
+        return ResultView(_measure_apart(given, report)) if isolated else _measured(given, report)
 
 
 def sweep(
@@ -302,15 +293,17 @@ def compare(
     are labels, sizes, kernels, time in turns on one engine, and where the tensors inside part ways.
 
     Each is an ONNX file, an OpenVINO ``.xml`` with its ``.bin`` beside it, a ``.zip`` of :func:`save`, or a
-    model of the catalogue. All of ``data`` is compared on, as :func:`measure` takes it; without, images that
-    come with a model, or made-up ones. Files are preprocessed for as for the model ``like``,
-    without one as for that which they were saved from, or as they say; a note says which. ``engine`` is
-    openvino or onnxruntime; the first that runs both otherwise. What comes back prints itself;
-    ``to_dict()`` has every figure.
+    model of the catalogue. ``data`` is as :func:`measure` takes it: of a folder a share is set aside, of what
+    is in memory none is; without it, images that come with a model, or made-up ones. Images are preprocessed
+    as for the model ``like``, without one as for that which the files were saved from, or as they say; a note
+    says which. ``engine`` is openvino or onnxruntime; the first that runs both otherwise. What comes back
+    prints itself; ``to_dict()`` has every figure.
 
     Raises InputError for networks that can't be compared, and as :func:`measure` does.
     """
-    given, spec = None, DataSpec()
+    from optimizer.measurement.given import image_shape
+
+    given, spec, shape = None, DataSpec(), image_shape(input_shape) if len(input_shape) else ()
     with progress_line(progress) as report:
         if isinstance(data, str | PathLike):
             from optimizer.data.folders import absolute
@@ -327,7 +320,7 @@ def compare(
             spec,
             engine,
             settings or Settings(),
-            tuple(input_shape),
+            shape,
             like,
         )
         return on_demand.compare(request, report, given)
@@ -503,34 +496,34 @@ def _check_at_hand(result: ResultView) -> None:
 
 
 def _measure_apart(given: tuple[Any, ...], report: Report) -> Any:
-    """Measured by a process of its own, which is gone afterwards."""
+    """The record of what a process of its own has measured, which is gone afterwards."""
     from optimizer.work import label_of
 
-    pool = Pool(TARGET, lanes=("measure",), labels=label_of)
-    try:
+    with Pool(TARGET, lanes=("measure",), labels=label_of) as pool:
         job = pool.submit("measure", "measure", given, "measure")
         while not job.over:
             report(job.progress, job.message)
             pool.wait(job, POLL_SECONDS)
-    finally:
-        pool.close()
     if job.state != "done":
         raise WorkError(job.error or "the measurement was cancelled")
+    if isinstance(job.result, ParetoscopeError):
+        raise job.result
     return job.result
 
 
-def _measured_apart(task: str, given: tuple[Any, ...], report: Callable[..., None]) -> Any:
-    """What the worker of :func:`_measure_apart` runs."""
-    model, recipe, data, calibration, shape, example, task, engine, settings = given
-    return measure(
-        model,
-        recipe,
-        data,
-        calibration=calibration,
-        input_shape=shape,
-        example_input=example,
-        task=task,
-        engine=engine,
-        settings=settings,
-        progress=False,
-    ).record
+def _measured_apart(task: str, given: tuple[Any, ...], report: Report) -> Any:
+    """What the worker of :func:`_measure_apart` runs. An error of ours is given back, to be raised there."""
+    try:
+        return _measured(given, report).record
+    except ParetoscopeError as error:
+        return error
+
+
+def _measured(given: tuple[Any, ...], report: Report) -> ResultView:
+    """What :func:`measure` was given, measured in this process."""
+    from optimizer.measurement.given import open_given
+
+    model, recipe, data, calibration, input_shape, example, task, engine, settings = given
+    workspace, request = open_given(model, data, calibration, input_shape, report, example=example, task=task)
+    request = replace(request, recipe=recipe.canonical(), engine=engine, settings=settings)
+    return ResultView(on_demand.load_or_measure(request, Store(), report, workspace), workspace)

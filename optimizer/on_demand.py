@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 
 KEEP_SECONDS = 2.0
 """Between two writings of how far a search is."""
-ABOUT = 0.8
-"""Of the seconds that a time is to be taken for, those that its calls alone may last."""
+LONG_ENOUGH_SHARE = 0.8
+"""A time whose calls alone lasted for this share of the seconds that are asked for is not taken again."""
 
 
 def load_or_measure(
@@ -185,11 +185,9 @@ def check_request(request: Request, store: Store, report: Report = quiet) -> Non
     if store.get(request_key(request)) is not None:
         return
     store.check_room()
-    from optimizer.engine import engine_named
     from optimizer.measurement import experiment
     from optimizer.measurement.workspace import open_workspace
 
-    engine_named(request.engine)
     experiment.checked(request)
     check_at_hand(request.data)
     workspace = open_workspace(request.model, request.data, report)
@@ -299,7 +297,7 @@ def time_afresh(
     Raises what :func:`optimizer.measurement.experiment.measure` does.
     """
     newest = stored.timed_again(store, result)
-    if newest and newest.latency.seconds >= ABOUT * seconds:
+    if newest and newest.latency.seconds >= LONG_ENOUGH_SHARE * seconds:
         return newest.latency
     latency = time_again(result.request, report, workspace, seconds)
     store.put_document(stored.AFRESH, stored.afresh_key((newest or result).latency), encode(latency))

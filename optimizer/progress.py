@@ -54,8 +54,8 @@ def is_enough() -> bool:
 
 
 def satisfied() -> Callable[[], bool]:
-    """:func:`is_enough` for who asks now, to be looked at in what is :func:`while_wanted` of all that a
-    search does."""
+    """What :func:`is_enough` asks, of whoever asks for the work now: for later, when another has taken their
+    place (:func:`while_wanted`)."""
     asker = _asker.get()
     return asker.satisfied if asker else lambda: False
 
@@ -112,8 +112,8 @@ def while_wanted(unwanted: Callable[[object | None], bool]) -> Iterator[Callable
 
 @contextmanager
 def uninterrupted(unless_over: bool = False) -> Iterator[None]:
-    """For what later work needs too: in the block, or the function that it decorates, nothing is cancelled;
-    ``unless_over`` and all is over, for what little work needs."""
+    """In the block, or the function that it decorates, nothing is cancelled: for what later work needs too.
+    With ``unless_over`` it ends where all is over, for what only little of the later work needs."""
     asker = _asker.get()
     over = asker.over if asker and unless_over else lambda: False
     with asked_by(asker and replace(asker, cancelled=lambda: False, over=over)):
@@ -155,5 +155,7 @@ def _notebook_line() -> Iterator[Report]:
     def report(share: float | None, message: str) -> None:
         line.update(words(message if share is None else f"{format_share(share)}, {message}"), raw=True)
 
-    yield report
-    line.update(words(""), raw=True)
+    try:
+        yield report
+    finally:
+        line.update(words(""), raw=True)

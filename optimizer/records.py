@@ -73,8 +73,7 @@ class Settings:
         take_numbers(self, whole=("threads", "batch", "seed"))
         if self.batch < 1:
             raise InputError(f"batch size {self.batch} is too small: at least 1 image")
-        if self.threads < 0:
-            raise InputError(f"threads {self.threads} is not allowed: 1 or more, or 0 for every core")
+        check_threads(self.threads)
         check_seed(self.seed)
 
 
@@ -82,6 +81,12 @@ def check_seed(seed: int) -> None:
     """Raises InputError for one that no generator takes, or that can't be stored."""
     if not 0 <= seed <= MAX_INTEGER:
         raise InputError(f"seed {seed} is not allowed: from 0 to {MAX_INTEGER:,}")
+
+
+def check_threads(threads: int) -> None:
+    """Raises InputError for a number below 0."""
+    if threads < 0:
+        raise InputError(f"threads {threads} is not allowed: 1 or more, or 0 for every core")
 
 
 @dataclass(frozen=True, slots=True)

@@ -264,10 +264,8 @@ def _find(number: int, report: Report) -> str:
 
 
 def _artifact(asked: tuple[str, Request], report: Report) -> bytes:
-    from optimizer.measurement.workspace import workspace_of
-
     kind, request = asked
-    return artifact(kind, request, workspace_of(request, report), Store().best(request), report)
+    return artifact(kind, request, None, Store().best(request), report)
 
 
 def _compare(request: CompareRequest, report: Report) -> str:

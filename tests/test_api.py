@@ -5,6 +5,7 @@ import doctest
 import json
 import re
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -165,6 +166,17 @@ def test_the_same_weights_are_measured_once(net: nn.Module, images: Tensor, labe
     assert measured(Net(stride=1), (images, labels)).record.key != first.record.key
     assert measured(net, (images + 1, labels)).record.key != first.record.key
     assert Store().count() == 4
+
+
+def test_a_model_that_was_replaced_under_its_name_is_opened_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the figures of the old one would be kept under the key of the new one."""
+    grey, opened = torch.rand(20, 1, 28, 28, generator=torch.Generator().manual_seed(0)), list[Workspace]()
+    for version in ("first", "first", "second"):
+        monkeypatch.setattr(workspace, "version_of", lambda name, version=version: version)
+        opened.append(given.open_given("fashion-mlp", grey, None, None, quiet)[0])
+    first, again, other = opened
+    assert first is again
+    assert first.model is not other.model
 
 
 def test_page_and_command_line_find_what_was_measured(
@@ -470,13 +482,18 @@ def test_models_and_engines_are_listed() -> None:
 
 
 @pytest.mark.slow
-def test_a_process_of_its_own_measures_the_same() -> None:
-    data = torch.rand(200, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+def test_a_process_of_its_own_measures_the_same_and_tells_progress(monkeypatch: pytest.MonkeyPatch) -> None:
+    data, told = torch.rand(200, 1, 28, 28, generator=torch.Generator().manual_seed(0)), list[str]()
+    line = nullcontext(lambda share, words: told.append(words))
+    monkeypatch.setattr(api, "progress_line", lambda shown: line)
     there = px.measure("fashion-mlp", HALF, data, engine="torch", isolated=True, progress=False)
+    assert any(told)
     Store().forget([there.record.key])
     here = px.measure("fashion-mlp", HALF, data, engine="torch", progress=False)
     assert here.record.accuracy == there.record.accuracy
     assert here.record.key == there.record.key
+    with pytest.raises(InputError, match="no such folder"):
+        px.measure("fashion-mlp", HALF, "no such folder", engine="torch", isolated=True, progress=False)
 
 
 def test_what_a_process_of_its_own_can_not_do_is_said_in_words() -> None:
@@ -573,6 +590,16 @@ def test_bad_input_is_one_error_that_says_what_to_do(
 def test_images_of_a_wrong_size_are_refused(net: nn.Module, images: Tensor) -> None:
     with pytest.raises(InputError, match=r"images of shape \[3, 16, 16\] don't fit"):
         measured(net, images, input_shape=(3, 20, 20))
+
+
+@pytest.mark.parametrize("shape", [(16, 16), (4, 16, 16), (3, 0, 16)])
+def test_a_shape_that_no_file_of_images_takes_is_refused(shape: tuple[int, ...], images: Tensor) -> None:
+    for asked in (
+        lambda: measured("no.onnx", images, input_shape=shape),
+        lambda: px.compare("a.onnx", "b.onnx", input_shape=shape, progress=False),
+    ):
+        with pytest.raises(InputError, match=r"input shape .* is not allowed: a file takes channels"):
+            asked()
 
 
 def test_an_engine_that_is_not_there_is_refused_before_anything_is_loaded(

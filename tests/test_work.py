@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from factories import make_result
@@ -19,6 +20,8 @@ from optimizer.progress import (
     Cancelled,
     Report,
     asked_by,
+    progress_line,
+    quiet,
     stop_if_cancelled,
     uninterrupted,
     while_wanted,
@@ -29,10 +32,6 @@ from optimizer.store.results import Store
 from optimizer.work import JOB_KINDS, Catalogue, ImagesReport, label_of, limits, run
 
 SMALL = Request("fashion-mlp", Recipe(PruneSpec(sparsity=0.5)), data=DataSpec(limit=64))
-
-
-def quiet(share: float | None, message: str) -> None:
-    pass
 
 
 @pytest.mark.slow
@@ -214,3 +213,22 @@ def test_who_asked_for_it_all_may_say_that_it_is_over() -> None:
         with while_wanted(lambda _: False) as was_unwanted, pytest.raises(Cancelled):
             work()
         assert not was_unwanted()
+
+
+def test_in_a_notebook_the_line_is_empty_in_the_end_of_work_that_fails_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip("IPython.display")
+    shown: list[str] = []
+    line = SimpleNamespace(update=lambda words, raw: shown.extend(words.values()))
+    monkeypatch.setattr("IPython.display.display", lambda *_, **__: line)
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+
+    def fail() -> None:
+        with progress_line(True) as report:
+            report(0.5, "scoring")
+            raise InputError("no such layer")
+
+    with pytest.raises(InputError, match="no such layer"):
+        fail()
+    assert shown == ["50 %, scoring", ""]

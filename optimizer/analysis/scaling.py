@@ -19,7 +19,7 @@ from optimizer import __version__
 from optimizer.analysis.labels import Labelled
 from optimizer.errors import InputError, unknown
 from optimizer.model.added.cards import version_of
-from optimizer.records import Environment, check_seed, digest
+from optimizer.records import Environment, check_seed, check_threads, digest
 from optimizer.system.environment import environment, threads_available
 
 if TYPE_CHECKING:
@@ -88,8 +88,7 @@ class ComplexityRequest:
         check_share(self.removed_share)
         if self.batch is not None and not 1 <= self.batch <= MAX_INPUTS:
             raise InputError(f"batch size {self.batch} is out of range: 1 to {MAX_INPUTS} inputs a call")
-        if self.threads < 0:
-            raise InputError(f"threads {self.threads} is not allowed: 1 or more, or 0 for every core")
+        check_threads(self.threads)
         check_seed(self.seed)
         if self.sizes and self.family != STACK:
             raise InputError(

@@ -28,7 +28,7 @@ from optimizer.errors import InputError
 from optimizer.formats import MISSING, capital, columns, count, format_ns, format_ratio
 from optimizer.methods.engines import DEFAULT_ENGINE, ENGINES, REFERENCE_ENGINE, EngineInfo, engine_info
 from optimizer.recipe import Recipe
-from optimizer.records import DataSpec, Environment, Execution, Request, check_seed, digest
+from optimizer.records import DataSpec, Environment, Execution, Request, check_seed, check_threads, digest
 from optimizer.store.keys import request_key
 from optimizer.system.environment import environment, resolve_threads, threads_available
 
@@ -76,8 +76,7 @@ class ServingRequest:
             if not 1 <= batch <= MAX_SERVED_BATCH:
                 raise InputError(f"batch size {batch} is not allowed: 1 to {MAX_SERVED_BATCH}")
         for threads in self.threads:
-            if threads < 0:
-                raise InputError(f"threads {threads} is not allowed: 1 or more, or 0 for every core")
+            check_threads(threads)
         for streams in self.streams:
             if streams < 1:
                 raise InputError(f"streams {streams} is not allowed: 1 or more requests at once")

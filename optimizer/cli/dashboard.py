@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import NoReturn
 
+from optimizer.cli.terminal import say
 from optimizer.cluster.attached import CLUSTER_VARIABLE
 from optimizer.cluster.spread import check_address
 from optimizer.data.folders import ROOTS_VARIABLE, joined_roots
@@ -19,7 +20,7 @@ from optimizer.errors import UnavailableError
 from optimizer.search.sweep import WORK_AHEAD_VARIABLE
 from optimizer.store.results import Store
 from optimizer.system.downloads import DEFAULT_DOWNLOADS, DOWNLOADS_VARIABLE, parse_bytes
-from optimizer.system.paths import STORE_VARIABLE, app_file, home
+from optimizer.system.paths import HOME_VARIABLE, STORE_VARIABLE, app_file, home
 from optimizer.system.processes import CHECK_SECONDS, end, guard, release
 from optimizer.system.uploads import DEFAULT_UPLOADS, UPLOADS_VARIABLE
 
@@ -80,7 +81,7 @@ def run_dashboard(options: argparse.Namespace) -> None:
         raise UnavailableError(
             f"can't serve on {options.host}:{options.port} ({reason}): give another --port or --host"
         ) from error
-    environment = {**os.environ, "PARETOSCOPE_HOME": str(home())}
+    environment = {**os.environ, HOME_VARIABLE: str(home())}
     if roots := joined_roots(options.images, "--images"):
         environment[ROOTS_VARIABLE] = roots
     if options.downloads is not None:
@@ -101,7 +102,7 @@ def run_dashboard(options: argparse.Namespace) -> None:
     command += [f"--server.headless={str(options.headless).lower()}"]
     command += [f"--server.allowedHosts={name}" for name in allowed_hosts(options.host, options.allow_host)]
     if not is_loopback(options.host):
-        print(f"paretoscope: {OPEN_TO_OTHERS}", file=sys.stderr)
+        say(OPEN_TO_OTHERS)
     server = subprocess.Popen(command, cwd=app.parent, env=environment)
     # Whoever ends this process (a service manager, kill, kill -9) ends the server with it.
     guarding = guard(server.pid)

@@ -2,13 +2,12 @@
 
 import argparse
 import json
-import sys
 
 from optimizer import on_demand
 from optimizer.analysis.limits import MINIMISED, Limits
 from optimizer.cli.options import add_image_options, check_alone, data_of, numbers, settings_of
 from optimizer.cli.sweeps import work_off
-from optimizer.cli.terminal import end_of_line, first_interrupt
+from optimizer.cli.terminal import end_of_line, first_interrupt, say
 from optimizer.errors import InputError, WorkError
 from optimizer.methods.engines import ENGINES
 from optimizer.methods.pruners import PRUNERS
@@ -119,7 +118,7 @@ def run_find(options: argparse.Namespace) -> int:
         number = ask(store, question, user())
     (item,) = ledger.items(store, number)
     if item.state == "running" and not ledger.is_left(item):
-        print(f"paretoscope: question {number} is being worked on; Ctrl-C leaves it at that", file=sys.stderr)
+        say(f"question {number} is being worked on; Ctrl-C leaves it at that")
     words = "ending with the best so far; Ctrl-C again drops the question"
     again = f"`paretoscope find --resume {number}` goes on with it"
     with first_interrupt(words, lambda: works_on(number)) as interrupted:
@@ -130,7 +129,7 @@ def run_find(options: argparse.Namespace) -> int:
             (item,) = ledger.items(store, number)
             if interrupted() or item.state != "running" or item.owner == identity():
                 ledger.cancel(store, number)
-                print(f"paretoscope: question {number} is cancelled; {again}", file=sys.stderr)
+                say(f"question {number} is cancelled; {again}")
             raise
     end_of_line()
     if done.state == "failed":
@@ -143,7 +142,7 @@ def run_find(options: argparse.Namespace) -> int:
     else:
         print("\n  ".join([headline(found), *details(found)]))
     if found.answer.is_early:
-        print(f"paretoscope: {again}", file=sys.stderr)
+        say(again)
     return 0 if found.best else NOT_FOUND
 
 

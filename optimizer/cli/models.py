@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from optimizer.cli.options import numbers
-from optimizer.cli.terminal import end_of_line, tell
+from optimizer.cli.terminal import end_of_line, say, tell
 from optimizer.data.folders import absolute
 from optimizer.errors import InputError, unknown
 from optimizer.model.added.cards import AddedModel, Choices, Examined
 from optimizer.model.preprocessing import CHANNELS, INTERPOLATIONS, RANGES, Preprocessing
-from optimizer.records import DataSpec
+from optimizer.records import DataSpec, encode
 
 
 def add_models_options(parser: argparse.ArgumentParser) -> None:
@@ -29,10 +29,8 @@ def run_models(options: argparse.Namespace) -> None:
         raise unknown("source", options.source, sources)
     cards = [card for card in known if options.source in (None, card.source)]
     for problem in problems():
-        print(f"paretoscope: {problem}", file=sys.stderr)
+        say(problem)
     if options.json:
-        from optimizer.records import encode
-
         print(encode(cards).decode())
         return
     print(f"{'name':<36}{'source':<14}{'top-1':>7}{'weights':>10}{'download':>11}  ready")

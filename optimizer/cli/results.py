@@ -9,7 +9,7 @@ from optimizer import on_demand, work
 from optimizer.analysis import stored
 from optimizer.analysis.result_json import as_json
 from optimizer.cli.options import add_experiment_options, check_writable, recipe_of, request_of
-from optimizer.cli.terminal import print_result, tell
+from optimizer.cli.terminal import print_result, say, tell
 from optimizer.errors import InputError, unknown
 from optimizer.formats import count
 from optimizer.methods.artifacts import ARTIFACTS
@@ -123,8 +123,7 @@ def _selected(options: argparse.Namespace) -> list[Result]:
     measured = stored.known(store, store.results(model=options.model, engine=options.engine))
     results = of_today(options.model, measured)
     if earlier := len(measured) - len(results):
-        words = f"{count(earlier, 'result')} of another network that had this name before left out"
-        print(f"paretoscope: {words}", file=sys.stderr)
+        say(f"{count(earlier, 'result')} of another network that had this name before left out")
     if not results:
         raise _nothing(store, options.model, options.engine)
     return results

@@ -11,7 +11,7 @@ from functools import partial
 from optimizer import on_demand
 from optimizer.analysis.result_json import as_json
 from optimizer.cli.options import add_experiment_options, check_alone, numbers, recipe_of, request_of
-from optimizer.cli.terminal import print_result, tell
+from optimizer.cli.terminal import print_result, say, tell
 from optimizer.cluster.spread import Nodes, check, connect
 from optimizer.cluster.spread import work_off as by_nodes
 from optimizer.errors import InputError, UnavailableError, WorkError
@@ -83,7 +83,7 @@ def run_sweep(options: argparse.Namespace) -> None:
     if not options.cluster:
         _run(options, None)
         return
-    with connect(options.cluster, options.on, lambda share, words: _say(words)) as nodes:
+    with connect(options.cluster, options.on, lambda share, words: say(words)) as nodes:
         _run(options, nodes)
 
 
@@ -124,7 +124,7 @@ def _run(options: argparse.Namespace, nodes: Nodes | None) -> None:
         found = work_off(store, sweep, _printing(store, sweep, options.json), nodes)
     except (KeyboardInterrupt, Cancelled):
         ledger.cancel(store, sweep)
-        _say(f"sweep {sweep} is cancelled; {again}")
+        say(f"sweep {sweep} is cancelled; {again}")
         raise
     except UnavailableError as error:
         raise UnavailableError(f"{error}; {again}") from error
@@ -175,7 +175,7 @@ def _print_item(store: Store, item: Item, total: int, as_lines: bool) -> None:
     print(f"{item.number + 1} of {total}: {words}", file=sys.stderr)
     result = store.get(item.key) if item.state == "done" else None
     if result is None:
-        _say(f"{item.state if item.state == 'screened out' else 'not measured'}: {item.message}")
+        say(f"{item.state if item.state == 'screened out' else 'not measured'}: {item.message}")
         if as_lines and item.state == "screened out" and item.request:
             print(json.dumps(_screened_json(item, item.request)), flush=True)
     elif as_lines:
@@ -196,10 +196,6 @@ def _screened_json(item: Item, request: Request) -> dict[str, object]:
         "recipe_words": request.recipe.describe(),
         "why": item.message,
     }
-
-
-def _say(words: str) -> None:
-    print(f"paretoscope: {words}", file=sys.stderr)
 
 
 def add_sweeps_options(parser: argparse.ArgumentParser) -> None:

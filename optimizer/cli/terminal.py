@@ -27,6 +27,11 @@ def tell(share: float | None, message: str) -> None:
             print(file=sys.stderr)
 
 
+def say(words: str) -> None:
+    """What a person is told beside the answer."""
+    print(f"paretoscope: {words}", file=sys.stderr)
+
+
 def end_of_line() -> None:
     """Wipe the progress that stands there."""
     if sys.stderr.isatty():

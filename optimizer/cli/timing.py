@@ -148,7 +148,6 @@ def run_throughput(options: argparse.Namespace) -> None:
         options.quick,
         options.seed,
     )
-    serving.configurations(request)  # what can't be is said before anything is loaded
     run = _served(request)
     best = None if options.limit_ms is None else serving.best_under(run, 1e6 * options.limit_ms)
     afresh = ""

@@ -6,7 +6,7 @@ Visitors choose among its devices; they give no address, since whoever listens a
 import threading
 import time
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import closing, suppress
 
 from optimizer.cluster.spread import Cluster, Device, open_cluster, work_off
 from optimizer.errors import words_of
@@ -63,7 +63,7 @@ class Attached:
         with suppress(Cancelled), ended_by(self._closed.is_set):
             while not self._closed.is_set():
                 try:
-                    with open_cluster(self._address) as cluster:
+                    with closing(open_cluster(self._address)) as cluster:
                         self._look_after(cluster)
                 except Exception as error:  # a page that waits is told, whatever it was
                     self.devices, self.unused, self.problem = {}, (), words_of(error)

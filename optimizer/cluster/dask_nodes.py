@@ -29,10 +29,11 @@ if TYPE_CHECKING:
     from distributed import Client
     from distributed.security import Security
 
-TOKEN = "paretoscope"
+RESOURCE = "paretoscope"
+"""Dask's name of what a worker has to offer."""
 INSTALL = "pip install 'paretoscope[cluster]'"
 START = (
-    f"dask worker ADDRESS --resources {TOKEN}=1 --nthreads 1 --no-nanny --memory-limit 0 "
+    f"dask worker ADDRESS --resources {RESOURCE}=1 --nthreads 1 --no-nanny --memory-limit 0 "
     "--preload optimizer.cluster.node"
 )
 HOW = "give one such as tcp://10.0.0.5:8786 or tls://10.0.0.5:8786"
@@ -238,8 +239,8 @@ class DaskCluster(Cluster):
     def _introduced(self, address: str, about: Mapping[str, Any]) -> Node | str:
         """A node, or why it can't be used."""
         name = str(about["name"])
-        if about["resources"].get(TOKEN, 0) < 1:
-            return f"{name} offers no {TOKEN}: start it with `{START}`"
+        if about["resources"].get(RESOURCE, 0) < 1:
+            return f"{name} offers no {RESOURCE}: start it with `{START}`"
         answer = self.ask(address, node.introduce, seconds=self.left(ANSWER_SECONDS))
         self._silent.pop(address, None)
         if isinstance(answer, ImportError | AttributeError):
@@ -284,8 +285,8 @@ class DaskNodes(Nodes):
         self._failed = Counter[str]()
 
     def submit(self, function: Callable[..., Any], *arguments: Any) -> Pending:
-        name, usable = f"{TOKEN}-{uuid.uuid4().hex}", self._usable()
-        executor = self._cluster.client.get_executor(workers=[*usable], resources={TOKEN: 1}, pure=False)
+        name, usable = f"{RESOURCE}-{uuid.uuid4().hex}", self._usable()
+        executor = self._cluster.client.get_executor(workers=[*usable], resources={RESOURCE: 1}, pure=False)
         pending: Future[Any] = executor.submit(self._run, name, function, *arguments)
         self._given[pending] = name, usable
         # A callback that held its own future would keep it alive, and Dask computes what is alive again when

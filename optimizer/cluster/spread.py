@@ -18,8 +18,8 @@ from optimizer import __version__
 from optimizer.analysis import stored
 from optimizer.cluster import content, node
 from optimizer.cluster.content import Asked, Parcel
-from optimizer.errors import InputError, UnavailableError, WorkError, words_of
-from optimizer.methods.engines import engine_info
+from optimizer.errors import InputError, UnavailableError, WorkError, unknown, words_of
+from optimizer.methods.engines import ENGINES
 from optimizer.progress import Cancelled, Report, ended_by, quiet, stop_if_cancelled
 from optimizer.recipe import Recipe
 from optimizer.records import Environment, Request, Result, Scores, decode, encode
@@ -72,9 +72,9 @@ class Nodes:
 
     environment: Environment
 
-    def __init__(self, executor: Executor, slots: int = 0) -> None:
+    def __init__(self, executor: Executor) -> None:
         self.executor = executor
-        self.slots = slots or getattr(executor, "_max_workers", MAX_SUBMITTED)
+        self.slots: int = getattr(executor, "_max_workers", MAX_SUBMITTED)
         version, host, about = self.outcome(node.introduce)
         check_version(version, host)
         self.environment = decode(about, Environment)
@@ -178,12 +178,6 @@ class Cluster:
     def close(self) -> None:
         """Wait for no node any more."""
 
-    def __enter__(self) -> "Cluster":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
 
 def connect(executor: Executor | str, on: str = "", report: Report = quiet) -> Nodes:
     """The nodes of an executor, or of the cluster at an address: those that are like the one called ``on``.
@@ -239,7 +233,8 @@ def check(request: Request) -> None:
     from optimizer.model import catalogue
 
     catalogue.card(request.model)
-    engine_info(request.engine)
+    if request.engine not in ENGINES:
+        raise unknown("engine", request.engine, ENGINES)
     content.pack(request)
 
 

@@ -9,7 +9,6 @@ import time
 import timeit
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import partial
 
 import numpy as np
@@ -39,7 +38,7 @@ from optimizer.model.catalogue import card
 from optimizer.model.layers import walk
 from optimizer.progress import Report, quiet
 from optimizer.recipe import PruneSpec
-from optimizer.system.environment import environment, resolve_threads, stolen_share
+from optimizer.system.environment import environment, resolve_threads, stolen_share, timestamp
 from optimizer.system.machine_lock import exclusive
 from optimizer.system.threads import thread_count
 
@@ -116,7 +115,7 @@ def measure(request: ComplexityRequest, report: Report = quiet) -> ComplexityRun
         key=complexity_key(request),
         request=request,
         environment=environment(),
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        created=timestamp(),
         batch=request.inputs,
         threads=threads,
         points=(points[0], *sorted(points[1:], key=lambda point: point.n)),

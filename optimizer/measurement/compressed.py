@@ -12,12 +12,7 @@ from torch import Tensor, nn
 
 from optimizer.compression.anatomy import anatomy_of, sensitivities_of
 from optimizer.compression.apply import CompressedModel, compress, equalised_pairs, prune_weights
-from optimizer.compression.calibration.cache import (
-    fine_tuned,
-    improved,
-    plan_of,
-    statistics_of,
-)
+from optimizer.compression.calibration.cache import fine_tuned, improved, plan_of, statistics_of
 from optimizer.compression.calibration.layer_sensitivity import alone, coupled
 from optimizer.compression.calibration.moments import MAX_COLUMNS
 from optimizer.compression.calibration.statistics import Statistics, collapse_copies
@@ -41,7 +36,6 @@ from optimizer.system.machine_lock import exclusive
 
 MIN_REACHED = 0.5
 """Of the share of channels that was asked for: a smaller share of the weights is told."""
-MAX_NAMED = 3
 ENOUGH_CALIBRATION = 32
 """Images. With fewer, another few give clearly another network; a hundred or more are better."""
 
@@ -54,10 +48,6 @@ def inspect(workspace: Workspace, recipe: Recipe, report: Report = quiet) -> Ins
     """
     compressed = compressed_model(workspace, _unmatched(recipe.unlearnt), report=report)
     return inspection_of(workspace.model, compressed)
-
-
-def _needed(workspace: Workspace, recipe: Recipe, report: Report) -> Statistics | None:
-    return workspace.statistics(report) if recipe.needs_data else None
 
 
 def _unmatched(recipe: Recipe) -> Recipe:
@@ -80,9 +70,9 @@ def compressed_model(workspace: Workspace, recipe: Recipe, *, report: Report = q
         return replace(
             compress(small, rest, statistics=_statistics_of(workspace, small, rest, report)), recipe=recipe
         )
-    needed = _needed(workspace, recipe, report)
-    pruned = _pruned(workspace, recipe, needed) if recipe.prune.active else None
-    return compress(model.module, recipe, model.published, needed, pruned)
+    statistics = workspace.statistics(report) if recipe.needs_data else None
+    pruned = _pruned(workspace, recipe, statistics) if recipe.prune.active else None
+    return compress(model.module, recipe, model.published, statistics, pruned)
 
 
 MAX_PRUNED_BYTES = 128 * 2**20
@@ -348,7 +338,7 @@ def notes_on_unread(workspace: Workspace, recipe: Recipe, report: Report = quiet
     if not unread:
         return ()
     return (
-        f"calibration images tell nothing of {listed(unread, MAX_NAMED)}, which magnitude prunes and nearest "
+        f"calibration images tell nothing of {listed(unread)}, which magnitude prunes and nearest "
         "rounds: such a weight is multiplied in the model's own code or in parts, did not run, "
         f"or has more than {MAX_COLUMNS:,} columns",
     )

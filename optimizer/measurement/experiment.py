@@ -2,14 +2,13 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from functools import cached_property, partial
 
 import numpy as np
 
 from optimizer.analysis.screening import Bar, Screen
 from optimizer.compression.apply import CompressedModel, compress
-from optimizer.engine import Runner
+from optimizer.engine import Runner, engine_named
 from optimizer.engine.base import Build
 from optimizer.engine.memory import Start, measure_start
 from optimizer.engine.realised import named
@@ -48,12 +47,12 @@ from optimizer.records import (
     digest,
 )
 from optimizer.store.keys import request_key, short_version
-from optimizer.system.environment import check_precision, environment, resolve_threads
+from optimizer.system.environment import check_precision, environment, resolve_threads, timestamp
 from optimizer.system.machine_lock import exclusive
 from optimizer.tasks import accuracy_of
 
 SharedLatency = Callable[[str, bool], Latency | None]
-
+"""Gives an earlier measurement of an execution signature, a quick one where that will do."""
 
 TIMED_IMAGES = 64
 
@@ -127,7 +126,7 @@ def score(
     labels = None if images.labels is None else images.labels.numpy()
     with exclusive(report):
         report(None, f"scoring {len(images.images):,} images")
-        baseline = _baseline(workspace, *_way(request))
+        baseline = _baseline(workspace, *_baseline_key(request))
         runner = _run_by(workspace, build, compressed, request)
 
         def partly(logits: np.ndarray, of: np.ndarray) -> Accuracy:
@@ -168,8 +167,10 @@ def score(
 
 
 def checked(request: Request) -> Request:
-    """With the number of threads that 0 stands for. Raises InputError for more of them than there are cores,
-    or a precision that the CPU has not."""
+    """With the number of threads that 0 stands for. Raises, before anything is compressed, InputError for an
+    unknown engine, more threads than there are cores and a precision that the CPU has not, and
+    UnavailableError for an engine that can't run here."""
+    engine_named(request.engine)
     check_precision(request.recipe.quantize.precision, environment())
     threads = resolve_threads(request.settings.threads)
     return replace(request, settings=replace(request.settings, threads=threads))
@@ -204,7 +205,7 @@ def pair(workspace: Workspace, request: Request, report: Report = quiet) -> Runn
     build = build_of(workspace, request.recipe, request.engine, report)
     with exclusive(report):
         runner = _run_by(workspace, build, compressed, request)
-        baseline = _second_baseline(workspace, *_way(request))
+        baseline = _second_baseline(workspace, *_baseline_key(request))
     return RunnerPair(compressed, runner, baseline, images)
 
 
@@ -227,7 +228,7 @@ def measure(
     are measured.
     """
     ready = checked(request)
-    settings, way = ready.settings, _way(ready)
+    settings, baseline_key = ready.settings, _baseline_key(ready)
 
     def bar_of(runner: Runner, inspection: Inspection) -> Bar | None:
         signature = _signature(workspace, request, runner.execution, settings.threads)
@@ -240,13 +241,13 @@ def measure(
     else:
         runner = pair(workspace, request, report).runner
         with exclusive(report):
-            baseline = _first_baseline(workspace, *way)
+            baseline = _first_baseline(workspace, *baseline_key)
     signature = _signature(workspace, request, runner.execution, settings.threads)
     made = partial(_result, workspace, scores, request, runner.execution)
     latency = shared_latency(signature, settings.quick)
     if latency is None:
         with exclusive(report):
-            builds = baseline, _second_baseline(workspace, *way)
+            builds = baseline, _second_baseline(workspace, *baseline_key)
             latency = time_latency(
                 builds,
                 runner,
@@ -293,7 +294,7 @@ def _result(
         key=request_key(request, workspace.files),
         request=request,
         environment=here,
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        created=timestamp(),
         inspection=inspection,
         accuracy=scores.accuracy,
         baseline_accuracy=scores.baseline_accuracy,
@@ -315,7 +316,7 @@ def time_again(
     found = pair(workspace, ready, report)
     signature = _signature(workspace, request, found.runner.execution, ready.settings.threads)
     with exclusive(report):
-        builds = uncompressed(workspace, *_way(ready)), found.baseline
+        builds = uncompressed(workspace, *_baseline_key(ready)), found.baseline
         return time_latency(
             builds,
             found.runner,
@@ -342,7 +343,7 @@ def _notes_on_scoring(runner: Runner) -> tuple[str, ...]:
     return (f"accuracy: {layers} ran in another precision than when timed ({named(names)})",)
 
 
-def _way(request: Request) -> tuple[str, int, int]:
+def _baseline_key(request: Request) -> tuple[str, int, int]:
     """What a baseline depends on beside its workspace: engine, threads, batch."""
     return request.engine, request.settings.threads, request.settings.batch
 

@@ -14,7 +14,7 @@ from optimizer.data import memory
 from optimizer.data.folders import absolute
 from optimizer.data.loading import Datasets, load_images
 from optimizer.data.selection import fingerprint
-from optimizer.errors import InputError, unknown
+from optimizer.errors import InputError, unknown, whole_number
 from optimizer.measurement.workspace import OpenModel, Workspace, open_model, open_workspace
 from optimizer.model import catalogue
 from optimizer.model.added.cards import Choices
@@ -23,13 +23,15 @@ from optimizer.model.added.files import examine
 from optimizer.model.added.files import opened as opened_file
 from optimizer.model.added.hub import PREFIX as HUB
 from optimizer.model.own import own_model
+from optimizer.model.preprocessing import CHANNELS
 from optimizer.model.sources import LoadedModel
 from optimizer.progress import Report
 from optimizer.records import DataSpec, ModelCard, Request
 from optimizer.tasks import NO_CLASSES, TASKS
 
 _workspaces: LRUCache[object, Workspace] = LRUCache(2)
-"""Of modules of one's own: the last ones stay open, with what was found out about them."""
+"""The last ones that were given, by their models, images and fingerprints: they stay open, with what was
+found out about them."""
 
 
 def open_given(
@@ -81,7 +83,7 @@ def open_given(
         spec = DataSpec(content=memory.content(images))
     name, files = opened.loaded.card.name, fingerprint(spec) if needs_data else ""
     made = Workspace(opened, spec if needs_data else None, files, images)
-    return _workspaces.setdefault((name, spec, files), made), Request(name, data=spec)
+    return _workspaces.setdefault((opened, spec, files), made), Request(name, data=spec)
 
 
 def _check_task(card: ModelCard, task: str | None, images: Datasets | None) -> None:
@@ -162,18 +164,30 @@ def _is_file(model: str) -> bool:
     return model.startswith(HUB) or is_model_file(model)
 
 
+def image_shape(given: Sequence[int]) -> tuple[int, ...]:
+    """``[C, H, W]`` that a model file is to take. Raises InputError for what is no shape of images."""
+    shape = tuple(whole_number("input_shape", side) for side in given)
+    if len(shape) != 3 or shape[0] not in CHANNELS.values() or min(shape) < 1:
+        raise InputError(
+            f"input shape {shape} is not allowed: a file takes channels (1 or 3), height and width, such as "
+            "(3, 224, 224)"
+        )
+    return shape
+
+
 def _read_file(
     model: str | PathLike[str], input_shape: Sequence[int] | None, report: Report, classifier: bool
 ) -> LoadedModel:
     """A model file of one's own or of the hub, preprocessed as it says itself, as its architecture's weights
     are, or as is usual."""
+    shape = None if input_shape is None else image_shape(input_shape)
     if isinstance(model, str) and model.startswith(HUB):
         about = catalogue.examine_hub(model, report)
     else:
         about = examine(Path(model).expanduser(), report=report)
     preprocessing = about.preprocessing
-    if input_shape is not None:
-        channels, height, width = input_shape
+    if shape is not None:
+        channels, height, width = shape
         preprocessing = preprocessing.with_channels("grey" if channels == 1 else None).at_size(
             (height, width)
         )

@@ -29,6 +29,8 @@ MAX_WARMUP_SECONDS = 20.0
 """Of one network; two calls it has in any case, as the first may have to compile."""
 MAX_SERIES_SECONDS = 300.0
 """What rounds are cut down to where calls take seconds: five processes are as many times that."""
+MAX_BATCHES = 32
+"""Of one series: its rounds go through them again and again."""
 MIN_LONG_ROUNDS = 2
 """Of a process that is one of several: together they have enough for an interval."""
 
@@ -196,10 +198,11 @@ def instructions(runners: Mapping[str, Runner], batch: np.ndarray, effort: Visit
     return found
 
 
-def batches(images: np.ndarray, batch: int, most: int = 32) -> list[np.ndarray]:
-    """Up to ``most`` contiguous batches; images are repeated where there are fewer than one batch."""
-    repeated = np.resize(np.arange(len(images)), max(batch, min(len(images), most * batch) // batch * batch))
-    return [np.ascontiguousarray(images[part]) for part in np.split(repeated, len(repeated) // batch)]
+def batches(images: np.ndarray, batch: int) -> list[np.ndarray]:
+    """Contiguous batches, up to MAX_BATCHES; images are repeated where there are fewer than one batch."""
+    number = max(1, min(MAX_BATCHES, len(images) // batch))
+    repeated = np.resize(np.arange(len(images)), number * batch)
+    return [np.ascontiguousarray(images[part]) for part in np.split(repeated, number)]
 
 
 @contextmanager

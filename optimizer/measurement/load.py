@@ -4,7 +4,6 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import partial
 
 import numpy as np
@@ -27,7 +26,7 @@ from optimizer.measurement.visits import VisitEffort, settle, timed
 from optimizer.measurement.workspace import Workspace
 from optimizer.progress import Report, quiet, stop_if_cancelled
 from optimizer.records import Request, Times
-from optimizer.system.environment import environment, stolen_share
+from optimizer.system.environment import environment, stolen_share, timestamp
 from optimizer.system.machine_lock import exclusive
 
 MAX_WAIT_SECONDS = 1.0
@@ -92,7 +91,7 @@ def measure(workspace: Workspace, request: LoadRequest, report: Report = quiet) 
         key=load_key(request),
         request=request,
         environment=environment(),
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        created=timestamp(),
         points=tuple(points),
         service_ns=service,
         stolen_share=stolen(),

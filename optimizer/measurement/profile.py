@@ -6,7 +6,6 @@ torch.
 
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 
 import numpy as np
 
@@ -17,7 +16,7 @@ from optimizer.measurement.experiment import pair
 from optimizer.measurement.workspace import Workspace
 from optimizer.progress import Report, quiet
 from optimizer.records import KernelTime, Request
-from optimizer.system.environment import environment, resolve_threads
+from optimizer.system.environment import environment, resolve_threads, timestamp
 from optimizer.system.machine_lock import exclusive
 
 PASSES, CALLS = 5, 30
@@ -44,7 +43,7 @@ def profile(workspace: Workspace, request: Request, report: Report = quiet) -> C
         key=coverage_key(request),
         request=request,
         environment=environment(),
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        created=timestamp(),
         threads=resolve_threads(request.settings.threads),
         kernels=merged(samples["recipe"]),
         baseline=merged(samples["baseline"]),

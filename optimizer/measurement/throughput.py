@@ -7,7 +7,6 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from functools import partial
 
 import numpy as np
@@ -28,7 +27,7 @@ from optimizer.measurement.visits import settle
 from optimizer.measurement.workspace import Workspace
 from optimizer.progress import Report, quiet
 from optimizer.records import Request, Settings
-from optimizer.system.environment import environment, resolve_threads, stolen_share
+from optimizer.system.environment import environment, resolve_threads, stolen_share, timestamp
 from optimizer.system.machine_lock import exclusive
 
 VARIANT, EAGER_MODEL = "variant", "torch eager"
@@ -107,7 +106,7 @@ def measure(workspace: Workspace, request: ServingRequest, report: Report = quie
         key=serving_key(request),
         request=request,
         environment=environment(),
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        created=timestamp(),
         points=tuple(
             ServedPoint(
                 one,

@@ -4,7 +4,7 @@ other. What is recorded, and what it says, is in :mod:`optimizer.analysis.two_fi
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from operator import eq
 
 import numpy as np
 import torch
@@ -28,7 +28,7 @@ from optimizer.model.sources.imagenet import is_imagenet, wordnet_ids
 from optimizer.progress import Report, quiet, stop_if_cancelled
 from optimizer.recipe import Recipe
 from optimizer.records import Latency, ModelCard, OutputFidelity, Part, digest
-from optimizer.system.environment import environment, resolve_threads
+from optimizer.system.environment import environment, resolve_threads, timestamp
 from optimizer.system.machine_lock import exclusive
 from optimizer.tasks.outputs import Differences, check_finite
 
@@ -143,7 +143,7 @@ def measure(made: Comparison, report: Report = quiet) -> TwoFiles:
         key_of(made.a, made.b, made.request),
         made.request,
         environment(),
-        datetime.now(UTC).isoformat(timespec="seconds"),
+        timestamp(),
         pair.engine,
         a,
         b,
@@ -230,7 +230,7 @@ def _outputs_of_both(
     where there is none."""
     firsts, seconds = dict(enumerate(a.outputs)), dict(enumerate(b.outputs))
     pairs = []
-    for alike in (_same_output, _same_shape):
+    for alike in (eq, _same_shape):
         for place, output in [*firsts.items()]:
             found = next((other for other, one in seconds.items() if alike(output, one)), None)
             if found is not None:
@@ -243,10 +243,6 @@ def _outputs_of_both(
         )
     alone = tuple(name for name, _ in firsts.values()), tuple(name for name, _ in seconds.values())
     return tuple(sorted(pairs)), alone
-
-
-def _same_output(one: Part, other: Part) -> bool:
-    return one == other
 
 
 def _same_shape(one: Part, other: Part) -> bool:
@@ -330,12 +326,10 @@ def _preprocessed_for(
 def _model_of_files(both: tuple[Candidate, Candidate], pair: Pair) -> tuple[LoadedModel, Preprocessing]:
     """What stands for files that no model is known of: preprocessing and classes as one of them says, else
     the usual ones."""
-    channels, *size = pair.shape
+    channels, height, width = pair.shape
     chosen = next((one for one in both if one.declared), both[0])
     usual = chosen.preprocessing.with_channels("grey" if channels == 1 else None)
-    preprocessing = (
-        usual if usual.size == tuple(size) else replace(usual, size=(size[0], size[1]), resize=None)
-    )
+    preprocessing = usual.at_size((height, width))
     classes = pair.a.outputs[0][1][0] if pair.logits else 0
     names = next((one.class_names for one in both if len(one.class_names) == classes), ())
     model = LoadedModel(

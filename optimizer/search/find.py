@@ -20,16 +20,7 @@ from optimizer.analysis.fidelity import sqnrs
 from optimizer.analysis.gate import Outcome as Verdict
 from optimizer.analysis.gate import sqnr_check
 from optimizer.analysis.labels import engine_label
-from optimizer.analysis.limits import (
-    LIMITED,
-    TIMES,
-    bound,
-    covered,
-    keeping,
-    loss_of,
-    noise,
-    relaxations,
-)
+from optimizer.analysis.limits import LIMITED, TIMES, bound, covered, keeping, loss_of, noise, relaxations
 from optimizer.analysis.summary import summarise, summarise_scores
 from optimizer.errors import EngineError, UnavailableError, words_of
 from optimizer.progress import Report, quiet, stop_if_cancelled
@@ -46,14 +37,7 @@ from optimizer.search.confirming import (
 from optimizer.search.records import NOT_BEGUN, Answer, Outcome, Progress, Question, Step, Trial
 from optimizer.search.space import Position
 from optimizer.search.strategies import STRATEGIES
-from optimizer.search.times import (
-    KernelTimes,
-    fastest_visit,
-    least,
-    may_be_in_time,
-    retimed,
-    same_kernels,
-)
+from optimizer.search.times import KernelTimes, fastest_visit, least, may_be_in_time, retimed, same_kernels
 
 Unwanted = Callable[[Known | None], bool]
 """Whether a measurement may end early, by what is known of it; None: by its time alone."""
@@ -216,8 +200,8 @@ class _Search:
         if outcome := self._known_by_time(request):
             self._note(position, request, outcome)
             return
-        way = request.engine, request.settings.threads
-        if words := self.unable.get(way):
+        runs_on = request.engine, request.settings.threads
+        if words := self.unable.get(runs_on):
             self._note(position, request, Outcome.FAILED, message=words)
             return
         if position != self.at:
@@ -246,7 +230,7 @@ class _Search:
         except Exception as error:  # engines raise what they like
             is_first, words = not self.trials, words_of(error)
             if isinstance(error, EngineError):
-                self.unable[way] = words
+                self.unable[runs_on] = words
             self._note(position, request, Outcome.FAILED, message=words)
             if is_first:
                 self._try_elsewhere(position)

@@ -1,16 +1,17 @@
 """Where a search looks: the choices on each axis, and the request that they make."""
 
+import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import product
 from typing import Any
 
-from optimizer.errors import InputError, number, unknown
+from optimizer.errors import InputError, number, unknown, whole_number
 from optimizer.methods.engines import ENGINES
 from optimizer.methods.pruners import PRUNERS
 from optimizer.methods.quantizers import QUANTIZERS
 from optimizer.recipe import ACTIVATION_BITS, PRECISIONS, WEIGHT_BITS, Recipe
-from optimizer.records import LATER, Request
+from optimizer.records import LATER, Request, check_threads
 
 Value = str | float | int
 Position = dict[str, Value]
@@ -33,8 +34,8 @@ class Space:
     methods, or ``none``; ``sparsity`` is of those. Engines without integer kernels compute on activations as
     they are.
 
-    Raises InputError for an axis without choices, an unknown one, text in place of a number, or too many
-    positions in all.
+    Raises InputError for an axis without choices, an unknown one, text in place of a number, what is no
+    number of threads, or too many positions in all.
     """
 
     engine: tuple[str, ...] = tuple(name for name, one in ENGINES.items() if one.int8 or one.skips_zeros)
@@ -50,7 +51,8 @@ class Space:
         for one in fields(self):
             choices = several(getattr(self, one.name))
             if one.name in NUMBERS:
-                choices = tuple(number(one.name, choice) for choice in choices)
+                taken = whole_number if one.name == "threads" else number
+                choices = tuple(taken(one.name, choice) for choice in choices)
             object.__setattr__(self, one.name, choices)
         known: dict[str, Collection[object]] = {
             "engine": ENGINES,
@@ -66,6 +68,8 @@ class Space:
             for choice in choices if name in known else ():
                 if choice not in known[name]:
                     raise unknown(name.replace("_", " "), choice, known[name])
+        for threads in self.threads:
+            check_threads(threads)
         for share in self.sparsity:
             if not 0 < share < 1:
                 raise InputError(f"sparsity {share:g} is out of range: between 0 and 1, such as 0.5")
@@ -82,10 +86,7 @@ class Space:
     @property
     def positions(self) -> int:
         """How many there are, with those that come to the same recipe."""
-        found = 1
-        for choices in self.axes.values():
-            found *= len(choices)
-        return found
+        return math.prod(map(len, self.axes.values()))
 
     def all(self) -> list[Position]:
         axes = self.axes

@@ -7,15 +7,13 @@ from typing import Any, Literal, get_args
 from sqlalchemy import ColumnElement, Connection, Select, func, select, update
 
 from optimizer.errors import InputError
-from optimizer.records import SCHEMA, DataSpec, Request, decode
+from optimizer.records import MAX_INTEGER, SCHEMA, DataSpec, Request, decode
 from optimizer.store.results import ANSWER
 from optimizer.store.rows import NOT_A_RECORD
 from optimizer.store.tables import QUEUED, RUNNING, documents, items, results, sweeps
 
 State = Literal["queued", "running", "done", "screened out", "failed", "cancelled"]
 """Of an item. Screened out: left since it can't be on the frontier, in a sweep that asks for no more."""
-MAX_ID = 2**63 - 1
-"""The databases'; a link may name any."""
 Versions = Mapping[tuple[str, DataSpec], tuple[str, str]]
 """Of the weights and the images, by the model's name and where the images are."""
 
@@ -232,7 +230,8 @@ def again(connection: Connection, sweep: int, versions: Versions) -> int:
 
 def found(connection: Connection, sweep: int) -> Sweep:
     """One sweep. Raises InputError where there is no such."""
-    one = described(connection, select(sweeps.c.id).where(sweeps.c.id == max(0, min(sweep, MAX_ID))))
+    number = max(0, min(sweep, MAX_INTEGER))  # a link may name any
+    one = described(connection, select(sweeps.c.id).where(sweeps.c.id == number))
     if not one:
         raise InputError(f"there is no sweep {sweep}: `paretoscope sweeps` lists those that there are")
     return one[0]

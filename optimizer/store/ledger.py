@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
+from statistics import median_high
 
 from sqlalchemy import ColumnElement, Connection, func, insert, select, update
 
@@ -42,7 +42,7 @@ from optimizer.store.results import MAX_MESSAGE, Store
 from optimizer.store.tables import OPEN, QUEUED, RUNNING
 from optimizer.store.tables import items as ITEMS
 from optimizer.store.tables import sweeps as SWEEPS
-from optimizer.system.environment import environment
+from optimizer.system.environment import environment, timestamp
 from optimizer.system.processes import is_gone
 
 SILENT_SECONDS = 60.0
@@ -357,8 +357,8 @@ def seconds_each(store: Store, like: Request, device: str = "") -> float | None:
     with store.reading() as connection:
         timed = newest_timed(connection, 200, device)
     alike = [item for item in timed if item.request and _cost(item.request) == _cost(like)]
-    times = sorted(item.seconds for item in alike if item.seconds is not None)
-    return times[len(times) // 2] if len(times) > 2 else None
+    times = [item.seconds for item in alike if item.seconds is not None]
+    return median_high(times) if len(times) > 2 else None
 
 
 def _cost(request: Request) -> tuple[object, ...]:
@@ -393,7 +393,7 @@ def _room(connection: Connection, device: str = "") -> Iterator[None]:
 def _new(connection: Connection, asked: bytes, who: str, device: str = "") -> int:
     """A sweep without items: its number."""
     here = "" if device else environment().key
-    row = {"asked": asked, "who": who, "created": _date(), "device": device, "environment": here}
+    row = {"asked": asked, "who": who, "created": timestamp(), "device": device, "environment": here}
     made = connection.execute(insert(SWEEPS).values(row))
     assert made.inserted_primary_key is not None
     return int(made.inserted_primary_key[0])
@@ -449,7 +449,3 @@ def _change(store: Store, /, those: ColumnElement[bool], **values: object) -> in
 
 def _now() -> float:
     return time.time()
-
-
-def _date() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -51,17 +51,21 @@ def noisy(checks: tuple[Check, ...]) -> tuple[Check, ...]:
     return tuple(check for check in checks if check.state is State.NOISY)
 
 
+def _check(name: str, is_quiet: bool, found: str, costs: str, command: str) -> Check:
+    if is_quiet:
+        return Check(name, State.QUIET, found)
+    return Check(name, State.NOISY, found, costs, command)
+
+
 def _load(root: Path) -> Check:
     fields = machine.read(root / "proc/loadavg").split()
     if not fields:
         return Check("other programs", State.UNKNOWN, "the load can't be read on this system")
     load = float(fields[0])
     found = f"a load of {load:.2f} over the last minute, of {count(machine.threads_available(), 'core')}"
-    if load <= MAX_LOAD:
-        return Check("other programs", State.QUIET, found)
-    return Check(
+    return _check(
         "other programs",
-        State.NOISY,
+        load <= MAX_LOAD,
         found,
         "a program on the same core doubles a time while it runs; the interval and the verdict say so",
         "top -o %CPU    # end what is not needed, or measure on one thread",
@@ -74,11 +78,9 @@ def _stolen(root: Path) -> Check:
         return Check("stolen time", State.UNKNOWN, "what other guests take can't be read on this system")
     share = stolen / (busy + stolen)
     found = f"{100 * share:.2g} % of the processor's time since the start went to other guests of its host"
-    if share <= MAX_STOLEN_SHARE:
-        return Check("stolen time", State.QUIET, found)
-    return Check(
+    return _check(
         "stolen time",
-        State.NOISY,
+        share <= MAX_STOLEN_SHARE,
         found,
         "as much of every time; above 2 % a measurement is called noisy",
         "# rent dedicated cores, or measure at another hour",
@@ -116,11 +118,9 @@ def _siblings(root: Path) -> Check:
     cpus = machine.usable_cpus()
     cores = machine.physical_cores(cpus, root)
     found = f"{count(len(cpus), 'thread')} on {count(cores, 'physical core')}"
-    if cores >= len(cpus):
-        return Check("hyper-threading", State.QUIET, found)
-    return Check(
+    return _check(
         "hyper-threading",
-        State.NOISY,
+        cores >= len(cpus),
         found,
         "two threads of a core share its arithmetic units: the second brings little, and disturbs",
         f"paretoscope measure MODEL --threads {cores}",
@@ -133,11 +133,9 @@ def _governor(root: Path) -> Check:
         return Check(
             "frequency governor", State.UNKNOWN, "can't be read on this system (rarely in virtual machines)"
         )
-    if governor == "performance":
-        return Check("frequency governor", State.QUIET, governor)
-    return Check(
+    return _check(
         "frequency governor",
-        State.NOISY,
+        governor == "performance",
         governor,
         "the clock rises only after some work: the first calls are slower",
         "sudo cpupower frequency-set --governor performance",
@@ -171,11 +169,9 @@ def _huge_pages(root: Path) -> Check:
     chosen = said.partition("[")[2].partition("]")[0]
     if not chosen:
         return Check("huge pages", State.UNKNOWN, "can't be read on this system")
-    if chosen != "never":
-        return Check("huge pages", State.QUIET, chosen)
-    return Check(
+    return _check(
         "huge pages",
-        State.NOISY,
+        chosen != "never",
         chosen,
         "weights larger than the caches are looked up page by page: where a build lies matters more",
         "echo madvise | sudo tee /sys/kernel/mm/transparent_hugepage/enabled",
@@ -201,11 +197,9 @@ def _memory(root: Path) -> Check:
     memory = psutil.virtual_memory()
     share = memory.available / memory.total
     found = f"{format_share(share)} of {memory.total / 2**30:.1f} GiB free"
-    if share >= MIN_FREE_SHARE:
-        return Check("memory", State.QUIET, found)
-    return Check(
+    return _check(
         "memory",
-        State.NOISY,
+        share >= MIN_FREE_SHARE,
         found,
         "what is swapped out has to be read from the disk",
         "ps aux --sort -rss | head    # end what is not needed",

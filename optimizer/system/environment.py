@@ -9,6 +9,7 @@ import platform
 import subprocess
 from collections.abc import Callable, Iterator, Set
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -106,6 +107,11 @@ def environment() -> Environment:
         threads=threads_available() if shares_cores() else None,
         variables={name: os.environ[name] for name in VARIABLES if os.environ.get(name)},
     )
+
+
+def timestamp() -> str:
+    """When something is recorded: UTC, ISO 8601, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def threads_available() -> int:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from optimizer.errors import UnavailableError, WorkError, unknown
+from optimizer.errors import UnavailableError, WorkError, unknown, words_of
 from optimizer.system.worker import Worker, WorkerDied
 
 State = Literal["queued", "running", "done", "failed", "cancelled"]
@@ -28,6 +28,8 @@ STOP_SECONDS = 2.0
 """A running job that is cancelled has so long to end by itself; then its worker is killed."""
 PATIENT = math.inf
 """In place of it: as long as it takes to end by itself."""
+MAX_KEPT = 500
+"""Finished jobs that are remembered."""
 MAX_KEPT_BYTES = 256 * 2**20
 """Results of finished jobs that are remembered; the newest is, however large."""
 SERVER = ""
@@ -94,8 +96,8 @@ class Pool:
 
     Workers start at once. One that dies is replaced and its job tried once more; an exception in the target
     fails the job at once. ``limits(task, request)`` says how long a job may run: then it fails, and its
-    worker is ended. The last ``keep`` finished jobs are remembered, as far as their results fit into
-    ``MAX_KEPT_BYTES``. Errors begin with ``labels(task)``, which says what is done ("measuring"). All methods
+    worker is ended. The last MAX_KEPT finished jobs are remembered, as far as their results fit into
+    MAX_KEPT_BYTES. Errors begin with ``labels(task)``, which says what is done ("measuring"). All methods
     are thread-safe.
 
     A visitor is identified by any string. A job ends early only when no visitor who is ``present(visitor)``
@@ -107,14 +109,12 @@ class Pool:
         self,
         target: str,
         lanes: Sequence[str] = ("interactive", "measure"),
-        keep: int = 500,
         limits: Callable[[str, object], Limits] = lambda task, request: Limits(),
         present: Callable[[str], bool] = lambda visitor: True,
         labels: Callable[[str], str] = str,
     ) -> None:
         self._target = target
         self._labels = labels
-        self._keep = keep
         self._limits = limits
         self._present = present
         self._changed = threading.Condition()  # guards everything below, and every change of a job's state
@@ -355,11 +355,9 @@ class Pool:
                     return
                 try:
                     self._run(lane, job)
-                except UnavailableError as error:
-                    self._end(job, "failed", error=f"{self._labels(job.task)} could not be run: {error}")
                 except Exception as error:  # a request that won't pickle, a result too large for this process
-                    words = f"{type(error).__name__}: {error}"
-                    self._end(job, "failed", error=f"{self._labels(job.task)} could not be run: {words}")
+                    words = f"{self._labels(job.task)} could not be run: {words_of(error)}"
+                    self._end(job, "failed", error=words)
                 with self._changed:
                     lane.kill_at, lane.ending = math.inf, None
         finally:
@@ -453,7 +451,7 @@ class Pool:
             self._over[job.key] = job
             waiting = frozenset[str]().union(*(live.visitors for live in self._live.values()))
             self._served = {one: precedence for one, precedence in self._served.items() if one in waiting}
-            while len(self._over) > self._keep or (
+            while len(self._over) > MAX_KEPT or (
                 len(self._over) > 1
                 and sum(past.result_bytes for past in self._over.values()) > MAX_KEPT_BYTES
             ):

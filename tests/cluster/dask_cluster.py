@@ -9,7 +9,7 @@ from pathlib import Path
 
 from faults.tasks import until
 
-from optimizer.cluster.dask_nodes import TOKEN
+from optimizer.cluster.dask_nodes import RESOURCE
 
 ROOT = Path(__file__).parents[2]
 DASK = "import sys; from dask.__main__ import main; sys.argv[0] = 'dask'; main()"
@@ -71,7 +71,7 @@ class DaskCluster:
     def node(
         self,
         name: str,
-        token: int = 1,
+        resource: int = 1,
         before: str = "",
         cpus: str = "",
         preload: str = "optimizer.cluster.node",
@@ -80,7 +80,7 @@ class DaskCluster:
         home.mkdir(exist_ok=True)
         fixed = f"--nthreads 1 --no-nanny --memory-limit 0 --preload {preload}"
         return self.start(
-            ["worker", self.address, "--name", name, *fixed.split(), "--resources", f"{TOKEN}={token}"],
+            ["worker", self.address, "--name", name, *fixed.split(), "--resources", f"{RESOURCE}={resource}"],
             {"PARETOSCOPE_HOME": str(home / "home"), "XDG_DATA_HOME": str(home)},
             before,
             cpus,

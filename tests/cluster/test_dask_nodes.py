@@ -41,7 +41,7 @@ REQUESTS = [Request("fashion-mlp", px.Recipe.of(sparsity=share / 10)) for share 
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaskCluster]:
-    """Two nodes that can be used, one without the token and one of another version."""
+    """Two nodes that can be used, one without the resource and one of another version."""
     folder = tmp_path_factory.mktemp("cluster")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(made_up.NOTES, str(folder / "notes"))
@@ -50,7 +50,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaskCluster]:
             for name, value in made.settings.items():
                 patch.setenv(name, value)
             dask.config.refresh()
-            made.node("bare", token=0, preload="os")
+            made.node("bare", resource=0, preload="os")
             made.node("old", before=OLD)
             for name in ("one", "two"):
                 made.node(name, preload="cluster.made_up")

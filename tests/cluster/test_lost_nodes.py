@@ -9,7 +9,7 @@ from factories import OTHER_MACHINE
 
 import optimizer as px
 from optimizer.cluster import content, dask_nodes, node, spread
-from optimizer.cluster.dask_nodes import TOKEN, DaskNodes, connect_to
+from optimizer.cluster.dask_nodes import RESOURCE, DaskNodes, connect_to
 from optimizer.errors import UnavailableError, WorkError
 from optimizer.progress import Report, quiet
 from optimizer.records import Request, encode
@@ -48,7 +48,7 @@ class Client:
 
     def sync(self, function: Callable[..., Any], callback_timeout: float, **how: Any) -> Any:
         self._answer("scheduler", callback_timeout)
-        return {"workers": {name: {"name": name, "resources": {TOKEN: 1}} for name in self.workers}}
+        return {"workers": {name: {"name": name, "resources": {RESOURCE: 1}} for name in self.workers}}
 
     def run(
         self,

@@ -18,11 +18,7 @@ from optimizer.cluster.dask_nodes import AHEAD, MAX_FAILED, DaskNodes, DaskScore
 from optimizer.data.folders import list_folder
 from optimizer.errors import UnavailableError
 from optimizer.recipe import Recipe
-from optimizer.records import (
-    DataSpec,
-    Environment,
-    encode,
-)
+from optimizer.records import DataSpec, Environment, encode
 
 
 class Kinds(Client):

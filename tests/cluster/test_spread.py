@@ -328,7 +328,7 @@ def test_submitit_is_an_executor_like_any(store: Store, monkeypatch: pytest.Monk
     """On its local executor, a configuration is measured by a job of its own."""
     pytest.importorskip("submitit")
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
-    nodes = Nodes(slurm_executor(cluster="local"), 2)
+    nodes = Nodes(slurm_executor(cluster="local"))
     assert nodes.environment.cpu == environment().cpu
     recipe, data = px.Recipe.of(sparsity=0.5, pruning="magnitude"), DataSpec(limit=50)
     request = Request("fashion-mlp", recipe, "torch", data)
@@ -389,6 +389,7 @@ def test_where_there_is_no_slurm_it_is_told() -> None:
         ({"model": "fashion-mlp", "data": [[1.0]]}, "images in folders"),
         ({"model": "fashion-mlp", "on": "rpi5"}, "have no names"),
         ({"model": "nothing"}, "unknown model"),
+        ({"model": "fashion-mlp", "engine": "tvm"}, "unknown engine 'tvm'"),
     ],
 )
 def test_what_an_executor_can_not_measure_is_told_first(given: dict[str, Any], words: str) -> None:

@@ -336,7 +336,7 @@ def test_an_earlier_measurement_of_the_same_kernels_is_used_instead_of_timing() 
     assert "timing" not in messages
 
 
-def test_scores_are_published_before_anything_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scores_are_published_before_anything_is_timed() -> None:
     told: list[object] = []
     with asked_by(Asker(told.append, lambda: False)):
         result = measure(request(FOUR_BITS), lambda share, message: told.append(message))
@@ -525,20 +525,7 @@ def test_what_is_ended_while_starts_are_measured_is_gone_on_with(
     assert not store.documents(UNFINISHED, Result)
 
 
-# Keys and bad input
-
-
-def test_equal_requests_have_one_key_and_others_another() -> None:
-    requests = [
-        BASE,
-        request(HALF),
-        request(Recipe(), engine="torch"),
-        request(Recipe(), model=MLP),
-        request(Recipe(), data=DataSpec(limit=IMAGES + 1)),
-        request(Recipe(), settings=Settings(threads=1, quick=False)),
-    ]
-    assert request_key(BASE) == request_key(replace(BASE, recipe=Recipe()))
-    assert len({request_key(each) for each in requests}) == len(requests)
+# Bad input
 
 
 @pytest.mark.parametrize("task", [inspect, measure])
@@ -555,7 +542,8 @@ def test_unknown_names_are_refused(task: Callable[[Request], object], bad: Reque
         task(bad)
 
 
-def test_an_unknown_engine_is_refused() -> None:
+def test_an_unknown_engine_is_refused_before_anything_is_compressed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(experiment, "compressed_model", lambda *_, **__: pytest.fail("compressed"))
     with pytest.raises(InputError, match="unknown engine 'tvm': use one of openvino, onnxruntime, "):
         measure(request(HALF, engine="tvm"))
 
@@ -582,9 +570,7 @@ def test_more_threads_than_cores_are_refused() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "engine", ["openvino", "onnxruntime", "sparse", pytest.param("compile", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("engine", ["openvino", "onnxruntime", "sparse", "compile"])
 @pytest.mark.parametrize(
     ("followed_up", "model"),
     [

@@ -126,7 +126,7 @@ def test_batches_are_at_most_so_many() -> None:
     images = np.zeros((100, 1), np.float32)
     assert [len(part) for part in batches(images, 1)] == [1] * 32
     assert [len(part) for part in batches(images, 40)] == [40] * 2
-    assert [len(part) for part in batches(images[:3], 2, most=1)] == [2]
+    assert [len(part) for part in batches(images[:3], 2)] == [2]
 
 
 @pytest.mark.parametrize(

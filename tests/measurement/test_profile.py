@@ -24,10 +24,7 @@ from optimizer.records import Execution, KernelTime, Request, Settings
 PROFILED = [
     name for name in ("openvino", "onnxruntime", "torch", "compile") if not ENGINES[name].load().problem()
 ]
-BY_ENGINE = pytest.mark.parametrize(
-    "engine",
-    [pytest.param(name, marks=pytest.mark.slow) if name == "compile" else name for name in PROFILED],
-)
+BY_ENGINE = pytest.mark.parametrize("engine", PROFILED)
 INT8 = recipe(0, 8, 8)
 IMAGE = np.random.default_rng(0).random((1, 1, 8, 8)).astype(np.float32)
 

@@ -2,6 +2,7 @@
 
 import json
 import zipfile
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -29,7 +30,7 @@ from optimizer.export.artifacts import networks
 from optimizer.measurement import two_files as measurement
 from optimizer.measurement.two_files import Candidate, Comparison, key_of
 from optimizer.measurement.two_files_layers import matching
-from optimizer.model.added import cards, files
+from optimizer.model.added import cards, files, onnx_file
 from optimizer.model.added.network_reading import read_ir, read_zip
 from optimizer.model.added.onnx_reading import read_onnx
 from optimizer.model.preprocessing import IMAGENET
@@ -48,6 +49,7 @@ KERNEL = {"w": FIRST, "b": BIAS}
 SIDES_1 = (1, 3, 16, 16)
 LABELS = RANDOM.integers(0, 5, 40)
 EIGHT = Recipe(quantize=QuantizeSpec(weight_bits=8))
+CLOTHES = (["Pullover", "Sandal"] * 5, (28, 28))
 
 
 @pytest.fixture
@@ -254,15 +256,22 @@ def test_an_ir_is_compared_with_the_file_that_it_was_made_of(tmp_path: Path) -> 
         on_demand.compare(CompareRequest(*places, engine="onnxruntime", settings=QUICK))
 
 
+def photographs(
+    folder: Path, classes: Sequence[str] = "abcde" * 3, shape: tuple[int, ...] = (16, 16, 3)
+) -> DataSpec:
+    """One of each of the classes."""
+    for number, name in enumerate(classes):
+        place = folder / "photos" / name / f"{number}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(RANDOM.integers(0, 255, shape, np.uint8)).save(place)
+    return DataSpec(str(folder / "photos"))
+
+
 @pytest.mark.slow
 @HERE
 def test_files_are_right_or_wrong_on_a_folder_of_their_classes(tmp_path: Path) -> None:
-    for number, name in enumerate("abcde" * 3):
-        place = tmp_path / "photos" / name / f"{number}.png"
-        place.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(RANDOM.integers(0, 255, (16, 16, 3), np.uint8)).save(place)
     places = [str(save(network(scale * SECOND), tmp_path / f"{scale}.onnx")) for scale in (1, 2)]
-    request = CompareRequest(*map(NetworkRef, places), DataSpec(str(tmp_path / "photos")), settings=QUICK)
+    request = CompareRequest(*map(NetworkRef, places), photographs(tmp_path), settings=QUICK)
     run = on_demand.compare(request)
     assert run.total == 12, "a share is set aside, as for every measurement"
     assert two_files.accuracies(run) is not None
@@ -270,14 +279,6 @@ def test_files_are_right_or_wrong_on_a_folder_of_their_classes(tmp_path: Path) -
     assert drop is not None
     assert (drop.lost, drop.gained) == (0, 0), "twice the logits, the same answers"
     assert run.outputs[0].sqnr_db == pytest.approx(0, abs=1e-3)
-
-
-def clothes(folder: Path) -> DataSpec:
-    for number, name in enumerate(["Pullover", "Sandal"] * 5):
-        place = folder / "photos" / name / f"{number}.png"
-        place.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(RANDOM.integers(0, 255, (28, 28), np.uint8)).save(place)
-    return DataSpec(str(folder / "photos"))
 
 
 def of_clothes(file: Path, said: dict[str, str]) -> NetworkRef:
@@ -312,7 +313,7 @@ def prepared(request: CompareRequest) -> Comparison:
 def test_images_are_preprocessed_as_for_the_model_that_a_file_was_saved_from(tmp_path: Path) -> None:
     ours = of_clothes(tmp_path / "ours.zip", {"model": "fashion-mlp", "recipe": "{}"})
     other = of_clothes(tmp_path / "other.zip", {"model": "fashion-mlp"})
-    request = CompareRequest(other, ours, clothes(tmp_path), settings=QUICK)
+    request = CompareRequest(other, ours, photographs(tmp_path, *CLOTHES), settings=QUICK)
     made, asked = prepared(request), prepared(replace(request, like="fashion-mlp"))
     assert made.notes[0].endswith("named as for fashion-mlp: ours.zip was exported from it.")
     assert made.notes == asked.notes
@@ -331,7 +332,7 @@ def test_that_preprocessing_is_guessed_or_said_is_told(tmp_path: Path) -> None:
     names = json.dumps([f"class {number}" for number in range(8)] + ["Pullover", "Sandal"])
     plain = of_clothes(tmp_path / "plain.zip", {"class_names": names})
     said = of_clothes(tmp_path / "said.zip", {"class_names": names, "mean": "[0.1]", "std": "[0.2]"})
-    request = CompareRequest(plain, plain, clothes(tmp_path), settings=QUICK)
+    request = CompareRequest(plain, plain, photographs(tmp_path, *CLOTHES), settings=QUICK)
     guessed, *_ = prepared(request).notes
     assert guessed.startswith("Neither file says how images are preprocessed for it. A guess was taken: ")
     told, *_ = prepared(replace(request, b=said)).notes
@@ -342,6 +343,16 @@ def test_that_preprocessing_is_guessed_or_said_is_told(tmp_path: Path) -> None:
     assert "differs.zip says otherwise: " in both.notes[0]
     assert both.a.content == both.b.content, "the same network"
     assert key_of(both.a, both.b, request) != key_of(both.a, both.a, request)
+
+
+@HERE
+def test_files_that_leave_their_size_open_are_given_what_a_measurement_gives_one(tmp_path: Path) -> None:
+    """A crop in proportion, and not the whole image stretched."""
+    place = NetworkRef(str(save(network(sides=("batch", 3, "height", "width")), tmp_path / "open.onnx")))
+    request = CompareRequest(place, place, photographs(tmp_path), settings=QUICK, input_shape=(3, 32, 32))
+    preprocessing = onnx_file.usual_for(3, 224, 224).at_size((32, 32))
+    assert preprocessing.resize == 37
+    assert preprocessing.describe() in prepared(request).notes[0]
 
 
 def test_another_model_under_the_name_that_images_are_preprocessed_for_has_another_key() -> None:
@@ -374,7 +385,7 @@ def artifacts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", [pytest.param("onnx", marks=pytest.mark.slow), "openvino", "safetensors"])
+@pytest.mark.parametrize("kind", ["onnx", "openvino", "safetensors"])
 def test_what_we_export_is_compared_with_its_model(artifacts: dict[str, Path], kind: str) -> None:
     spec = DataSpec(limit=300)
     request = CompareRequest(

@@ -288,7 +288,7 @@ def test_what_a_limit_costs() -> None:
     (relaxation,) = answer.answer.relaxations
     assert relaxation.limit == "drop"
     assert relaxation.gain == pytest.approx(0.6, abs=0.05)
-    assert any("more would allow 60% less time" in one or "less time" in one for one in details(answer))
+    assert any("less time" in one for one in details(answer))
 
 
 def test_a_search_that_is_cancelled_ends_where_a_measurement_next_says_how_far_it_is() -> None:
@@ -497,6 +497,8 @@ def test_positions_that_were_kept_before_rounding_was_an_axis_ask_for_the_same()
         (lambda: Space(engine=("tpu",)), "tpu"),
         (lambda: Space(sparsity=(1.0,)), "sparsity 1 is out of range"),
         (lambda: Space(weight_bits=(9,)), "weight bits"),
+        (lambda: Space(threads=(1, -2)), "threads -2 is not allowed"),
+        (lambda: Space(threads=(1, 1.5)), "threads 1.5 is no whole number"),
         (lambda: Space(sparsity=tuple(i / 10_001 for i in range(1, 10_000))), "too many to search"),
     ],
 )

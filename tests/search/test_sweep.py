@@ -8,7 +8,7 @@ from optimizer.analysis.view import Failed
 from optimizer.errors import InputError, UnavailableError, WorkError
 from optimizer.recipe import NORMAL, PruneSpec, QuantizeSpec, Recipe
 from optimizer.records import DataSpec, Request, Result, Settings
-from optimizer.search.sweep import MAX_GRID, STARTER_BITS, STARTER_SPARSITIES, grid, neighbours, sweep
+from optimizer.search.sweep import MAX_GRID, STARTER_BITS, STARTER_SPARSITIES, Grid, grid, neighbours, sweep
 
 BASE = Request(
     "fashion-resnet",
@@ -90,7 +90,7 @@ def test_a_bad_grid_is_refused_before_anything_runs(
     sparsities: list[float], bits: list[int], words: str
 ) -> None:
     with pytest.raises(InputError, match=words):
-        grid(BASE, sparsities, bits)
+        Grid(BASE, tuple(sparsities), tuple(bits), (32,), ("torch",)).requests()
 
 
 def test_failures_are_recorded_and_the_rest_go_on() -> None:

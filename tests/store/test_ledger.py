@@ -5,7 +5,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from databases import Server, query, set_version
+from databases import Server, query
 from faults.storing import make_result
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -46,11 +46,6 @@ def patch(monkeypatch: pytest.MonkeyPatch) -> None:
     """A request's key is its model's name."""
     monkeypatch.setattr(ledger, "request_keys", lambda requests, device: [one.model for one in requests])
     monkeypatch.setattr(ledger, "is_gone", lambda owner: False)
-
-
-@pytest.fixture
-def store(place: Path | str) -> Store:
-    return Store(place)
 
 
 class Ledger(RuleBasedStateMachine):
@@ -390,12 +385,6 @@ def test_what_requests_took_lately_is_told_of_those_that_are_alike(store: Store)
         ledger.finish(store, item, item.key, seconds)
     assert ledger.seconds_each(store, Request("a")) == 4
     assert ledger.seconds_each(store, Request("c")) is None
-
-
-def test_a_newer_database_is_said_so(place: Path | str, store: Store) -> None:
-    set_version(place, 1000)
-    with pytest.raises(UnavailableError, match="newer Paretoscope"):
-        ledger.create(store, b"", asked_for(["a"]), "ann")
 
 
 def test_questions_of_others_that_come_first_are_named(store: Store) -> None:

@@ -36,25 +36,6 @@ def test_a_later_migration_keeps_what_is_there(
         assert query(Store(place.with_name("new")).path, "SELECT x FROM later") == [(1,)]
 
 
-def test_what_fine_tuning_and_best_effort_gave_before_is_passed_over_and_kept(file: Store) -> None:
-    half = PruneSpec(sparsity=0.5)
-    recipes = [Recipe(half), Recipe(half, finetune_steps=500), Recipe(half, effort_seconds=60)]
-    like = make_result("k")
-    plain, *learned = [
-        replace(like, key=str(number), request=replace(like.request, recipe=one))
-        for number, one in enumerate(recipes)
-    ]
-    for result in (plain, *learned):
-        file.put(result)
-    with file.writing() as connection:
-        migrations._pass_over_what_learned_by_divergence_alone(connection)
-    again = Store(file.path)
-    assert again.results() == [plain]
-    assert query(file.path, "SELECT count(*) FROM results") == [(3,)]
-    again.put(learned[0])
-    assert again.get(learned[0].key) == learned[0], "measured anew"
-
-
 def check_passed_over(
     place: Path | str,
     store: Store,
@@ -75,6 +56,15 @@ def check_passed_over(
     again = Store(place)
     assert {result.key for result in again.results()} == {result.key for result in results[len(stale) :]}
     assert query(place, "SELECT count(*) FROM results") == [(len(results),)]
+    again.put(results[0])
+    assert again.get(results[0].key) == results[0], "measured anew"
+
+
+def test_what_fine_tuning_and_best_effort_gave_before_is_passed_over_and_kept(file: Store) -> None:
+    half = PruneSpec(sparsity=0.5)
+    learned = [Recipe(half, finetune_steps=500), Recipe(half, effort_seconds=60)]
+    step = migrations._pass_over_what_learned_by_divergence_alone
+    check_passed_over(file.path, file, step, learned, [Recipe(half)])
 
 
 def test_what_compensated_rounding_gave_on_one_grid_is_passed_over_and_kept(

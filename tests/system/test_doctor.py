@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from test_environment import write
 
 from optimizer.cli.main import main
 from optimizer.system import doctor
@@ -29,20 +30,12 @@ def four_cores(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(variable, raising=False)
 
 
-def system(root: Path, files: dict[str, str]) -> Path:
-    for name, content in files.items():
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(content)
-    return root
-
-
 def states(root: Path) -> dict[str, State]:
     return {check.name: check.state for check in examine(root)}
 
 
 def test_a_quiet_machine_has_nothing_to_mend(tmp_path: Path) -> None:
-    checks = examine(system(tmp_path, QUIET))
+    checks = examine(write(tmp_path, QUIET))
     assert {check.state for check in checks if check.name != "memory"} == {State.QUIET}
     assert not any(check.costs or check.command for check in checks if check.state is State.QUIET)
     assert noisy(checks) == tuple(check for check in checks if check.state is State.NOISY)
@@ -84,7 +77,7 @@ def test_a_machine_that_tells_nothing_is_unknown_and_no_error(tmp_path: Path) ->
 def test_what_is_noisy_is_named_with_its_cost_and_its_command(
     tmp_path: Path, name: str, files: dict[str, str], words: str, command: str
 ) -> None:
-    found = {check.name: check for check in examine(system(tmp_path, QUIET | files))}
+    found = {check.name: check for check in examine(write(tmp_path, QUIET | files))}
     assert found[name].state is State.NOISY
     assert words in found[name].found
     assert found[name].costs
@@ -95,7 +88,7 @@ def test_what_is_noisy_is_named_with_its_cost_and_its_command(
 
 def test_turbo_of_other_drivers_is_read_the_other_way_round(tmp_path: Path) -> None:
     files = {name: text for name, text in QUIET.items() if "no_turbo" not in name}
-    root = system(tmp_path, files | {"sys/devices/system/cpu/cpufreq/boost": "1"})
+    root = write(tmp_path, files | {"sys/devices/system/cpu/cpufreq/boost": "1"})
     assert states(root)["turbo"] is State.NOISY
     (root / "sys/devices/system/cpu/cpufreq/boost").write_text("0")
     assert states(root)["turbo"] is State.QUIET
@@ -108,18 +101,18 @@ def test_threads_that_spin_are_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, value: str
 ) -> None:
     monkeypatch.setenv(variable, value)
-    found = {check.name: check for check in examine(system(tmp_path, QUIET))}["spinning threads"]
+    found = {check.name: check for check in examine(write(tmp_path, QUIET))}["spinning threads"]
     assert (found.state, found.command) == (State.NOISY, f"unset {variable}")
 
 
 def test_few_cores_are_shared_with_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "threads_available", lambda: 2)
-    assert states(system(tmp_path, QUIET))["cores"] is State.NOISY
+    assert states(write(tmp_path, QUIET))["cores"] is State.NOISY
 
 
 def test_little_memory_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "MIN_FREE_SHARE", 1.1)
-    assert states(system(tmp_path, QUIET))["memory"] is State.NOISY
+    assert states(write(tmp_path, QUIET))["memory"] is State.NOISY
 
 
 def test_the_command_prints_every_check(

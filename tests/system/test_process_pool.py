@@ -10,6 +10,7 @@ import pytest
 from faults.tasks import lines, until
 
 from optimizer.errors import InputError, WorkError
+from optimizer.system import process_pool
 from optimizer.system.process_pool import Job, Limits, Pool
 
 TARGET = "faults.tasks:run"
@@ -17,7 +18,7 @@ TARGET = "faults.tasks:run"
 
 @pytest.fixture
 def pool() -> Iterator[Pool]:
-    with Pool(TARGET, keep=20) as pool:
+    with Pool(TARGET) as pool:
         yield pool
 
 
@@ -342,7 +343,10 @@ def test_what_does_not_end_by_itself_is_killed(pool: Pool, tmp_path: Path) -> No
     assert done(pool, pool.submit("measure", "pid", None, "after")).result != worker
 
 
-def test_only_the_last_finished_jobs_are_remembered(pool: Pool, tmp_path: Path) -> None:
+def test_only_the_last_finished_jobs_are_remembered(
+    pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process_pool, "MAX_KEPT", 20)
     gate = Gate(pool, tmp_path, "interactive")
     for number in range(25):
         last = pool.submit("measure", "echo", number, str(number))

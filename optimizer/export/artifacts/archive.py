@@ -123,4 +123,4 @@ def damaged(what: str, error: object) -> InputError:
 
 def some(names: list[str]) -> str:
     """The first three, and how many more: there may be any number, of any length."""
-    return listed([name[:80] for name in names], 3)
+    return listed([name[:80] for name in names])
