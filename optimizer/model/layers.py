@@ -20,6 +20,7 @@ from optimizer.model.examples import examples
 from optimizer.model.products import Products, multiplies_with_weight
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 MIN_OTHER_SHARE = 0.05
 """Of a model's weights, outside of all layers: a smaller share is biases, norms and position embeddings."""
 MAX_NAMED = 3

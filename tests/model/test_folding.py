@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from optimizer.model import folding, layers
 from optimizer.model.architectures import ARCHITECTURES, IMAGE_SHAPE
-from optimizer.model.folding import BATCH_NORMS, fold_batch_norm
-from optimizer.model.layers import multiplications, tensors, walk
+from optimizer.model.folding import fold_batch_norm
+from optimizer.model.layers import BATCH_NORMS, multiplications, tensors, walk
 
 Small = Callable[[str], nn.Module]
 

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from optimizer.compression.divergence import divergence, is_classifier, prepared
-from optimizer.model.folding import traced
 from optimizer.model.layers import Layer, walk
+from optimizer.model.tracing import traced
 from optimizer.progress import Report, quiet
 
 BATCH = 4
