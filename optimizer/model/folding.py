@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_leaves
 
 from optimizer.model.computed import copied, replace_computed
 from optimizer.model.examples import agree, answers, examples
-from optimizer.model.layers import BATCH_NORMS, CONVOLUTIONS, holders, whole_attention
+from optimizer.model.layers import BATCH_NORMS, CONVOLUTIONS, holders, hooked, whole_attention
 from optimizer.model.products import small_input
 from optimizer.model.tracing import LayerTracer
 from optimizer.model.unused import drop_unused
@@ -154,12 +154,8 @@ def _run_pairs(model: nn.Module, images: Tensor) -> list[tuple[str, str]]:
             handles.append(
                 module.register_forward_pre_hook(lambda _, inputs, n=name: read[n].append(inputs[0]))
             )
-    try:
-        with whole_attention(), _Readers() as readers:
-            outputs = model(images)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with hooked(handles), whole_attention(), _Readers() as readers:
+        outputs = model(images)
     returned = {id(one) for one in tree_leaves(outputs)}
     makers = {id(out[0]): name for name, out in made.items() if len(out) == 1}
     return [

@@ -6,14 +6,15 @@ nor is a library's convolution or linear layer that multiplies with something wo
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from optimizer.formats import listed
 from optimizer.model.examples import examples
@@ -173,21 +174,26 @@ def multiplications(model: nn.Module, input_shape: tuple[int, ...]) -> dict[str,
     def count(name: str, module: Any, inputs: Any, output: Tensor) -> None:
         calls[name] += output.numel() // len(module.weight)
 
-    handles = [
+    counted = (
         layer.module.register_forward_hook(partial(count, layer.name))
         for layer in uses(model)
         if not isinstance(layer.module, nn.MultiheadAttention)
-    ]
-    try:
-        with whole_attention(), products:
-            model(inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
+    )
+    with hooked(counted), whole_attention(), products:
+        model(inputs)
     macs = products.macs
     return {
         name: round(macs[name] / one.numel()) if macs[name] else calls[name] for name, one in weights.items()
     }
+
+
+@contextmanager
+def hooked(handles: Iterable[RemovableHandle]) -> Iterator[None]:
+    """Takes hooks out in the end: also those before one that could not be registered."""
+    with ExitStack() as stack:
+        for handle in handles:
+            stack.enter_context(handle)
+        yield
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from optimizer.compression.calibration.statistics import (
 from optimizer.compression.divergence import is_classifier
 from optimizer.compression.prune.allocation import live_inputs
 from optimizer.compression.prune.compensated import growth, prune
-from optimizer.model.layers import walk, with_shared_bias
+from optimizer.model.layers import hooked, walk, with_shared_bias
 from optimizer.progress import Report, quiet
 from optimizer.system.threads import pinned_threads
 from optimizer.tasks.outputs import is_logits
@@ -95,12 +95,8 @@ def logits_of(model: nn.Module, image: Tensor) -> frozenset[str]:
         if isinstance(output, Tensor):
             given[name] = output
 
-    handles = [one.module.register_forward_hook(partial(keep, one.name)) for one in walk(model)]
-    try:
+    with hooked(one.module.register_forward_hook(partial(keep, one.name)) for one in walk(model)):
         outputs = model(image.clone())
-    finally:
-        for handle in handles:
-            handle.remove()
     if not (is_classifier(model) and is_logits(outputs)):
         return frozenset()
     place = outputs.untyped_storage().data_ptr()
