@@ -91,7 +91,7 @@ def count(number: int, noun: str, plural: str | None = None) -> str:
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
 
 
-def listed(names: Sequence[str], most: int, number: int | None = None) -> str:
+def listed(names: Sequence[str], most: int = 3, number: int | None = None) -> str:
     """At most so many of the names, and how many more there are: ``conv1, conv2 and 3 more``. ``number`` is
     that of all, where ``names`` are but the first."""
     more = (len(names) if number is None else number) - most

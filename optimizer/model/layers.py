@@ -24,7 +24,6 @@ CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 MIN_OTHER_SHARE = 0.05
 """Of a model's weights, outside of all layers: a smaller share is biases, norms and position embeddings."""
-MAX_NAMED = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +143,7 @@ def _outside_of_layers(model: nn.Module) -> tuple[str, ...]:
     percent = 100 * outside.total() / total
     return (
         f"{percent:.0f} % of this model's weights are in layers that no recipe prunes or rounds: "
-        f"{listed(named, MAX_NAMED)}",
+        f"{listed(named)}",
     )
 
 

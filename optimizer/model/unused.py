@@ -19,7 +19,6 @@ from optimizer.system.threads import thread_count
 LOOKING = (Tensor.tolist, Tensor.numpy, Tensor.__array__)
 """Calls by which a model's code looks at values, beside operations that are tagged as such."""
 VALUES_DECIDE = (torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape)
-MAX_NAMED = 3
 
 
 def drop_unused(module: nn.Module, input_shape: tuple[int, ...]) -> tuple[str, ...]:
@@ -31,7 +30,7 @@ def drop_unused(module: nn.Module, input_shape: tuple[int, ...]) -> tuple[str, .
         return ()
     return (
         f"{left_out:,} weights ({100 * left_out / total:.2g} % of the model's) never run in evaluation, and "
-        f"are left out: those of {listed([*gone], MAX_NAMED)}",
+        f"are left out: those of {listed([*gone])}",
     )
 
 
