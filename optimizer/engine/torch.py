@@ -289,7 +289,4 @@ def saved() -> Load:
     return load
 
 
-ENGINE = Engine(
-    problem=lambda: None,
-    prepare=prepare,
-)
+ENGINE = Engine(lambda: None, prepare)

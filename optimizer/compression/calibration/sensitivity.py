@@ -32,7 +32,6 @@ class Trial:
     bias_change: Tensor | None = None
 
 
-@torch.inference_mode()
 def divergences(
     model: nn.Module, images: Tensor, trials: Mapping[str, Trial], report: Report = quiet
 ) -> dict[str, float]:
