@@ -137,11 +137,11 @@ def rows_of(model: str, spec: DataSpec, names: Collection[str]) -> list[Row]:
     correct = right(workspace, compressed_model(workspace, Recipe()), images)
     started = time.process_time()
     workspace.statistics()
-    study_seconds = time.process_time() - started
+    statistics_seconds = time.process_time() - started
     total = len(images.labels)
     rows = [
         Row(model, "uncompressed", correct, total, 0.0),
-        Row(model, "(calibration statistics)", correct, total, study_seconds),
+        Row(model, "(calibration statistics)", correct, total, statistics_seconds),
     ]
     for name in names:
         recipe = recipe_for(workspace.model.module, name)
