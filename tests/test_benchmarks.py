@@ -208,7 +208,6 @@ def test_and_where_no_other_library_ran(compression: Benchmark, tmp_path: Path) 
     def fails(*_: Any) -> Any:
         raise RuntimeError("another version")
 
-    (tmp_path.parent / "imagenet_class_index.json").write_text("{}")
     images = compression["Images"](torch.zeros(2, 4), np.zeros(2, int), torch.zeros(1, 4))
     library, ours = compression["PEERS"]["torch"], lambda *_: lambda part: torch.zeros(len(part), 3)
     compression.put(open_workspace=lambda *_: SimpleNamespace(model=None), images_of=lambda workspace: images)
