@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from small_models import Small
 from torch import Tensor, nn
 
 from optimizer.compression.apply import compress
@@ -13,7 +14,6 @@ from optimizer.engine.base import Build
 from optimizer.methods.engines import ENGINES
 from optimizer.recipe import PruneSpec, QuantizeSpec, Recipe
 
-Small = Callable[[str], nn.Module]
 Ready = Callable[[str, str], tuple[nn.Module, Build]]
 
 QUICK = [name for name in ENGINES if name != "compile"]

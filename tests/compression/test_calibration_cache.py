@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_models import assert_same_statistics, half_gone
+from small_models import Small, assert_same_statistics, half_gone
 from torch import Tensor, nn
 
 from optimizer.compression.calibration import cache
@@ -30,8 +30,6 @@ from optimizer.model.layers import walk
 from optimizer.progress import Asker, asked_by
 from optimizer.system import disk_cache
 from optimizer.system.disk_cache import beside, kept, read, write
-
-Small = Callable[[str], nn.Module]
 
 
 def files(home: Path) -> list[Path]:
