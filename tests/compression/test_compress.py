@@ -23,7 +23,6 @@ from optimizer.recipe import (
     Recipe,
 )
 
-
 SPARSE_AND_ROUNDED = [
     Recipe(
         PruneSpec(sparsity=0.6),
