@@ -5,7 +5,6 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from small_models import Small
 from torch import Tensor, nn
 
 from optimizer.compression.apply import compress

@@ -9,7 +9,7 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 from small_models import Small
-from torch import Tensor, nn
+from torch import Tensor
 
 from optimizer.compression.apply import CompressedWeight, compress_weights
 from optimizer.compression.packing import (
@@ -27,7 +27,6 @@ from optimizer.errors import InputError
 from optimizer.measurement.size import size_of
 from optimizer.model.layers import walk
 from optimizer.recipe import PruneSpec, QuantizeSpec, Recipe
-
 
 RECIPES = [
     Recipe(),

@@ -161,9 +161,7 @@ def _without_prefix(tensors: Mapping[str, Tensor], left_out: list[str]) -> dict[
     }
     prefix = prefix_of(names)
     if beside := [name for name in names if not name.startswith(prefix)]:
-        left_out.append(
-            f"{listed(beside)}, of the training: the network's names begin with {prefix}"
-        )
+        left_out.append(f"{listed(beside)}, of the training: the network's names begin with {prefix}")
     return {name.removeprefix(prefix): names[name] for name in names if name not in beside}
 
 
