@@ -33,6 +33,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
+from notebook import MODEL, PHOTOGRAPHS, halves
 from peers import PEERS, Images, output_aside
 from torch import nn
 
@@ -47,9 +48,7 @@ from optimizer.records import DataSpec
 from optimizer.system.environment import describe, environment, threads_available
 from optimizer.system.paths import HOME_VARIABLE, home
 
-MODEL = "efficientnet-lite0"
 BUNDLED = ("fashion-mlp", "fashion-resnet", "fashion-mobilenet", "fashion-vit")
-PHOTOGRAPHS = Path(__file__).resolve().parents[2] / "shared" / "data" / "imagenet-sample"
 
 
 def pruned(sparsity: float) -> PruneSpec:
@@ -137,11 +136,11 @@ def rows_of(model: str, spec: DataSpec, names: Collection[str]) -> list[Row]:
     correct = right(workspace, compressed_model(workspace, Recipe()), images)
     started = time.process_time()
     workspace.statistics()
-    study_seconds = time.process_time() - started
+    statistics_seconds = time.process_time() - started
     total = len(images.labels)
     rows = [
         Row(model, "uncompressed", correct, total, 0.0),
-        Row(model, "(calibration statistics)", correct, total, study_seconds),
+        Row(model, "(calibration statistics)", correct, total, statistics_seconds),
     ]
     for name in names:
         recipe = recipe_for(workspace.model.module, name)
@@ -210,19 +209,6 @@ def peer_rows(images: Images, names: Collection[str]) -> list[Row]:
     return rows
 
 
-def photographs(folder: Path, place: Path) -> DataSpec:
-    """The two halves of the photographs, by the parity of their class, as folders of links in ``place``."""
-    index = json.loads((folder.parent / "imagenet_class_index.json").read_text())
-    halves = [place / name for name in ("even", "odd")]
-    for half in halves:
-        half.mkdir()
-    for wordnet_id, known in index.items():
-        source = folder / wordnet_id
-        if source.is_dir():
-            (halves[known["index"] % 2] / wordnet_id).symlink_to(source)
-    return DataSpec(path=str(halves[1]), calibration=str(halves[0]))
-
-
 def chosen(kind: str, known: Collection[str]) -> Callable[[str], tuple[str, ...]]:
     """Reads ``a,b`` or ``none``, for argparse."""
 
@@ -253,7 +239,7 @@ def not_measured(options: argparse.Namespace, rows: Collection[Row]) -> list[str
 def measured(options: argparse.Namespace, place: Path) -> list[Row]:
     rows: list[Row] = []
     if options.images.is_dir():
-        spec = photographs(options.images.resolve(), place)
+        spec = halves(options.images, place)
         rows += rows_of(MODEL, spec, options.recipes) if options.recipes else []
         rows += peer_rows(images_of(open_workspace(MODEL, spec)), options.peers) if options.peers else []
     if options.bundled:
@@ -274,7 +260,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(prefix="paretoscope-") as place:
-        os.environ["PARETOSCOPE_HOME"] = str(Path(place, "home"))  # statistics of an earlier run take no time
+        os.environ[HOME_VARIABLE] = str(Path(place, "home"))  # statistics of an earlier run take no time
         rows = measured(options, Path(place))
     if options.json:
         plain = [{**asdict(row), "accuracy": row.accuracy} for row in rows]

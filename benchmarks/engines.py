@@ -47,7 +47,7 @@ from optimizer.errors import InputError
 from optimizer.measurement.latency import EFFORTS, time_interleaved
 from optimizer.model.catalogue import load
 from optimizer.model.folding import fold_batch_norm
-from optimizer.model.layers import walk
+from optimizer.model.layers import hooked, walk
 from optimizer.progress import quiet
 from optimizer.recipe import QuantizeSpec, Recipe
 from optimizer.records import Execution, Settings
@@ -170,10 +170,9 @@ def layers_of(name: str) -> Iterable[tuple[nn.Module, tuple[int, ...], int]]:
             key = (len(weight), weight[0].numel(), pixels)
             found.setdefault(key, (layer, tuple(inputs[0].shape), pixels))
 
-    hooks = [layer.register_forward_hook(note) for layer in model.modules() if isinstance(layer, nn.Conv2d)]
-    model(torch.zeros(1, *shape))
-    for hook in hooks:
-        hook.remove()
+    convolutions = (layer for layer in model.modules() if isinstance(layer, nn.Conv2d))
+    with hooked(layer.register_forward_hook(note) for layer in convolutions):
+        model(torch.zeros(1, *shape))
     return found.values()
 
 

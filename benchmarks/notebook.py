@@ -29,6 +29,7 @@ from optimizer.data.loading import load_images
 from optimizer.measurement.experiment import score
 from optimizer.measurement.workspace import open_workspace
 from optimizer.model.catalogue import load
+from optimizer.model.sources.imagenet import wordnet_ids
 from optimizer.records import DataSpec, Request
 from optimizer.search.sweep import grid
 from optimizer.system.environment import describe, environment
@@ -84,11 +85,14 @@ def fastest_batch(model: nn.Module, images: Tensor) -> int:
 
 def halves(photographs: Path, folder: Path) -> DataSpec:
     """Folders of links: classes with an odd index are evaluated, those with an even one calibrate."""
-    for index, source in enumerate(sorted(photographs.iterdir())):
-        half = folder / ("odd" if index % 2 else "even")
-        half.mkdir(exist_ok=True)
-        (half / source.name).symlink_to(source, target_is_directory=True)
-    return DataSpec(path=str(folder / "odd"), calibration=str(folder / "even"))
+    both = folder / "even", folder / "odd"
+    for half in both:
+        half.mkdir()
+    for index, wordnet_id in enumerate(wordnet_ids()):
+        source = photographs.resolve() / wordnet_id
+        if source.is_dir():
+            (both[index % 2] / wordnet_id).symlink_to(source, target_is_directory=True)
+    return DataSpec(path=str(both[1]), calibration=str(both[0]))
 
 
 def ours(request: Request) -> tuple[Tensor, float, int]:

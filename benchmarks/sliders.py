@@ -122,13 +122,13 @@ def main() -> None:
     options = parser.parse_args()
     if options.browser:
         from browser_waits import never_seen, waits
-        from compression import MODEL as LARGE
-        from compression import PHOTOGRAPHS, photographs
+        from notebook import MODEL as LARGE
+        from notebook import PHOTOGRAPHS, halves
 
         with tempfile.TemporaryDirectory() as place:
             asked = MODEL, DataSpec()
             if options.photographs:
-                asked = LARGE, photographs(PHOTOGRAPHS, Path(place))
+                asked = LARGE, halves(PHOTOGRAPHS, Path(place))
             found = waits(options.positions, *asked)
         print(json.dumps(found, indent=None if options.json else 2))
         sys.exit("\n".join(never_seen(found)) or None)

@@ -17,10 +17,10 @@ from typing import Any
 import databases
 import pytest
 import torch
-from engine_runs import Ready, Small
+from engine_runs import Ready
 from hypothesis import settings
 from image_folders import Fill
-from small_models import SMALL_MODELS, SMALL_SHAPE
+from small_models import SMALL_MODELS, SMALL_SHAPE, Small
 from torch import Tensor, nn
 
 from optimizer.cluster.attached import CLUSTER_VARIABLE
@@ -262,7 +262,7 @@ def resnet() -> LoadedModel:
 
 
 @pytest.fixture
-def small() -> Callable[[str], nn.Module]:
+def small() -> Small:
     """``small(name)``: a fresh model of SMALL_MODELS in evaluation mode, the same weights every time."""
 
     def make(name: str) -> nn.Module:

@@ -13,7 +13,6 @@ from optimizer.engine.base import Build
 from optimizer.methods.engines import ENGINES
 from optimizer.recipe import PruneSpec, QuantizeSpec, Recipe
 
-Small = Callable[[str], nn.Module]
 Ready = Callable[[str, str], tuple[nn.Module, Build]]
 
 QUICK = [name for name in ENGINES if name != "compile"]

@@ -1,5 +1,7 @@
 """Small torch models that take images ``[N, 1, 8, 8]``."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -9,6 +11,8 @@ from optimizer.compression.quantize.held import HeldGrid, held_grid
 from optimizer.model.layers import walk
 
 SMALL_SHAPE = (1, 8, 8)
+Small = Callable[[str], nn.Module]
+"""A fresh model of SMALL_MODELS by its name, as the fixture ``small`` gives it."""
 
 
 class Cnn(nn.Module):

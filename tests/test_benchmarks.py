@@ -187,6 +187,20 @@ def test_a_frontier_that_is_another_measured_whole_ends_the_sweep_with_1(
     assert (ended is not None and "another frontier" in ended) == missed
 
 
+def test_photographs_are_halved_by_their_classes_also_in_a_relative_folder(
+    benchmark: Any, tmp_path: Path
+) -> None:
+    file = benchmark("notebook")
+    file.patch.chdir(tmp_path)
+    for name in ("n01443537", "n01484850", "others"):
+        Path("photographs", name).mkdir(parents=True)
+    data = file["halves"](Path("photographs"), tmp_path)
+    halves = [
+        [one.name for one in Path(half).iterdir() if one.is_dir()] for half in (data.path, data.calibration)
+    ]
+    assert halves == [["n01443537"], ["n01484850"]]
+
+
 # Compression
 
 
@@ -208,7 +222,6 @@ def test_and_where_no_other_library_ran(compression: Benchmark, tmp_path: Path) 
     def fails(*_: Any) -> Any:
         raise RuntimeError("another version")
 
-    (tmp_path.parent / "imagenet_class_index.json").write_text("{}")
     images = compression["Images"](torch.zeros(2, 4), np.zeros(2, int), torch.zeros(1, 4))
     library, ours = compression["PEERS"]["torch"], lambda *_: lambda part: torch.zeros(len(part), 3)
     compression.put(open_workspace=lambda *_: SimpleNamespace(model=None), images_of=lambda workspace: images)

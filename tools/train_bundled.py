@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchvision.datasets import FashionMNIST
 
-from optimizer.model.architectures import ARCHITECTURES
+from optimizer.model.architectures import ARCHITECTURES, IMAGE_SHAPE
 
 ASSETS = Path(__file__).parent.parent / "assets"
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
@@ -170,7 +170,7 @@ def main() -> None:
             "architecture": name,
             "description": (ARCHITECTURES[name].__doc__ or "").strip(),
             "parameters": sum(p.numel() for p in model.parameters()),
-            "input_shape": [1, 28, 28],
+            "input_shape": IMAGE_SHAPE,
             "mean": [MEAN],
             "std": [STD],
             "classes": list(CLASSES),

@@ -126,7 +126,10 @@ def prune_weights(
     pruned: dict[str, Pruned] = {}
     for spec, names in alike.items():
         if not spec.active:  # its method may ask for images that nothing needs
-            pruned |= {name: Pruned(weights[name].clone(), _whole(weights[name])) for name in names}
+            pruned |= {
+                name: Pruned(weights[name].clone(), torch.ones_like(weights[name], dtype=torch.bool))
+                for name in names
+            }
             continue
         pruner: Pruner = spec.pruner.load()
         pruned |= pruner(
@@ -136,10 +139,6 @@ def prune_weights(
             statistics,
         )
     return pruned
-
-
-def _whole(weight: Tensor) -> Tensor:
-    return torch.ones_like(weight, dtype=torch.bool)
 
 
 def _check_pattern(weights: Mapping[str, Tensor], recipe: Recipe) -> None:

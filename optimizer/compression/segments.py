@@ -12,7 +12,7 @@ import torch.fx
 from torch import Tensor, nn
 
 from optimizer.compression.blocks import blocks
-from optimizer.model.folding import traced
+from optimizer.model.tracing import traced
 
 BATCH = 16
 PROBES = (2, 3)

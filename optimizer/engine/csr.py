@@ -16,7 +16,7 @@ from optimizer.engine.base import Runner
 from optimizer.engine.realised import TAKES_TIME, simulated, unrounded
 from optimizer.engine.torch import RoundActivations, activation_ranges, unreached
 from optimizer.engine.torch import build as build_eager
-from optimizer.model.layers import uses, walk
+from optimizer.model.layers import hooked, uses, walk
 from optimizer.recipe import Recipe
 from optimizer.records import Execution, LayerExecution
 from optimizer.system.threads import thread_count
@@ -83,11 +83,9 @@ def build(compressed: CompressedModel, calibration: Tensor, *, threads: int, bat
     def keep(module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
         inputs[module] = arguments[0]
 
-    handles = [module.register_forward_pre_hook(keep) for module in candidates]
     with thread_count(threads):
-        model(calibration[:1].expand(batch, *[-1] * (calibration.dim() - 1)))
-        for handle in handles:
-            handle.remove()
+        with hooked(module.register_forward_pre_hook(keep) for module in candidates):
+            model(calibration[:1].expand(batch, *[-1] * (calibration.dim() - 1)))
         faster: dict[nn.Module, nn.Module] = {}
         for module, given in inputs.items():
             sparse = CsrLayer(module)

@@ -28,7 +28,8 @@ AFFINE = {"Add", "Subtract", "Multiply", "Divide"}
 
 def opened(network: Network, shape: tuple[int, ...], threads: int, batch: int) -> Opened:
     graph = _graph(network, shape)
-    products, of_images = _products(graph), _of_images(graph)
+    of_images = _of_images(graph)
+    products = _products(graph, of_images)
     layers = []
     for name, node in products.items():
         end = _end(node, of_images)
@@ -92,9 +93,9 @@ def _output_name(output: Any) -> str:
     return names[0] if names else _layer_name(output.get_node().input_value(0).get_node().get_friendly_name())
 
 
-def _products(graph: Any) -> dict[str, Any]:
+def _products(graph: Any, of_images: set[str]) -> dict[str, Any]:
     """Its convolutions and products with a weight, by name, in the order of the network."""
-    of_images, found = _of_images(graph), []
+    found = []
     for node in graph.get_ordered_ops():
         kind = node.get_type_name()
         multiplies = kind in WEIGHTED or kind.endswith("ConvolutionBackpropData")
@@ -173,8 +174,8 @@ def _inside_of(graph: Any, sizes: list[int], threads: int, names: Sequence[str])
     import openvino as library
 
     copied = graph.clone()
-    products = _products(copied)
     of_images = _of_images(copied)
+    products = _products(copied, of_images)
     ends = [_end(products[name], of_images).output(0) for name in names]
     shown = library.Model(ends, copied.get_parameters(), "inside")
     return _every_output(openvino_core.compile_graph(shown, sizes, "LATENCY", threads, "f32"))

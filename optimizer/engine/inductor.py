@@ -29,9 +29,8 @@ def profile(
     Inductor writes a kernel for what stands between layers; layers it leaves to torch's operations, which are
     told apart by the shapes of their weights. The smallest may become part of a kernel, and have no row.
     """
-    whole = timeit.repeat(
-        call, number=1, repeat=calls
-    )  # by itself: the profiler takes time between operations
+    # By itself: the profiler takes time between operations.
+    whole = timeit.repeat(call, number=1, repeat=calls)
     with torch.profiler.profile(
         activities=[torch.profiler.ProfilerActivity.CPU], record_shapes=True
     ) as profiled:

@@ -162,9 +162,8 @@ def _profile(
             precision = "u8"
         settled = np.sort(times[FIRST_CALLS:])
         quarter = len(settled) // 4
-        middle = round(
-            settled[quarter : len(settled) - quarter].mean() + 500
-        )  # cut off by half of one, on average
+        # Cut off by half of one, on average.
+        middle = round(settled[quarter : len(settled) - quarter].mean() + 500)
         rows.append(
             KernelTime.of_layers([layer], precision, kernel, middle)
             if layer

@@ -5,7 +5,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from optimizer.compression.apply import CompressedModel
 from optimizer.engine.base import Array, Build, Engine, Load, Runner, Service, one_by_one
 from optimizer.engine.realised import TAKES_TIME, simulated, unrounded
-from optimizer.model.layers import uses, walk
+from optimizer.model.layers import hooked, uses, walk
 from optimizer.model.unused import values_decide
 from optimizer.records import Execution, KernelTime, LayerExecution, Role
 from optimizer.system.threads import pinned_threads, thread_count
@@ -66,13 +66,9 @@ def activation_ranges(model: nn.Module, images: Tensor) -> dict[nn.Module, tuple
             low, high = ranges.get(module, (0.0, 0.0))
             ranges[module] = (min(low, tensor.min().item()), max(high, tensor.max().item()))
 
-    handles = [module.register_forward_pre_hook(observe) for module in layers]
-    try:
+    with hooked(module.register_forward_pre_hook(observe) for module in layers):
         for batch in torch.split(images, SCORING_BATCH):
             model(batch)
-    finally:
-        for handle in handles:
-            handle.remove()
     return ranges
 
 
@@ -191,15 +187,17 @@ def _profile(
     def end(module: nn.Module, inputs: object, output: object) -> None:
         take(*units[module])
 
-    between = []
-    with ExitStack() as stack:
-        for module in units:
-            for handle in (
-                module.register_forward_pre_hook(start, prepend=True),
-                module.register_forward_pre_hook(ready),
-                module.register_forward_hook(end, prepend=True),
-            ):
-                stack.callback(handle.remove)
+    between: list[int] = []
+    timed = (
+        handle
+        for module in units
+        for handle in (
+            module.register_forward_pre_hook(start, prepend=True),
+            module.register_forward_pre_hook(ready),
+            module.register_forward_hook(end, prepend=True),
+        )
+    )
+    with hooked(timed):
         while call < calls:
             spent, before = 0, time.perf_counter_ns()
             infer(images)
@@ -257,13 +255,18 @@ def _kernels(
     def leave(module: nn.Module, inputs: object, output: object) -> None:
         open_scopes.pop().__exit__(None, None, None)
 
-    with ExitStack() as stack:
-        for module in units:  # after what rounds the inputs
-            stack.callback(module.register_forward_pre_hook(enter).remove)
-            stack.callback(module.register_forward_hook(leave, prepend=True).remove)
-        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiled:
-            for _ in range(NAMING_CALLS):
-                infer(images)
+    scoped = (
+        handle
+        for module in units  # after what rounds the inputs
+        for handle in (
+            module.register_forward_pre_hook(enter),
+            module.register_forward_hook(leave, prepend=True),
+        )
+    )
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    with hooked(scoped), torch.profiler.profile(activities=activities) as profiled:
+        for _ in range(NAMING_CALLS):
+            infer(images)
     shortest: dict[str, dict[str, float]] = {}
     for event in profiled.events() or ():
         scope = event.cpu_parent
@@ -286,7 +289,4 @@ def saved() -> Load:
     return load
 
 
-ENGINE = Engine(
-    problem=lambda: None,
-    prepare=prepare,
-)
+ENGINE = Engine(lambda: None, prepare)

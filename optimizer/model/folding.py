@@ -1,10 +1,9 @@
-"""Batch norm folded into the convolutions before it, and the graph by which a network is traced."""
+"""Batch norm folded into the convolutions before it."""
 
 from collections import Counter, defaultdict
 from typing import Any
 
 import torch
-import torch.fx
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.overrides import TorchFunctionMode
@@ -12,38 +11,10 @@ from torch.utils._pytree import tree_leaves
 
 from optimizer.model.computed import copied, replace_computed
 from optimizer.model.examples import agree, answers, examples
-from optimizer.model.layers import CONVOLUTIONS, holders, whole_attention
+from optimizer.model.layers import BATCH_NORMS, CONVOLUTIONS, holders, hooked, whole_attention
 from optimizer.model.products import small_input
+from optimizer.model.tracing import LayerTracer
 from optimizer.model.unused import drop_unused
-
-BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-
-
-class LayerTracer(torch.fx.Tracer):
-    """Keeps convolutions, norms and attention whole, also those of libraries that derive their own."""
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        kinds = (*CONVOLUTIONS, *BATCH_NORMS, nn.MultiheadAttention)
-        return isinstance(m, kinds) or super().is_leaf_module(m, module_qualified_name)
-
-    def create_args_for_root(
-        self, root_fn: Any, is_module: bool, concrete_args: Any = None
-    ) -> tuple[Any, list[Any]]:
-        """As all call it, with one input: a placeholder for ``targets=None`` would not be None, and a loss
-        would be traced in the place of logits."""
-        return self.root.forward, [self.create_proxy("placeholder", "input", (), {})]
-
-
-@torch.no_grad()
-def traced(model: nn.Module, image: Tensor) -> torch.fx.Graph:
-    """The graph by which ``model`` answers ``image`` ``[1, ...]``. Raises what its code does where it can't
-    be traced, and ValueError where the graph answers otherwise: code that asks whether its input is a tensor
-    may go another way with what stands for one."""
-    graph = LayerTracer().trace(model)
-    found = torch.fx.Interpreter(torch.fx.GraphModule(model, graph)).run(image.clone())
-    if not agree([model(image.clone())], [found]):
-        raise ValueError("its graph answers otherwise")
-    return graph
 
 
 def fold_batch_norm(
@@ -183,12 +154,8 @@ def _run_pairs(model: nn.Module, images: Tensor) -> list[tuple[str, str]]:
             handles.append(
                 module.register_forward_pre_hook(lambda _, inputs, n=name: read[n].append(inputs[0]))
             )
-    try:
-        with whole_attention(), _Readers() as readers:
-            outputs = model(images)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with hooked(handles), whole_attention(), _Readers() as readers:
+        outputs = model(images)
     returned = {id(one) for one in tree_leaves(outputs)}
     makers = {id(out[0]): name for name, out in made.items() if len(out) == 1}
     return [

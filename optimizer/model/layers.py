@@ -6,23 +6,24 @@ nor is a library's convolution or linear layer that multiplies with something wo
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from optimizer.formats import listed
 from optimizer.model.examples import examples
 from optimizer.model.products import Products, multiplies_with_weight
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 MIN_OTHER_SHARE = 0.05
 """Of a model's weights, outside of all layers: a smaller share is biases, norms and position embeddings."""
-MAX_NAMED = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +143,7 @@ def _outside_of_layers(model: nn.Module) -> tuple[str, ...]:
     percent = 100 * outside.total() / total
     return (
         f"{percent:.0f} % of this model's weights are in layers that no recipe prunes or rounds: "
-        f"{listed(named, MAX_NAMED)}",
+        f"{listed(named)}",
     )
 
 
@@ -172,21 +173,26 @@ def multiplications(model: nn.Module, input_shape: tuple[int, ...]) -> dict[str,
     def count(name: str, module: Any, inputs: Any, output: Tensor) -> None:
         calls[name] += output.numel() // len(module.weight)
 
-    handles = [
+    counted = (
         layer.module.register_forward_hook(partial(count, layer.name))
         for layer in uses(model)
         if not isinstance(layer.module, nn.MultiheadAttention)
-    ]
-    try:
-        with whole_attention(), products:
-            model(inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
+    )
+    with hooked(counted), whole_attention(), products:
+        model(inputs)
     macs = products.macs
     return {
         name: round(macs[name] / one.numel()) if macs[name] else calls[name] for name, one in weights.items()
     }
+
+
+@contextmanager
+def hooked(handles: Iterable[RemovableHandle]) -> Iterator[None]:
+    """Takes hooks out in the end: also those before one that could not be registered."""
+    with ExitStack() as stack:
+        for handle in handles:
+            stack.enter_context(handle)
+        yield
 
 
 @contextmanager

@@ -29,7 +29,6 @@ CHANNELS = (1, 3, 4)
 """Of images that are grey, in colour, and in colour with transparency."""
 STATISTICS = ("running_mean", "running_var")
 """Buffers that a norm learns."""
-MAX_NAMED = 3
 COMPILED = "_is_torch_compile"
 """What torch.compile leaves in a module that it is given."""
 QUANTIZED = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized")
@@ -212,7 +211,7 @@ def _drop_hooks(taken: nn.Module) -> list[str]:
 def _notes_on_hooks(hooked: list[str]) -> Iterator[str]:
     if hooked:
         yield (
-            f"hooks are left out, those of {listed(hooked, MAX_NAMED)}: where one changes what goes in or "
+            f"hooks are left out, those of {listed(hooked)}: where one changes what goes in or "
             "comes out there, these figures are of the network without it"
         )
 

@@ -13,12 +13,12 @@ from torch.utils._pytree import tree_leaves
 
 from optimizer.formats import listed
 from optimizer.model.examples import answers, examples
+from optimizer.model.layers import hooked
 from optimizer.system.threads import thread_count
 
 LOOKING = (Tensor.tolist, Tensor.numpy, Tensor.__array__)
 """Calls by which a model's code looks at values, beside operations that are tagged as such."""
 VALUES_DECIDE = (torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape)
-MAX_NAMED = 3
 
 
 def drop_unused(module: nn.Module, input_shape: tuple[int, ...]) -> tuple[str, ...]:
@@ -30,7 +30,7 @@ def drop_unused(module: nn.Module, input_shape: tuple[int, ...]) -> tuple[str, .
         return ()
     return (
         f"{left_out:,} weights ({100 * left_out / total:.2g} % of the model's) never run in evaluation, and "
-        f"are left out: those of {listed([*gone], MAX_NAMED)}",
+        f"are left out: those of {listed([*gone])}",
     )
 
 
@@ -99,11 +99,11 @@ def _traced(module: nn.Module, input_shape: tuple[int, ...]) -> tuple[set[int], 
     """Which modules ran, by ``id``, and the places in memory that were read, for one input and for two; None
     where it fails, or a value may have decided."""
     ran, reads = set[int](), _Reads()
-    handles = [part.register_forward_pre_hook(lambda part, _: ran.add(id(part))) for part in module.modules()]
+    watched = (part.register_forward_pre_hook(lambda part, _: ran.add(id(part))) for part in module.modules())
     decides = _Decides()
     try:
         # One or two inputs: more threads would wait for each other, long where other work goes on.
-        with thread_count(1), torch.random.fork_rng(devices=()), torch.no_grad():
+        with thread_count(1), torch.random.fork_rng(devices=()), torch.no_grad(), hooked(watched):
             torch.default_generator.manual_seed(0)
             one, two = (examples(module, input_shape, count) for count in (1, 2))
             with decides, reads:
@@ -112,9 +112,6 @@ def _traced(module: nn.Module, input_shape: tuple[int, ...]) -> tuple[set[int], 
                 module(two)
     except Exception:  # the model's own code: anything may come out of it
         return None
-    finally:
-        for handle in handles:
-            handle.remove()
     return None if decides.found or reads.values_decide else (ran, reads.places)
 
 

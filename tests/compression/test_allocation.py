@@ -80,7 +80,7 @@ def test_without_a_bias_a_constant_input_is_no_less_needed() -> None:
     assert cost[0] > 50 * cost[1]
 
 
-def test_inverses_are_worked_out_once_for_a_study() -> None:
+def test_inverses_are_worked_out_once_for_the_same_statistics() -> None:
     made = statistics({"a": positive_definite(1, 5)}, {})
     assert inverse_of("a", made) is inverse_of("a", made)
     torch.testing.assert_close(
@@ -99,7 +99,7 @@ def test_costs_grow_with_the_share_that_goes_before() -> None:
         assert found[weight == value].item() == factor
 
 
-def test_layers_that_the_study_lacks_cost_what_is_typical() -> None:
+def test_layers_that_the_statistics_lack_cost_what_is_typical() -> None:
     weights = {name: torch.full((2, 4), value) for name, value in (("a", 1.0), ("b", 2.0), ("c", 1e6))}
     eye = torch.eye(4)[None]
     one = torch.ones(2)
@@ -193,7 +193,7 @@ def test_a_sparsity_that_can_not_be_met_says_what_can() -> None:
     assert sum(removed_counts(costs, 0.9, ALONE).values()) == 18
 
 
-def test_unknown_allocations_and_a_missing_study_are_refused() -> None:
+def test_unknown_allocations_and_missing_statistics_are_refused() -> None:
     with pytest.raises(InputError, match="unknown allocation 'even': use one of uniform"):
         weight_costs({}, "even")
     with pytest.raises(InputError, match="measured works from calibration images"):

@@ -141,7 +141,7 @@ def test_a_grid_finer_than_the_bins_is_not_drawn() -> None:
     assert anatomy_of("0.weight", layer.weight.detach(), after["0.weight"], True).levels == ()
 
 
-def test_sensitivities_are_of_the_layers_that_were_studied() -> None:
+def test_sensitivities_are_of_the_layers_that_the_statistics_know() -> None:
     random = torch.Generator().manual_seed(0)
     weights: dict[str, Tensor] = {
         name: torch.randn(4, 8, generator=random) for name in ("last", "first", "unknown")

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from small_models import Pooled, masks_and_grids
+from small_models import Pooled, Small, masks_and_grids
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -19,7 +19,6 @@ from optimizer.compression.quantize.held import HeldGrid, moved
 from optimizer.model.layers import walk
 from optimizer.recipe import PruneSpec, QuantizeSpec, Recipe
 
-Small = Callable[[str], nn.Module]
 COARSE = Recipe(PruneSpec(sparsity=0.5), QuantizeSpec(weight_bits=3))
 
 

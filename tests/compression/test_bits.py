@@ -224,7 +224,7 @@ def test_layers_that_matter_more_get_more_bits_within_the_average(method: str) -
         assert (one.method, one.symmetric, one.range) == (method, False, "mse")
 
 
-def test_layers_that_were_not_studied_get_the_average_rounded_down() -> None:
+def test_layers_that_the_statistics_lack_get_the_average_rounded_down() -> None:
     layers = {name: example(name) for name in ("plain", "few rows")}
     weights = {name: weight for name, (weight, _) in layers.items()} | {"unknown": torch.ones(50, 50)}
     spec = QuantizeSpec("compensated", average_bits=3.5)

@@ -1,4 +1,4 @@
-"""Studies, plans and fine-tuned networks: made once, kept on disk by content, thrown away oldest first."""
+"""Statistics, plans and fine-tuned networks: made once, kept on disk by content, thrown away oldest first."""
 
 import copy
 import os
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_models import assert_same_statistics, half_gone
+from small_models import Small, assert_same_statistics, half_gone
 from torch import Tensor, nn
 
 from optimizer.compression.calibration import cache
@@ -31,8 +31,6 @@ from optimizer.progress import Asker, asked_by
 from optimizer.system import disk_cache
 from optimizer.system.disk_cache import beside, kept, read, write
 
-Small = Callable[[str], nn.Module]
-
 
 def files(home: Path) -> list[Path]:
     return sorted((home / "studies").glob("*.safetensors"))
@@ -43,7 +41,7 @@ def model(small: Small) -> nn.Module:
     return fold_batch_norm(small("cnn"))[0]
 
 
-def test_a_study_is_made_once_and_read_back_bit_for_bit(
+def test_statistics_are_made_once_and_read_back_bit_for_bit(
     model: nn.Module, small_images: Tensor, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = statistics_of(model, small_images)
@@ -53,7 +51,7 @@ def test_a_study_is_made_once_and_read_back_bit_for_bit(
     assert_same_statistics(statistics_of(model, small_images.clone()), made)
 
 
-def test_other_weights_or_images_are_another_study(
+def test_other_weights_or_images_have_statistics_of_their_own(
     model: nn.Module, small_images: Tensor, home: Path
 ) -> None:
     statistics_of(model, small_images)
@@ -88,7 +86,7 @@ def test_networks_that_compute_something_else_with_the_same_weights_are_kept_apa
     assert again == digests
 
 
-def test_a_damaged_study_is_made_again(model: nn.Module, small_images: Tensor, home: Path) -> None:
+def test_damaged_statistics_are_made_again(model: nn.Module, small_images: Tensor, home: Path) -> None:
     made = statistics_of(model, small_images)
     (path,) = files(home)
     path.write_bytes(path.read_bytes()[:200])
@@ -178,7 +176,7 @@ def test_those_that_were_not_used_for_longest_go_first(
     assert made
 
 
-def test_without_a_folder_to_write_to_a_study_is_made_and_not_kept(
+def test_without_a_folder_to_write_to_statistics_are_made_and_not_kept(
     model: nn.Module, small_images: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "file"
@@ -365,7 +363,7 @@ def test_what_is_read_again_lies_in_memory_as_what_was_made(
     assert all(one.mean.data_ptr() % 64 == 0 for one in again.moments.values())
 
 
-def test_the_caller_s_threads_do_not_change_a_study(model: nn.Module, small_images: Tensor) -> None:
+def test_the_caller_s_threads_do_not_change_statistics(model: nn.Module, small_images: Tensor) -> None:
     threads = torch.get_num_threads()
     made = []
     try:

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from small_models import SMALL_SHAPE, Indexed
+from small_models import SMALL_SHAPE, Indexed, Small
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.parametrizations import weight_norm
@@ -30,7 +30,7 @@ from optimizer.model.folding import fold_batch_norm
 from optimizer.model.layers import multiplications, walk
 from optimizer.records import DataSpec
 
-Small = Callable[[str], nn.Module]
+Planned = Callable[[str, str], ChannelPlan]
 
 
 class Plain(nn.Module):
@@ -108,7 +108,7 @@ def fashion() -> Datasets:
 
 
 @pytest.fixture(scope="module")
-def planned(fashion: Datasets) -> Callable[[str, str], ChannelPlan]:
+def planned(fashion: Datasets) -> Planned:
     """``planned(name, order)``: the plan of a bundled model on 96 calibration images, made once."""
 
     @cache
@@ -348,7 +348,7 @@ def test_kept_channels_are_nested(order: str, small_images: Tensor) -> None:
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("name", ["fashion-mlp", "fashion-mobilenet"])
 def test_kept_channels_never_grow_with_the_ratio(
-    name: str, order: str, multiple: int, planned: Callable[[str, str], ChannelPlan]
+    name: str, order: str, multiple: int, planned: Planned
 ) -> None:
     found = planned(name, order)
     counts = [kept_counts(found, step / 40, multiple) for step in range(40)]
@@ -360,7 +360,7 @@ def test_kept_channels_never_grow_with_the_ratio(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("order", ORDERS)
-def test_wide_groups_are_snapped(order: str, planned: Callable[[str, str], ChannelPlan]) -> None:
+def test_wide_groups_are_snapped(order: str, planned: Planned) -> None:
     found = planned("fashion-mobilenet", order)
     counts = kept_counts(found, 0.3, 16)
     for group in found.free:
@@ -370,15 +370,13 @@ def test_wide_groups_are_snapped(order: str, planned: Callable[[str, str], Chann
 
 
 @pytest.mark.slow
-def test_by_magnitude_each_group_loses_the_same_share(planned: Callable[[str, str], ChannelPlan]) -> None:
+def test_by_magnitude_each_group_loses_the_same_share(planned: Planned) -> None:
     found = planned("fashion-resnet", "magnitude")
     assert kept_counts(found, 0.25) == {group.name: 3 * group.channels // 4 for group in found.free}
 
 
 @pytest.mark.parametrize("ratio", [0.1, 0.25, 0.5])
-def test_compensated_ratio_is_a_share_of_multiply_accumulates(
-    ratio: float, planned: Callable[[str, str], ChannelPlan]
-) -> None:
+def test_compensated_ratio_is_a_share_of_multiply_accumulates(ratio: float, planned: Planned) -> None:
     found = planned("fashion-mobilenet", "compensated")
     counts = kept_counts(found, ratio)
     gone = sum((group.channels - counts[group.name]) * found.macs[group.name] for group in found.free)
@@ -421,9 +419,7 @@ def test_shrunk_equals_masked(kind: type[nn.Module], order: str, small_images: T
 @pytest.mark.slow
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_bundled_models_shrink(
-    name: str, order: str, planned: Callable[[str, str], ChannelPlan], fashion: Datasets
-) -> None:
+def test_bundled_models_shrink(name: str, order: str, planned: Planned, fashion: Datasets) -> None:
     found = planned(name, order)
     shrunk = shrink(found, 0.25)
     assert parameters(shrunk.module) < parameters(found.model)
@@ -438,9 +434,7 @@ def test_bundled_models_shrink(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["fashion-resnet", "fashion-mobilenet", "fashion-vit"])
-def test_compensated_keeps_more_accuracy(
-    name: str, planned: Callable[[str, str], ChannelPlan], fashion: Datasets
-) -> None:
+def test_compensated_keeps_more_accuracy(name: str, planned: Planned, fashion: Datasets) -> None:
     images, labels = fashion.evaluation.images, fashion.evaluation.labels
     right = {
         order: (run(shrink(planned(name, order), 0.25).module, images).argmax(1) == labels).float().mean()
@@ -470,9 +464,7 @@ def test_the_mean_of_what_goes_is_put_into_the_bias(small_images: Tensor) -> Non
 
 
 @pytest.mark.slow
-def test_matching_is_kept_where_it_helps(
-    planned: Callable[[str, str], ChannelPlan], fashion: Datasets
-) -> None:
+def test_matching_is_kept_where_it_helps(planned: Planned, fashion: Datasets) -> None:
     found = planned("fashion-mobilenet", "magnitude")
     plain, matched = shrink(found, 0.3), shrink(found, 0.3, match=True)
     images = fashion.evaluation.images[:200]

@@ -203,7 +203,7 @@ def test_refitting_errs_less_than_masking() -> None:
     assert quadratic(rows - refit(rows, kept, matrix), matrix).sum() < 0.8 * masked
 
 
-def test_masks_of_one_study_are_nested_over_the_sparsities() -> None:
+def test_masks_of_the_same_statistics_are_nested_over_the_sparsities() -> None:
     weights, statistics = network()
     some, more = (prune(weights, weights, spec(share), statistics) for share in (0.4, 0.7))
     assert all((some[name].mask | ~more[name].mask).all() for name in weights)
@@ -260,7 +260,7 @@ def test_layers_without_a_bias_keep_it_so() -> None:
 
 
 @pytest.mark.parametrize("pattern", ["unstructured", "2:4", "1x4"])
-def test_layers_that_the_study_lacks_are_pruned_by_magnitude(pattern: str) -> None:
+def test_layers_that_the_statistics_lack_are_pruned_by_magnitude(pattern: str) -> None:
     weights, statistics = network()
     weights["unseen"] = random(16, 32)
     pruned = prune(weights, weights, spec(0.5, pattern=pattern), statistics)["unseen"]
@@ -288,7 +288,7 @@ def test_weights_are_left_alone() -> None:
     assert all(torch.equal(weights[name], before[name]) for name in weights)
 
 
-def test_a_missing_study_and_an_impossible_sparsity_are_refused() -> None:
+def test_missing_statistics_and_an_impossible_sparsity_are_refused() -> None:
     weights, statistics = network()
     with pytest.raises(InputError, match="compensated works from calibration images"):
         prune(weights, weights, spec(0.5), None)

@@ -403,7 +403,7 @@ def test_without_a_bias_the_mean_counts_as_a_change_of_the_outputs() -> None:
     assert shifts[1] < 0.2 * shifts[0]
 
 
-def test_a_layer_that_was_not_studied_is_rounded_to_nearest() -> None:
+def test_a_layer_that_the_statistics_lack_is_rounded_to_nearest() -> None:
     weight = drawn((4, 9))
     pruned = Pruned(weight * 0.5, torch.ones(4, 9, dtype=torch.bool), torch.ones(4))
     rounded = quantize(weight, pruned, PLAIN, "b", statistics_of(covariance(1, 9, 1)))

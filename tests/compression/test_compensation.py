@@ -19,7 +19,7 @@ DATA = DataSpec(limit=1_000)
 SPARSITIES = (0.5, 0.8, 0.97)
 BITS = (4, 3, 2)
 BY_MODEL = pytest.mark.parametrize("model", ["fashion-mlp", *LARGER], scope="module")
-"""Of this scope: pytest puts the tests of one model together, which is studied and scored whole once."""
+"""Of this scope: pytest puts the tests of one model together, which is calibrated and scored whole once."""
 
 
 def pruned(sparsity: float) -> tuple[Recipe, Recipe]:

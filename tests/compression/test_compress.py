@@ -1,4 +1,3 @@
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -7,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from pairs import sample
-from small_models import SMALL_MODELS
+from small_models import SMALL_MODELS, Small
 from torch import Tensor, nn
 
 from optimizer.compression.apply import compress, compress_weights
@@ -23,8 +22,6 @@ from optimizer.recipe import (
     QuantizeSpec,
     Recipe,
 )
-
-Small = Callable[[str], nn.Module]
 
 SPARSE_AND_ROUNDED = [
     Recipe(

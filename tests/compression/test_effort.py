@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from small_models import Indexed, masks_and_grids
+from small_models import Indexed, Small, masks_and_grids
 from torch import Tensor, nn
 
 from optimizer.compression.apply import CompressedModel, compress
@@ -22,7 +22,6 @@ from optimizer.progress import Asker, Cancelled, asked_by
 from optimizer.recipe import PruneSpec, QuantizeSpec, Recipe
 from optimizer.records import DataSpec
 
-Small = Callable[[str], nn.Module]
 HALF = Recipe(PruneSpec(sparsity=0.5))
 COARSE = Recipe(PruneSpec(sparsity=0.5), QuantizeSpec(weight_bits=3))
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from by_request import measure, open_model
+from small_models import Small
 from torch import Tensor, nn
 
 from optimizer.compression.apply import compress, compress_weights
@@ -18,7 +19,6 @@ from optimizer.model.layers import walk
 from optimizer.recipe import Override, PruneSpec, QuantizeSpec, Recipe
 from optimizer.records import DataSpec, Request, Settings
 
-Small = Callable[[str], nn.Module]
 FOUR = QuantizeSpec(weight_bits=4, granularity="tensor")
 
 

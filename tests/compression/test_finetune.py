@@ -1,13 +1,12 @@
 """What fine-tuning may and may not do, on small models that learn fast."""
 
 import copy
-from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from small_models import half_gone, masks_and_grids
+from small_models import Small, half_gone, masks_and_grids
 from torch import Tensor, nn
 
 from optimizer.compression.apply import compress
@@ -24,8 +23,6 @@ from optimizer.model.folding import fold_batch_norm
 from optimizer.model.layers import walk
 from optimizer.recipe import PruneSpec, QuantizeSpec, Recipe
 from optimizer.records import DataSpec
-
-Small = Callable[[str], nn.Module]
 
 
 @pytest.mark.slow

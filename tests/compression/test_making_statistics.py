@@ -1,12 +1,11 @@
 """Statistics say what matters to the outputs, whatever a network does with its layers."""
 
 import copy
-from collections.abc import Callable
 from contextlib import nullcontext
 
 import pytest
 import torch
-from small_models import Indexed, assert_same_statistics, half_never_on
+from small_models import Indexed, Small, assert_same_statistics, half_never_on
 from torch import Tensor, nn
 
 from optimizer.compression.apply import compress
@@ -22,8 +21,6 @@ from optimizer.compression.prune.plan import plan
 from optimizer.model.folding import fold_batch_norm
 from optimizer.model.layers import walk
 from optimizer.recipe import PruneSpec, Recipe
-
-Small = Callable[[str], nn.Module]
 
 
 @pytest.fixture

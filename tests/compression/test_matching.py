@@ -1,12 +1,12 @@
 """Outputs matched to those of the uncompressed model: what comes of them, and when it is not kept."""
 
 import copy
-from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 import torch
 from by_request import compressed_model, inspect, score
+from small_models import Small
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -21,7 +21,6 @@ from optimizer.model.layers import walk
 from optimizer.recipe import PruneSpec, QuantizeSpec, Recipe
 from optimizer.records import DataSpec, Request
 
-Small = Callable[[str], nn.Module]
 HALF = PruneSpec(sparsity=0.5)
 MOST = Recipe(PruneSpec(sparsity=0.8))
 MAX_MATCHED = Recipe(replace(MOST.prune, match=True))

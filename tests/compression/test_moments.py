@@ -1,10 +1,8 @@
 """Moments against inputs that are unrolled by hand."""
 
-from collections.abc import Callable
-
 import pytest
 import torch
-from small_models import SMALL_MODELS, Pooled
+from small_models import SMALL_MODELS, Pooled, Small
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -20,8 +18,6 @@ from optimizer.compression.calibration.moments import (
 from optimizer.errors import InputError
 from optimizer.model.layers import walk
 from optimizer.system.threads import thread_count
-
-Small = Callable[[str], nn.Module]
 
 
 def by_hand(layer: nn.Conv2d, images: Tensor) -> Tensor:

@@ -1,7 +1,6 @@
 """Weights that are really packed, read back, and counted against the sizes that are shown."""
 
 import time
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +8,8 @@ import pytest
 import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from small_models import Small
+from torch import Tensor
 
 from optimizer.compression.apply import CompressedWeight, compress_weights
 from optimizer.compression.packing import (
@@ -27,8 +27,6 @@ from optimizer.errors import InputError
 from optimizer.measurement.size import size_of
 from optimizer.model.layers import walk
 from optimizer.recipe import PruneSpec, QuantizeSpec, Recipe
-
-Small = Callable[[str], nn.Module]
 
 RECIPES = [
     Recipe(),

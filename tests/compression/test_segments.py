@@ -1,15 +1,12 @@
 """A chain of segments is the network: its own modules, and nothing but one tensor passed on between two."""
 
-from collections.abc import Callable
-
 import pytest
 import torch
+from small_models import Small
 from torch import Tensor, nn
 
 from optimizer.compression.segments import outputs, segments
 from optimizer.model.architectures import ARCHITECTURES
-
-Small = Callable[[str], nn.Module]
 
 
 def chained(parts: list[nn.Module], images: Tensor) -> Tensor:

@@ -1,11 +1,11 @@
 """Replays against whole runs of a model that was really changed."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Mapping
 
 import pytest
 import torch
-from small_models import IN_PLACE_WAYS, SMALL_MODELS, twins
+from small_models import IN_PLACE_WAYS, SMALL_MODELS, Small, twins
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -16,8 +16,6 @@ from optimizer.compression.divergence import NO_CLASSIFIER
 from optimizer.model.folding import fold_batch_norm
 from optimizer.model.layers import walk
 
-Small = Callable[[str], nn.Module]
-
 
 def trials(model: nn.Module) -> dict[str, Trial]:
     made = {}
@@ -27,14 +25,20 @@ def trials(model: nn.Module) -> dict[str, Trial]:
     return made
 
 
-@torch.inference_mode()
-def by_hand(model: nn.Module, images: Tensor, name: str, trial: Trial) -> float:
+def with_trials(model: nn.Module, trials: Mapping[str, Trial]) -> nn.Module:
     changed = copy.deepcopy(model)
-    layer = {layer.name: layer for layer in walk(changed)}[name]
-    layer.weight.copy_(trial.weight)
-    if layer.bias is not None and trial.bias_change is not None:
-        layer.bias.add_(trial.bias_change)
-    before, after = (functional.log_softmax(one(images), 1) for one in (model, changed))
+    for layer in walk(changed):
+        if trial := trials.get(layer.name):
+            layer.weight.data = trial.weight
+            if layer.bias is not None and trial.bias_change is not None:
+                layer.bias.data += trial.bias_change
+    return changed
+
+
+def by_hand(model: nn.Module, images: Tensor, trials: Mapping[str, Trial]) -> float:
+    changed = with_trials(model, trials)
+    with torch.inference_mode():
+        before, after = (functional.log_softmax(one(images), 1) for one in (model, changed))
     return functional.kl_div(after, before, reduction="batchmean", log_target=True).item()
 
 
@@ -45,7 +49,7 @@ def test_a_replay_tells_what_a_whole_run_tells(small: Small, small_images: Tenso
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     found = divergences(model, small_images[:10], made)
     for layer, trial in made.items():
-        assert found[layer] == pytest.approx(by_hand(model, small_images[:10], layer, trial), abs=1e-5)
+        assert found[layer] == pytest.approx(by_hand(model, small_images[:10], {layer: trial}), abs=1e-5)
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
 
 
@@ -67,24 +71,10 @@ def test_layers_that_change_together_are_replayed_together(small: Small, small_i
     made = trials(model)
     images = small_images[:10]
     pairs = {"sum": ("stem.0.weight", "project.0.weight"), "ends": ("head.weight", "depthwise.0.weight")}
-    found = divergences_together(
-        model, images, {name: {one: made[one] for one in pair} for name, pair in pairs.items()}
-    )
-    for name, (first, second) in pairs.items():
-        half = copy.deepcopy(model)
-        layer = {layer.name: layer for layer in walk(half)}[first]
-        with torch.no_grad():
-            layer.weight.copy_(made[first].weight)
-            if layer.bias is not None and made[first].bias_change is not None:
-                layer.bias.add_(made[first].bias_change)
-        whole = copy.deepcopy(half)
-        layer = {layer.name: layer for layer in walk(whole)}[second]
-        with torch.inference_mode():
-            layer.weight.copy_(made[second].weight)
-            layer.bias.add_(made[second].bias_change)
-            before, after = (functional.log_softmax(one(images), 1) for one in (model, whole))
-        expected = functional.kl_div(after, before, reduction="batchmean", log_target=True).item()
-        assert found[name] == pytest.approx(expected, rel=1e-4, abs=1e-5)
+    together = {name: {one: made[one] for one in pair} for name, pair in pairs.items()}
+    found = divergences_together(model, images, together)
+    for name, parts in together.items():
+        assert found[name] == pytest.approx(by_hand(model, images, parts), rel=1e-4, abs=1e-5)
 
 
 class Fickle(nn.Module):
@@ -104,7 +94,7 @@ def test_a_model_that_cant_be_traced_runs_whole(small_images: Tensor) -> None:
     made = trials(model)
     found = divergences(model, small_images[:4], made)
     for layer, trial in made.items():
-        assert found[layer] == pytest.approx(by_hand(model, small_images[:4], layer, trial), abs=1e-5)
+        assert found[layer] == pytest.approx(by_hand(model, small_images[:4], {layer: trial}), abs=1e-5)
 
 
 class Asking(nn.Sequential):
@@ -130,7 +120,7 @@ def test_what_a_model_s_code_asks_is_answered_as_where_it_runs(
     assert not notes
     made = trials(model)
     for name, found in divergences(model, small_images[:10], made).items():
-        assert found == pytest.approx(by_hand(model, small_images[:10], name, made[name]), abs=1e-5)
+        assert found == pytest.approx(by_hand(model, small_images[:10], {name: made[name]}), abs=1e-5)
 
 
 def test_a_layer_that_never_runs_has_no_effect(small: Small, small_images: Tensor) -> None:
@@ -168,11 +158,7 @@ def test_outputs_of_what_is_no_classifier_are_held_against_their_own_size(
     made, images = trials(model), small_images[:8]
     found = divergences(model, images, made)
     for name, trial in made.items():
-        changed = copy.deepcopy(model)
-        layer = {layer.name: layer for layer in walk(changed)}[name]
-        layer.weight.data = trial.weight
-        if layer.bias is not None and trial.bias_change is not None:
-            layer.bias.data += trial.bias_change
+        changed = with_trials(model, {name: trial})
         with torch.inference_mode():
             before, after = model(images), changed(images)
         shares = (after - before).square().sum(1) / before.square().sum(1)

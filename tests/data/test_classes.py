@@ -16,9 +16,6 @@ def targets(folder_names: list[str], **options: object) -> dict[str, int]:
     return {entry.folder: entry.index for entry in mapping.mapped}
 
 
-# What lies in a folder
-
-
 @pytest.mark.parametrize(
     ("folder", "index"),
     [
@@ -149,6 +146,3 @@ def test_a_class_index_file_in_the_folder_or_beside_it_is_found(fill: Fill) -> N
     assert targets(["shoe"], beside=top / "set") == {"shoe": 2}
     write(top / "set" / "class_index.json", {"shoe": 2, "other": 999})  # of a larger model
     assert targets(["shoe"], beside=top / "set") == {}
-
-
-# Who is evaluated

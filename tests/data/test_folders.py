@@ -68,9 +68,6 @@ def test_unusable_folders_are_refused_in_words(fill: Fill) -> None:
             list_folder(path)
 
 
-# Which class is which
-
-
 @pytest.fixture
 def roots(fill: Fill, monkeypatch: pytest.MonkeyPatch) -> Path:
     top = fill("open/set/a/1.jpg", "also/2.jpg", "open-not/3.jpg", "secret/4.jpg")

@@ -260,6 +260,3 @@ def test_the_fingerprint_of_the_bundled_images_is_theirs(fill: Fill) -> None:
     assert fingerprint(DataSpec()) != fingerprint(DataSpec(str(fill("1.jpg"))))
     with pytest.raises(InputError, match="does not exist"):
         fingerprint(DataSpec("/no/such/folder"))
-
-
-# Who may look where

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from engine_runs import EXACT, ON_INT8_KERNELS, Small, close, eager, needs_compiler, run
+from engine_runs import EXACT, ON_INT8_KERNELS, close, eager, needs_compiler, run
+from small_models import Small
 from torch import Tensor, nn
 
 from optimizer.compression.apply import compress

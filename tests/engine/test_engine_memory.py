@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from engine_runs import Ready, Small, close, run
-from small_models import SMALL_SHAPE
+from engine_runs import Ready, close, run
+from small_models import SMALL_SHAPE, Small
 from torch import Tensor, nn
 
 from optimizer.compression.apply import compress

@@ -16,11 +16,10 @@ from engine_runs import (
     ON_INT8_KERNELS,
     ROUNDED_ONLY,
     Ready,
-    Small,
     eager,
     run,
 )
-from small_models import SMALL_SHAPE
+from small_models import SMALL_SHAPE, Small
 from torch import Tensor, nn
 
 from optimizer.compression.apply import CompressedModel, CompressedWeight, compress

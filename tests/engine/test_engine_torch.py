@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
-from engine_runs import EXACT, ON_INT8_KERNELS, ROUNDED_ONLY, Small, run
-from small_models import SMALL_SHAPE
+from engine_runs import EXACT, ON_INT8_KERNELS, ROUNDED_ONLY, run
+from small_models import SMALL_SHAPE, Small
 from torch import Tensor, nn
 from torch.nn.functional import linear
 

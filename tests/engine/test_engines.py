@@ -11,14 +11,13 @@ from engine_runs import (
     PRUNED,
     QUICK,
     Ready,
-    Small,
     close,
     eager,
     needs_compiler,
     run,
 )
 from factories import make_result
-from small_models import SMALL_MODELS, SMALL_SHAPE
+from small_models import SMALL_MODELS, SMALL_SHAPE, Small
 from torch import Tensor, nn
 
 from optimizer.cli.main import main

@@ -5,8 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from engine_runs import Small
-from small_models import SMALL_SHAPE
+from small_models import SMALL_SHAPE, Small
 from torch import Tensor, nn
 
 from optimizer.compression.apply import compress

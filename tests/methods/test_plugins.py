@@ -75,7 +75,7 @@ from optimizer.model.layers import walk
 from optimizer.records import Execution, LayerExecution
 
 
-def prune(weights, published, spec, study):
+def prune(weights, published, spec, statistics):
     places = {name: torch.arange(weight.numel()).reshape(weight.shape) for name, weight in weights.items()}
     kept = {name: place % 100 >= 100 * spec.share for name, place in places.items()}
     return {name: Pruned(weight * kept[name], kept[name]) for name, weight in weights.items()}
@@ -91,7 +91,7 @@ def write(source):
     return " ".join(source.compressed.weights).encode()
 
 
-def quantize(original, pruned, spec, name, study=None):
+def quantize(original, pruned, spec, name, statistics=None):
     return Rounded(round_to_nearest(0.75 * pruned.weight, spec), pruned.bias_change)
 
 

@@ -4,19 +4,26 @@ from typing import Any
 import pytest
 import torch
 import torchvision
-from small_models import SMALL_SHAPE, Standardised
+from small_models import SMALL_SHAPE, Small, Standardised
 from torch import Tensor, nn
 
 from optimizer.model import folding, layers
 from optimizer.model.architectures import ARCHITECTURES, IMAGE_SHAPE
-from optimizer.model.folding import BATCH_NORMS, fold_batch_norm
-from optimizer.model.layers import multiplications, tensors, walk
-
-Small = Callable[[str], nn.Module]
+from optimizer.model.folding import fold_batch_norm
+from optimizer.model.layers import BATCH_NORMS, multiplications, tensors, walk
 
 
 def norms(model: nn.Module) -> int:
     return sum(isinstance(module, BATCH_NORMS) for module in model.modules())
+
+
+def folds(model: nn.Module, shape: tuple[int, ...] | None = SMALL_SHAPE) -> tuple[nn.Module, tuple[str, ...]]:
+    """Folded, its answers still the model's."""
+    folded, notes = fold_batch_norm(model, shape)
+    images = torch.randn(2, *SMALL_SHAPE)
+    with torch.inference_mode():
+        torch.testing.assert_close(folded(images), model.eval()(images))
+    return folded, notes
 
 
 @pytest.mark.parametrize("name", ["fashion-resnet", "fashion-mobilenet", "cnn"])
@@ -101,12 +108,9 @@ def test_only_a_norm_that_alone_follows_a_convolution_is_folded(
         for norm in (model.norm, model.other):
             norm.running_mean.normal_()
             norm.running_var.uniform_(0.5, 2)
-    folded, notes = fold_batch_norm(model)
+    folded, notes = folds(model, None)
     assert norms(folded) == left
     assert notes == (f"batch norms that can't be folded into a convolution: {left}",)
-    images = torch.randn(2, *SMALL_SHAPE)
-    with torch.inference_mode():
-        torch.testing.assert_close(folded(images), model.eval()(images))
 
 
 def test_a_norm_without_running_statistics_stays() -> None:
@@ -167,12 +171,9 @@ def test_a_convolution_of_a_library_s_own_class_is_folded_and_keeps_its_class() 
     torch.manual_seed(0)
     model = nn.Sequential(SamePadding(1, 4, 2), nn.BatchNorm2d(4))
     nn.init.normal_(model[1].running_mean)
-    folded, notes = fold_batch_norm(model)
+    folded, notes = folds(model, None)
     assert type(folded[0]) is SamePadding
     assert (norms(folded), notes) == (0, ())
-    images = torch.randn(2, *SMALL_SHAPE)
-    with torch.inference_mode():
-        torch.testing.assert_close(folded(images), model.eval()(images))
 
 
 def test_a_model_without_batch_norm_gets_a_copy_and_no_note(small: Small) -> None:
@@ -191,15 +192,6 @@ def busy(norm: nn.BatchNorm2d) -> nn.BatchNorm2d:
     for tensor in (norm.running_var, norm.weight):
         nn.init.uniform_(tensor, 0.5, 2)
     return norm
-
-
-def folds(model: nn.Module, shape: tuple[int, ...] | None = SMALL_SHAPE) -> tuple[nn.Module, tuple[str, ...]]:
-    """Folded, its answers still the model's."""
-    folded, notes = fold_batch_norm(model, shape)
-    images = torch.randn(2, *SMALL_SHAPE)
-    with torch.inference_mode():
-        torch.testing.assert_close(folded(images), model.eval()(images))
-    return folded, notes
 
 
 class Aliased(nn.Module):

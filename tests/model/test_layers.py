@@ -3,15 +3,13 @@ from collections.abc import Callable
 import pytest
 import torch
 import torchvision
-from small_models import SMALL_MODELS, SMALL_SHAPE, Pooled, Standardised
+from small_models import SMALL_MODELS, SMALL_SHAPE, Pooled, Small, Standardised
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, linear
 from torch.utils.flop_counter import FlopCounterMode
 
 from optimizer.model.architectures import ARCHITECTURES, IMAGE_SHAPE
 from optimizer.model.layers import multiplications, notes_on_others, uses, walk, with_shared_bias
-
-Small = Callable[[str], nn.Module]
 
 
 def macs(model: nn.Module, shape: tuple[int, ...]) -> int:

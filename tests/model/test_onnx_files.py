@@ -113,7 +113,8 @@ GRAPHS: dict[str, Any] = {
     "activations": graph(
         [
             *(node("LeakyRelu", "x", "a"), node("Elu", "a", "b"), node("HardSwish", "b", "c")),
-            *(node("Softplus", "c", "d"), node("Erf", "d", "e"), node("PRelu", "e w")),
+            *(node("Celu", "c", "d", alpha=0.5), node("Softplus", "d", "e"), node("Erf", "e", "f")),
+            node("PRelu", "f w"),
         ],
         {"w": weights(3, 1, 1)},
     ),
@@ -179,6 +180,9 @@ GRAPHS: dict[str, Any] = {
     "split evenly": graph([node("Split", "x", "a b", axis=2, num_outputs=2), node("Sub", "a b")], opset=18),
     "gather": graph([node("Gather", "x s", axis=1)], {"s": np.array([[2, 0], [-1, 1]])}),
     "padded": graph([node("Pad", "x s", mode="reflect")], {"s": np.array([0, 0, 1, 2, 0, 0, 3, 0])}),
+    "padded at the end": graph(
+        [node("Pad", "x s  a")], {"s": np.array([1, 2]), "a": np.array([-1])}, opset=18
+    ),
     "depth to space": graph(
         [
             node("Concat", "x x x x", "a", axis=1),

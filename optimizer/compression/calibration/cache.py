@@ -1,4 +1,4 @@
-"""Studies of models on images, channel plans and fine-tuned networks: made once, kept, and read by every
+"""Statistics of models on images, channel plans and fine-tuned networks: made once, kept, and read by every
 position of a slider."""
 
 import copy

@@ -11,7 +11,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from optimizer.compression.calibration.cache import IMAGES, digest
-from optimizer.compression.calibration.moments import as_rows, channels_last, quadratic
+from optimizer.compression.calibration.moments import channels_last
 from optimizer.compression.calibration.sensitivity import Trial, divergences, divergences_together
 from optimizer.compression.calibration.statistics import (
     NEGLIGIBLE,
@@ -20,10 +20,10 @@ from optimizer.compression.calibration.statistics import (
     collapse_copies,
     seen_and_held_out,
 )
-from optimizer.compression.prune.allocation import live_inputs
+from optimizer.compression.prune.allocation import change_costs
 from optimizer.compression.prune.compensated import prune
 from optimizer.compression.prune.coupling import groups
-from optimizer.model.layers import Layer, walk
+from optimizer.model.layers import walk
 from optimizer.progress import Report, quiet
 from optimizer.records import GroupSensitivity
 from optimizer.system.disk_cache import Parts, kept
@@ -49,9 +49,10 @@ def alone(
     def measure(_: Path | None) -> dict[str, Alone]:
         trials, held_out = _trials(model, images, statistics)
         expected = {
-            layer.name: _expected(layer, trials[layer.name], statistics)
-            for layer in walk(model)
-            if layer.name in trials
+            name: statistics.divergence(
+                name, change_costs(name, model.get_parameter(name).detach() - one.weight, statistics)
+            )
+            for name, one in trials.items()
         }
         least = NEGLIGIBLE * sum(expected.values())
         told = {name: one for name, one in trials.items() if expected[name] >= least}
@@ -129,10 +130,3 @@ def _trials(model: nn.Module, images: Tensor, statistics: Statistics) -> tuple[d
     return {
         name: Trial(one.weight, None if held_out is seen else one.bias_change) for name, one in pruned.items()
     }, held_out
-
-
-def _expected(layer: Layer, trial: Trial, statistics: Statistics) -> float:
-    """Divergence of the outputs (nats), predicted from the layer's own."""
-    change = as_rows(layer.weight.detach() - trial.weight, len(statistics.moments[layer.name].mean))
-    change = change * live_inputs(layer.name, statistics)
-    return statistics.divergence(layer.name, quadratic(change, statistics.matrix(layer.name)))

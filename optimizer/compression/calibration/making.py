@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from optimizer.compression.calibration.curvature import row_effects
-from optimizer.compression.calibration.moments import as_rows, channels_last, collect, quadratic
+from optimizer.compression.calibration.moments import channels_last, collect
 from optimizer.compression.calibration.sensitivity import Trial, divergences
 from optimizer.compression.calibration.statistics import (
     NEGLIGIBLE,
@@ -17,9 +17,9 @@ from optimizer.compression.calibration.statistics import (
     seen_and_held_out,
 )
 from optimizer.compression.divergence import is_classifier
-from optimizer.compression.prune.allocation import live_inputs
+from optimizer.compression.prune.allocation import change_costs
 from optimizer.compression.prune.compensated import growth, prune
-from optimizer.model.layers import walk, with_shared_bias
+from optimizer.model.layers import hooked, walk, with_shared_bias
 from optimizer.progress import Report, quiet
 from optimizer.system.threads import pinned_threads
 from optimizer.tasks.outputs import is_logits
@@ -60,15 +60,11 @@ def make(model: nn.Module, images: Tensor, report: Report = quiet) -> Statistics
         pruned |= prune(unknown, unknown, replace(REFERENCE, allocation="uniform"), guessed)
     alone, costs = {}, {}
     for name, weight in weights.items():
-        change = as_rows(weight - pruned[name].weight, len(moments[name].mean)) * live_inputs(name, predicted)
-        costs[name] = quadratic(change, predicted.matrix(name))
+        costs[name] = change_costs(name, weight - pruned[name].weight, predicted)
         alone[name] = predicted.divergence(name, costs[name])
     least = NEGLIGIBLE * sum(alone.values())
-    bias_changes = {name: one.bias_change for name, one in pruned.items()}
-    if held_out is seen:  # a bias that was fitted to a single image would undo any change there
-        bias_changes = dict.fromkeys(pruned)
-    trials = {
-        name: Trial(pruned[name].weight, bias_changes[name])
+    trials = {  # a bias that was fitted to a single image would undo any change there
+        name: Trial(pruned[name].weight, None if held_out is seen else pruned[name].bias_change)
         for name, expected in alone.items()
         if expected >= least or name in silent
     }
@@ -95,12 +91,8 @@ def logits_of(model: nn.Module, image: Tensor) -> frozenset[str]:
         if isinstance(output, Tensor):
             given[name] = output
 
-    handles = [one.module.register_forward_hook(partial(keep, one.name)) for one in walk(model)]
-    try:
+    with hooked(one.module.register_forward_hook(partial(keep, one.name)) for one in walk(model)):
         outputs = model(image.clone())
-    finally:
-        for handle in handles:
-            handle.remove()
     if not (is_classifier(model) and is_logits(outputs)):
         return frozenset()
     place = outputs.untyped_storage().data_ptr()

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from optimizer.compression.divergence import divergence, is_classifier, prepared
-from optimizer.model.folding import traced
 from optimizer.model.layers import Layer, walk
+from optimizer.model.tracing import traced
 from optimizer.progress import Report, quiet
 
 BATCH = 4
@@ -32,7 +32,6 @@ class Trial:
     bias_change: Tensor | None = None
 
 
-@torch.inference_mode()
 def divergences(
     model: nn.Module, images: Tensor, trials: Mapping[str, Trial], report: Report = quiet
 ) -> dict[str, float]:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from optimizer.compression.calibration.moments import as_rows
+from optimizer.compression.calibration.moments import as_rows, quadratic
 from optimizer.compression.calibration.statistics import SHARES, Statistics
 from optimizer.compression.prune.patterns import Pattern, block_costs, cheapest, nearest_count
 from optimizer.errors import InputError, unknown
@@ -155,6 +155,12 @@ def live_inputs(name: str, statistics: Statistics) -> Tensor:
     if name not in statistics.biased:
         size = size + moments.mean.square()
     return (size > 0).float().unsqueeze(1)
+
+
+def change_costs(name: str, change: Tensor, statistics: Statistics) -> Tensor:
+    """``r M r`` of each row ``[G, R]`` of a ``change`` of a layer's weight, at its outputs."""
+    rows = as_rows(change, len(statistics.moments[name].mean)) * live_inputs(name, statistics)
+    return quadratic(rows, statistics.matrix(name))
 
 
 def _normalised(squares: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ from optimizer.compression.prune.group import Group
 from optimizer.compression.prune.heads import head_groups, remove_heads
 from optimizer.errors import UnavailableError, WorkError, one_line
 from optimizer.model.examples import answers, examples
-from optimizer.model.layers import CONVOLUTIONS, uses, walk
+from optimizer.model.layers import CONVOLUTIONS, hooked, uses, walk
 from optimizer.model.unused import values_decide
 
 INSTALL = "pip install torch-pruning"
@@ -182,13 +182,9 @@ def _dependencies(model: nn.Module, input_shape: tuple[int, ...]) -> _Dependenci
     def count(name: str, *_: Any) -> None:
         calls[name] += 1
 
-    handles = [layer.module.register_forward_hook(partial(count, layer.name)) for layer in layers]
-    try:
-        with _following():
-            graph = DependencyGraph().build_dependency(model, example_inputs=inputs, verbose=False)
-    finally:
-        for handle in handles:
-            handle.remove()
+    counted = (layer.module.register_forward_hook(partial(count, layer.name)) for layer in layers)
+    with hooked(counted), _following():
+        graph = DependencyGraph().build_dependency(model, example_inputs=inputs, verbose=False)
     names = {id(layer.module): layer.name for layer in layers}
     return _Dependencies(graph, {layer.name: layer.module for layer in layers}, calls, names)
 

@@ -21,7 +21,7 @@ from torch.nn import functional
 
 from optimizer.compression.prune.group import Group
 from optimizer.model.examples import examples
-from optimizer.model.layers import uses, whole_attention
+from optimizer.model.layers import hooked, uses, whole_attention
 
 HEADS = re.compile(r"heads?$")
 """Attributes that tell how many heads there are."""
@@ -160,17 +160,13 @@ def _calls(model: nn.Module, input_shape: tuple[int, ...], paths: list[str]) -> 
     def note(path: str, module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
         found[path].append((inputs, named))
 
-    handles = [
+    noted = (
         model.get_submodule(path).register_forward_pre_hook(partial(note, path), with_kwargs=True)
         for path in paths
-    ]
-    try:
+    )
+    with hooked(noted), whole_attention():
         if paths:
-            with whole_attention():
-                model(inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
+            model(inputs)
     return found
 
 

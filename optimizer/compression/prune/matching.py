@@ -19,7 +19,7 @@ from optimizer.compression.calibration.moments import channels_last
 from optimizer.compression.divergence import divergence, is_classifier, prepared
 from optimizer.compression.segments import outputs
 from optimizer.errors import InputError
-from optimizer.model.layers import CONVOLUTIONS, Layer, uses, with_shared_bias
+from optimizer.model.layers import CONVOLUTIONS, Layer, hooked, uses, with_shared_bias
 from optimizer.progress import Report, quiet
 from optimizer.system.threads import pinned_threads
 
@@ -101,12 +101,8 @@ def matched(
 def _run_with(model: nn.Module, images: Tensor, names: set[str], hook: Callable[..., Any]) -> None:
     layers = [layer for layer in uses(model) if layer.name in names and layer.bias is not None]
     known = [layer for layer in layers if isinstance(layer.module, (*CONVOLUTIONS, nn.Linear))]
-    handles = [layer.module.register_forward_hook(partial(hook, layer)) for layer in known]
-    try:
+    with hooked(layer.module.register_forward_hook(partial(hook, layer)) for layer in known):
         model(images)
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _spread(layer: Layer, output: Tensor) -> tuple[Tensor, Tensor]:

@@ -154,9 +154,8 @@ class _Reader:
         self.weight[:, columns] = 0
         self.inverse[:, columns] = 0
         self.inverse[columns] = 0
-        self.inverse[columns, columns] = torch.eye(
-            self.size
-        )  # it can be solved with, and stays out of the rest
+        # It can be solved with, and stays out of the rest.
+        self.inverse[columns, columns] = torch.eye(self.size)
 
     def keep(self, blocks: Tensor) -> None:
         columns = blocks.repeat_interleave(self.size)

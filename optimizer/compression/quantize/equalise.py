@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from optimizer.compression.prune.pruned import Pruned
-from optimizer.model.folding import LayerTracer
 from optimizer.model.layers import CONVOLUTIONS, Layer, holders, uses
+from optimizer.model.tracing import LayerTracer
 
 SWEEPS = 20
 CONVERGED = 1e-3

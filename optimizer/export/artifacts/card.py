@@ -11,7 +11,7 @@ from optimizer.analysis.metrics import METRICS
 from optimizer.analysis.summary import FIDELITY, label_of, summarise
 from optimizer.export.artifacts.source import ArtifactSource
 from optimizer.methods.artifacts import RECIPE_FILE
-from optimizer.model.folding import BATCH_NORMS
+from optimizer.model.layers import BATCH_NORMS
 from optimizer.records import Result
 from optimizer.system.environment import describe
 

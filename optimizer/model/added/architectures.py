@@ -38,7 +38,7 @@ TIMM_NAME = re.compile(r"[A-Za-z0-9_.-]+")
 """A model of timm's own registry. Names with a colon or a slash lead it to files and repositories."""
 USUAL_CLASSES, OTHER_CLASSES = 1000, 7
 """An architecture is looked at with two numbers of classes: where its shapes differ, these stand."""
-NAMED, NEAREST = 3, 3
+NEAREST = 3
 MAX_APART = 200
 """Tensors that may differ in an architecture for another number of classes, or lack a count of batches."""
 
@@ -75,7 +75,7 @@ class Fit:
     def describe(self) -> str:
         """In words, what stands apart."""
         parts = [
-            f"{count(len(names), 'tensor')} {what} ({listed(names, NAMED)})"
+            f"{count(len(names), 'tensor')} {what} ({listed(names)})"
             for names, what in (
                 (self.missing, "missing"),
                 (self.extra, "that it has not"),

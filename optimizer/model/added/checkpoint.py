@@ -12,6 +12,7 @@ from optimizer.errors import InputError
 from optimizer.model.added import declared
 from optimizer.model.added.architectures import (
     Fit,
+    Shapes,
     build,
     default_preprocessing,
     failures,
@@ -22,8 +23,6 @@ from optimizer.model.added.cards import AddedModel, Choices, Examined, content_p
 from optimizer.model.added.tensors import prefix_of
 from optimizer.model.added.transformers_files import TRANSFORMERS, load
 from optimizer.model.preprocessing import IMAGENET, Preprocessing
-
-Shapes = dict[str, tuple[int, ...]]
 
 
 def examined(about: Examined, found: dict[str, Any], architecture: str) -> Examined:

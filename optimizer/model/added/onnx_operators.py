@@ -102,9 +102,14 @@ def _leaky_relu(a: Attributes, x: Any) -> Any:
     return F.leaky_relu(x, a.get("alpha", 0.01))
 
 
-@operator("Elu", "Celu")
+@operator("Elu")
 def _elu(a: Attributes, x: Any) -> Any:
     return F.elu(x, a.get("alpha", 1.0))
+
+
+@operator("Celu")
+def _celu(a: Attributes, x: Any) -> Any:
+    return F.celu(x, a.get("alpha", 1.0))
 
 
 @operator("Selu")

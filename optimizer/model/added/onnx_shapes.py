@@ -239,7 +239,7 @@ def _pad(
     a: Attributes, x: Any, pads: Tensor | None = None, value: Tensor | None = None, axes: Any = None
 ) -> Any:
     given = a.ints("pads", pads) or []
-    chosen = a.ints("axes", axes) or list(range(len(given) // 2))
+    chosen = [axis % a.rank for axis in a.ints("axes", axes) or range(len(given) // 2)]
     begin, end = dict(zip(chosen, given, strict=False)), dict(zip(chosen, given[len(chosen) :], strict=True))
     sides = [side for axis in reversed(range(a.rank)) for side in (begin.get(axis, 0), end.get(axis, 0))]
     while len(sides) > 2 and sides[-2:] == [0, 0]:

@@ -31,7 +31,6 @@ WRAPPERS = (
 )
 """Under which training scripts keep the weights, in the order in which they are looked for."""
 MAX_WRAPPERS = 4
-MAX_NAMED = 3
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.")
 """Before every name, of DataParallel, torch.compile, Lightning and others."""
 TRAINING = re.compile(r"(\w+_)?(loss|losses|criterion|metrics?|acc|accuracy)(_\w+)?\.")
@@ -115,7 +114,7 @@ def _weights_in(loaded: Any, left_out: list[str], depth: int = 0) -> dict[str, T
             if _holds_tensors(loaded[other])
         ]
         if loose := [str(name) for name, value in loaded.items() if isinstance(value, Tensor)]:
-            left_out.append(f"{listed(loose, MAX_NAMED)}, beside the weights under {taken}")
+            left_out.append(f"{listed(loose)}, beside the weights under {taken}")
         return _weights_in(loaded[taken], left_out, depth + 1)
     tensors = {name: value for name, value in loaded.items() if isinstance(value, Tensor)}
     if not tensors:
@@ -162,9 +161,7 @@ def _without_prefix(tensors: Mapping[str, Tensor], left_out: list[str]) -> dict[
     }
     prefix = prefix_of(names)
     if beside := [name for name in names if not name.startswith(prefix)]:
-        left_out.append(
-            f"{listed(beside, MAX_NAMED)}, of the training: the network's names begin with {prefix}"
-        )
+        left_out.append(f"{listed(beside)}, of the training: the network's names begin with {prefix}")
     return {name.removeprefix(prefix): names[name] for name in names if name not in beside}
 
 
