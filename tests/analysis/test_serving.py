@@ -8,13 +8,12 @@ import pytest
 from factories import OTHER_MACHINE, recipe, times_ns
 
 from optimizer.analysis.afresh import alone, timed_afresh
-from optimizer.analysis.served import EAGER_EVERY, Configuration, Served, ServedPoint
+from optimizer.analysis.served import EAGER_EVERY, Configuration, Served, ServedPoint, Side
 from optimizer.analysis.serving import (
     MAX_CONFIGURATIONS,
     MAX_SERVED_BATCH,
     ServingRequest,
     ServingRun,
-    Side,
     as_json,
     badges,
     best_under,
