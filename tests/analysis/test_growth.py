@@ -1,7 +1,5 @@
 """What follows from a complexity run, on synthetic runs whose truth is known."""
 
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -357,9 +355,3 @@ def test_a_network_added_under_the_same_name_is_timed_anew() -> None:
     bundled = ComplexityRequest("fashion-mlp")
     asked = [scaling.SCHEMA, __version__, bundled, environment().key]
     assert complexity_key(bundled) == digest(asked)
-
-
-@pytest.mark.slow
-def test_no_torch_is_needed_to_read_a_run() -> None:
-    check = "import sys, optimizer.analysis.scaling; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0
