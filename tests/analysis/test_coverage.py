@@ -185,6 +185,11 @@ def test_an_engine_that_tells_of_nothing_between_is_told_of_whole() -> None:
     assert "passes" not in said(run)
 
 
+def test_where_no_layer_is_known_to_have_run_none_are_counted() -> None:
+    run = replace(profile(), kernels=(conversion(9), between()))
+    assert conclusions(run)[0].startswith("Re-quantization and reorders take 90.0 % of the time")
+
+
 def test_parts() -> None:
     kernels = (
         layer("first", 10, "u8"),
