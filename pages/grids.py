@@ -108,7 +108,8 @@ def ask() -> int | None:
     missing = [keyed[key] for key in keyed.keys() - tasks.store().known(keyed)]
     each = ledger.seconds_each(tasks.store(), base, on)
     at_once = 1 if each is None else slots_of(on, len(missing))
-    seconds = consent.seconds_of(missing, each, chosen.card) / at_once
+    card = found.cards.get(base.model, chosen.card)  # a sweep that is added to may be of another model
+    seconds = consent.seconds_of(missing, each, card) / at_once
     words = f"**{count(len(keyed), 'configuration')}, {len(missing):,} to measure"
     with right:
         st.markdown(f"{words}: {consent.in_words(seconds)}.**" if missing else f"{words}.**")

@@ -210,6 +210,22 @@ def test_a_sweep_is_repeated_and_extended(started: Started) -> None:
     assert decode(newest().asked, Grid).weight_bits == (32, 8, 4)
 
 
+def test_the_time_that_a_sweep_would_take_is_that_of_its_own_model(
+    started: Started, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store_some(4)
+    asked: list[str] = []
+    seconds_of = consent.seconds_of
+
+    def noted(requests: Any, each: Any, card: Any) -> float:
+        asked.append(card.name)
+        return seconds_of(requests, each, card)
+
+    monkeypatch.setattr(consent, "seconds_of", noted)
+    press(open_page("sweep", {"model": "fashion-vit"}), "Extend")
+    assert (asked[0], asked[-1]) == ("fashion-vit", "fashion-mlp")
+
+
 def test_for_what_is_timed_on_other_machines_the_command_is_shown(started: Started) -> None:
     ledger.create(tasks.store(), encode(GRID), GRID.requests(), "ann", OTHER_MACHINE.key)
     page = open_page("sweep", {})
