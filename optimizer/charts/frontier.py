@@ -10,7 +10,7 @@ from optimizer.analysis.frontier import chances, frontier_of, values_of
 from optimizer.analysis.metrics import metric
 from optimizer.analysis.summary import Measured, label_of, quality, summarise
 from optimizer.charts.accuracy import ONLY_EQUAL
-from optimizer.charts.axes import baseline_of, extent, padded
+from optimizer.charts.axes import baseline_of, extent, from_zero, padded
 from optimizer.charts.points import bits_role, hollow, point_of, selected_point
 from optimizer.charts.spec import NO_RESULTS, Axis, Lines, Point, Reference, Series
 from optimizer.formats import format_share
@@ -74,7 +74,7 @@ def frontier_info(
     low, high = extent(near or points, baseline)
     prices = [value for point in near or points for value in (point.x, point.x_high) if value is not None]
     above = [value for value in prices if value > 0] or [1.0]  # a cost of the baseline may be 0
-    across = (min(above) / 1.3, max(above) * 1.3) if log else (0.0, 1.08 * max(above))
+    across = (min(above) / 1.3, max(above) * 1.3) if log else from_zero(max(above))
     up = padded(low, high, 0.14)
     best = sorted((point for point in points if point.key in optimal), key=lambda point: (point.x, point.y))
     bits = {summary.key: summary.recipe.quantize.bits for summary in summaries}

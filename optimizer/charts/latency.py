@@ -61,7 +61,7 @@ def latency_info(
     points = [item.point for item in placed]
     baseline = baseline_of(summaries, selected, name)
     series = group(placed, selected, "others")
-    span = from_zero(_near_the_calm(points, selected), baseline)
+    span = from_zero(extent(_near_the_calm(points, selected), baseline)[1])
     above = sum(point.y > span[1] for line in series for point in line.points)
     dashed = bool(engine) and any(line.line == "dash" for line in series)
     return Lines(

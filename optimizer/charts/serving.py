@@ -10,7 +10,7 @@ from optimizer.analysis.realisation import realisation
 from optimizer.analysis.served import Configuration, ServedComparison, Side
 from optimizer.analysis.serving import BestServed, ServingRun, comparisons, networks
 from optimizer.analysis.statistics import LatencyVerdict
-from optimizer.charts.axes import rows_axis
+from optimizer.charts.axes import from_zero, rows_axis
 from optimizer.charts.points import clip, hollow, selected_point
 from optimizer.charts.spec import Axis, Corner, Limit, Lines, Point, Series
 from optimizer.charts.theme import MARKERS
@@ -202,7 +202,7 @@ def gains_info(run: ServingRun | None) -> Lines:
     even = tuple(Point(1.0, row) for row in (-0.5, len(compared) - 0.5))
     return Lines(
         title,
-        replace(x, span=(0.0, 1.08 * max(1.0, *(point.x_high or point.x for point in points)))),
+        replace(x, span=from_zero(max(1.0, *(point.x_high or point.x for point in points)))),
         rows_axis(" · ".join(map(str, row)) for row in rows),
         (
             Series("uncompressed", "baseline", even, line="dash", markers=False),
