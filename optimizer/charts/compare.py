@@ -34,7 +34,7 @@ def compare_info(
             replace(point, x=point.y, y=row, x_low=point.low, x_high=point.high, low=None, high=None),
         )
         for row, summary in enumerate(summaries)
-        if (point := point_of(summary, row, _measure(summary, name, reference), timed=metric(name).timed))
+        if (point := point_of(summary, row, _measure(summary, name, reference), timed=measured.timed))
     ]
     title = capital(called)
     if reference:

@@ -106,11 +106,7 @@ def _figure_of_lines(info: Lines, dark: bool = False, height: int | None = None)
         traces.append(_selected_trace(info.selected, info, colours))
     layout |= {"xaxis": axis_layout(info.x), "yaxis": axis_layout(info.y) | {"title": None}}
     layout["xaxis"]["title"] = {"text": html.escape(axis_title(info.x, ARROWS_ACROSS))}
-    layout["legend"] = {
-        "title": {"text": info.legend_title},
-        "y": -LEGEND_PIXELS
-        / max(LEGEND_PIXELS, layout["height"] - layout["margin"]["t"] - MARGIN["b"] - LEGEND_PIXELS),
-    }
+    layout["legend"] = {"title": {"text": info.legend_title}, "y": _legend_y(layout)}
     layout["showlegend"] = sum(trace["showlegend"] for trace in traces) > 1
     layout["shapes"], layout["annotations"] = _shapes(info, colours)
     return go.Figure(traces, layout)
@@ -144,7 +140,7 @@ def _figure_of_stacks(info: Stacks, dark: bool = False, height: int | None = Non
     layout |= {
         "barmode": "stack",
         "bargap": 0.35,
-        "legend": {"traceorder": "normal", "y": -LEGEND_PIXELS / max(1, layout["height"] - 138)},
+        "legend": {"traceorder": "normal", "y": _legend_y(layout)},
         "xaxis": axis_layout(info.x) | {"title": {"text": html.escape(axis_title(info.x, ARROWS_ACROSS))}},
         "yaxis": {
             "tickvals": places,
@@ -245,6 +241,12 @@ def _layout(title: str, heading: str, dark: bool, height: int) -> dict[str, Any]
             "pad": {"l": 6, "t": 20},
         },
     }
+
+
+def _legend_y(layout: dict[str, Any]) -> float:
+    """Below tick labels and title of the axis, as a share of the plot's height."""
+    plot: int = layout["height"] - layout["margin"]["t"] - MARGIN["b"] - LEGEND_PIXELS
+    return -LEGEND_PIXELS / max(LEGEND_PIXELS, plot)
 
 
 def _nothing(words: str, colours: Theme) -> dict[str, Any]:

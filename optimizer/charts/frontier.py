@@ -56,7 +56,7 @@ def frontier_info(
             summary,
             math.nan if price.value is None else price.value,
             summary.measures[loss],
-            timed=metric(cost).timed,
+            timed=paid.timed,
         )
         if point:
             often = f"<br>on the frontier in {format_share(chance)} of resamples"
@@ -78,7 +78,7 @@ def frontier_info(
     up = padded(low, high, 0.14)
     best = sorted((point for point in points if point.key in optimal), key=lambda point: (point.x, point.y))
     bits = {summary.key: summary.recipe.quantize.bits for summary in summaries}
-    elsewhere = {summary.key for summary in summaries if metric(cost).timed and summary.other_machine}
+    elsewhere = {summary.key for summary in summaries if paid.timed and summary.other_machine}
     even = tuple(point for point in points if point.key in level)
     noisy = tuple(point for point in points if point.noisy)
     dominated = tuple(point for point in points if point.key not in optimal | level)
