@@ -25,13 +25,7 @@ from optimizer.records import Request, decode, encode
 from optimizer.search.answers import describe
 from optimizer.search.drain import screening_key
 from optimizer.search.questions import seconds_left
-from optimizer.search.sweep import (
-    STARTER_BITS,
-    STARTER_SPARSITIES,
-    Grid,
-    any_amount,
-    is_frontier_only,
-)
+from optimizer.search.sweep import STARTER_BITS, STARTER_SPARSITIES, Grid, any_amount, is_frontier_only
 from optimizer.store import ledger
 from optimizer.store.items import Item, Sweep
 from optimizer.store.keys import request_keys

@@ -11,14 +11,7 @@ from hypothesis import strategies as st
 from optimizer import __version__
 from optimizer.analysis import growth, scaling
 from optimizer.analysis.conclusions import conclusions
-from optimizer.analysis.growth import (
-    effect,
-    fits,
-    frame,
-    headline,
-    predicted_break_even,
-    predicted_effects,
-)
+from optimizer.analysis.growth import effect, fits, frame, headline, predicted_break_even, predicted_effects
 from optimizer.analysis.scaling import (
     QUICK_SIZES,
     STACK,
