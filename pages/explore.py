@@ -361,14 +361,12 @@ def filling_wanted(missing: list[Request]) -> bool:
         + ", ".join(map(str, STARTER_BITS))
         + " bits, with the other settings as they are."
     )
-    learning = {one.recipe.learnt for one in missing if one.recipe.learns}
-    if not learning:
+    networks, seconds = consent.training(missing, sidebar.selection().card)
+    if not networks:
         return st.button(label, icon=icon, help=words)
-    step = consent.step_seconds(sidebar.selection().card)
-    seconds = sum(one.effort_seconds + one.finetune_steps * step for one in learning)
     with st.popover(label, icon=icon, help=words):
         st.markdown(
-            f"{count(len(learning), 'network')} to be trained first, by best effort or fine-tuning: "
+            f"{count(networks, 'network')} to be trained first, by best effort or fine-tuning: "
             f"{consent.in_words(seconds)} in all."
         )
         return st.button("Start filling", icon=":material/play_arrow:")
