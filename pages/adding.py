@@ -67,9 +67,7 @@ def _add(task: str, asked: object, data: DataSpec) -> None:
     if tasks.held_back(key):
         return
     job = tasks.start("interactive", task, asked, key)
-    tasks.pool().wait(job, 0.3)
-    if not job.over:
-        tasks.refresh_when_over([job])
+    if not tasks.over_soon(job):
         return
     about = tasks.finished(job, object)
     if isinstance(about, Refused):
@@ -118,10 +116,7 @@ def _try(about: Examined, choices: Choices, data: DataSpec) -> str:
     if known is not None and known.state == "failed":
         return key  # nothing can be said
     job = tasks.start("interactive", "try", (about, choices, data), key)
-    tasks.pool().wait(job, 0.3)
-    if not job.over:
-        tasks.refresh_when_over([job])
-    elif job.state == "done" and (found := tasks.finished(job, Trial)).total:
+    if tasks.over_soon(job) and job.state == "done" and (found := tasks.finished(job, Trial)).total:
         if found.better:
             st.warning(f"{plain(found.words)}.", icon=":material/rule:")
         else:
@@ -174,8 +169,7 @@ def _preprocess(about: Examined) -> Preprocessing:
     own = f"as {about.preprocessing_of}" if about.preprocessing_of else GUESS
     preset = st.selectbox("Preprocessing", [own, *PRESETS], key=f"preset {about.file}")
     if preset != own:
-        chosen = PRESETS[preset]
-        offered = chosen.at_size_of(offered)
+        offered = PRESETS[preset].at_size_of(offered)
     with st.popover("Size, crop, channels, range, mean and std"):
         key = f"{about.file} {preset}"
         height, width = (

@@ -38,9 +38,7 @@ def uploader() -> None:
         if tasks.held_back(key):
             return
         job = tasks.pool().get(key) or tasks.start("interactive", "unpack", uploaded.stage(files), key)
-        tasks.pool().wait(job, 0.3)
-        if not job.over:
-            tasks.refresh_when_over([job])
+        if not tasks.over_soon(job):
             return
         visit.chosen_images = tasks.finished(job, str)
         visit.image_uploads += 1  # an uploader of its own, with nothing in it

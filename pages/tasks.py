@@ -35,6 +35,8 @@ POLL_SECONDS = 0.5
 NEWS_SECONDS = 0.5
 """So long a fragment waits on the server for news of a job before the browser asks again: each answer is
 drawn anew, on the cores that the job runs on."""
+SOON_SECONDS = 0.3
+"""A page waits so long for a short job before it is drawn without what that says."""
 MOVE_SECONDS = 0.02
 """Within that time a move of the visitor ends the wait."""
 OTHERS_POLL_SECONDS = FOLLOW_SECONDS = 1.0
@@ -238,6 +240,14 @@ def ask_for(task: str, asked: object, key: str, work: Sequence[consent.Work] = (
         pool().forget(key)
         st.rerun()
     return [job]
+
+
+def over_soon(job: Job) -> bool:
+    """Whether a short job is over within a moment; else it is shown, and the page drawn anew once it is."""
+    if pool().wait(job, SOON_SECONDS).over:
+        return True
+    refresh_when_over([job])
+    return False
 
 
 def submit(request: Request, priority: int = INTERACTIVE) -> Job:
