@@ -20,7 +20,7 @@ from optimizer import on_demand, work
 from optimizer.store.keys import request_key
 from optimizer.store.results import Store
 from optimizer.work import Catalogue
-from pages import sidebar, tasks
+from pages import tasks
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -70,9 +70,7 @@ def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, catalogue: Catalogu
     pool = Started(catalogue)
     store = Store(tmp_path / "results.sqlite")
     monkeypatch.setattr(tasks, "pool", lambda: pool)
-    monkeypatch.setattr(sidebar, "pool", lambda: pool)
     monkeypatch.setattr(tasks, "store", lambda: store)
-    monkeypatch.setattr(sidebar, "store", lambda: store)
     monkeypatch.setattr(tasks, "fill_first", lambda: None)
     monkeypatch.setattr(tasks, "background", Idle)
     return pool

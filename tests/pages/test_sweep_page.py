@@ -18,7 +18,7 @@ from optimizer.search.records import Question
 from optimizer.search.sweep import STARTER_BITS, STARTER_SPARSITIES, Grid
 from optimizer.store import ledger
 from optimizer.store.items import Line, Sweep
-from pages import consent, grids, sidebar, tasks
+from pages import consent, grids, tasks
 
 GRID = Grid(replace(PLAIN, model="fashion-mlp", recipe=NORMAL), (0.0, 0.5), (32, 4), (32,), ("openvino",))
 
@@ -253,8 +253,7 @@ class Lent:
 @pytest.fixture
 def lent(started: Started, monkeypatch: pytest.MonkeyPatch) -> Lent:
     made = Lent()
-    for module in (tasks, sidebar):
-        monkeypatch.setattr(module, "cluster", lambda: made)
+    monkeypatch.setattr(tasks, "cluster", lambda: made)
     return made
 
 
