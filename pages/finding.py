@@ -110,7 +110,7 @@ def form() -> Question | None:
             width=150,
             **address.in_address("find_seconds", BUDGETS.__getitem__),
         )
-        possible = [name for name, problem in sidebar.catalogue().engines.items() if not problem]
+        possible = sidebar.runnable_engines()
         engines = address.pills(
             "Engines",
             possible,

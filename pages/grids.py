@@ -61,8 +61,7 @@ def ask() -> int | None:
         )
     elif sidebar.show_problem(chosen):
         return None
-    found = sidebar.catalogue()
-    runnable = [name for name in ENGINES if found.engines.get(name) == ""]
+    runnable = sidebar.runnable_engines()
     left, right = st.columns(2)
     with left:
         method = st.selectbox(
@@ -102,7 +101,8 @@ def ask() -> int | None:
     missing = [keyed[key] for key in keyed.keys() - tasks.store().known(keyed)]
     each = ledger.seconds_each(tasks.store(), base, on)
     at_once = 1 if each is None else slots_of(on, len(missing))
-    card = found.cards.get(base.model, chosen.card)  # a sweep that is added to may be of another model
+    # A sweep that is added to may be of another model.
+    card = sidebar.catalogue().cards.get(base.model, chosen.card)
     seconds = consent.seconds_of(missing, each, card) / at_once
     words = f"**{count(len(keyed), 'configuration')}, {len(missing):,} to measure"
     with right:

@@ -96,7 +96,7 @@ def sidebar() -> None:
         except ParetoscopeError as error:
             refused = str(error)
             st.caption(":red[:material/error: These images can't be used.]", help=plain(refused))
-        engine = _choose_engine(catalogue())
+        engine = _choose_engine()
         settings = Settings(threads=_choose_threads())
         st.divider()
         st.caption(
@@ -211,9 +211,15 @@ def describe_card(card: ModelCard) -> str:
     return " · ".join(parts)
 
 
-def _choose_engine(found: Catalogue) -> str:
+def runnable_engines() -> list[str]:
+    """The names of those that run here."""
+    found = catalogue().engines
+    return [name for name in ENGINES if found.get(name) == ""]
+
+
+def _choose_engine() -> str:
     """Only an engine that runs here can be chosen; why the others can't is told."""
-    possible = [name for name in ENGINES if found.engines.get(name) == ""]
+    found, possible = catalogue(), runnable_engines()
     engine: str = st.selectbox(
         "Engine",
         possible,
