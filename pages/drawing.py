@@ -43,6 +43,11 @@ def heading(words: str) -> str:
     return f"**{plain(capital(words))}**"
 
 
+def when(created: str) -> str:
+    """``2026-11-02 10:00 UTC`` of a time as it is stored."""
+    return f"{created[:16].replace('T', ' ')} UTC"
+
+
 MOODS: dict[Mood, Colour] = {"better": "green", "worse": "red", "same": "gray"}
 
 

@@ -10,12 +10,11 @@ from optimizer.formats import count
 from optimizer.search.answers import describe, outcome_of
 from optimizer.store import ledger
 from optimizer.store.items import Sweep
-from pages import address, finding, grids, sidebar, tasks
-from pages.drawing import Colour
+from pages import address, drawing, finding, grids, sidebar, tasks
 from pages.markup import plain
 from pages.session import session
 
-COLOURS: dict[str, Colour] = {
+COLOURS: dict[str, drawing.Colour] = {
     "queued": "gray",
     "running": "violet",
     "done": "green",
@@ -140,7 +139,7 @@ def show_history(history: Sequence[Sweep]) -> None:
                 "entry": sweep.id,
                 "asked for": describe(sweep),
                 "by": sweep.who,
-                "when": f"{sweep.created[:16].replace('T', ' ')} UTC",
+                "when": drawing.when(sweep.created),
                 "state": sweep.state,
                 "outcome": outcome_in_words(sweep),
             }
