@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import streamlit as st
 from factories import make_result
-from page_runs import DEADLINE_SECONDS, HALF, PLAIN, ROOT, SMALL
+from page_runs import DEADLINE_SECONDS, HALF, PLAIN, SMALL
 from PIL import Image
-from started import Idle, Started
+from started import Idle, Started, entry
 from streamlit.components.v2 import manifest_scanner
 from streamlit.runtime.pages_manager import PagesManager
 from streamlit.testing.v1 import AppTest
@@ -82,7 +82,7 @@ def stored(started: Started) -> AppTest:
     for request in (PLAIN, HALF):
         made = make_result(request.recipe, quick=True)
         tasks.store().put(replace(made, key=request_key(request), request=request))
-    return AppTest.from_file(str(ROOT / "app.py"), default_timeout=60)
+    return entry()
 
 
 @pytest.fixture
@@ -106,7 +106,7 @@ def entered(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def app(measured: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[AppTest]:
     monkeypatch.setenv("PARETOSCOPE_HOME", str(measured))
-    page = AppTest.from_file(str(ROOT / "app.py"), default_timeout=60)
+    page = entry()
     page.query_params["model"] = SMALL.model
     yield page
     pool = tasks.pool()

@@ -10,9 +10,9 @@ import streamlit as st
 from factories import make_result
 from page_runs import (
     HALF,
-    ROOT,
     SMALL,
     expected,
+    press,
     results,
     running,
     settled,
@@ -21,7 +21,7 @@ from page_runs import (
     try_again,
     words,
 )
-from started import PAGES, Started, open_page
+from started import PAGES, Started, entry, open_page
 from streamlit.testing.v1 import AppTest
 
 from optimizer import on_demand
@@ -76,10 +76,6 @@ def test_of_very_many_results_the_newest_are_drawn_and_the_position(
     assert "The 1 result of this model that were measured last." in words(page)
     curves = page.get("plotly_chart")[0].proto.spec
     assert [one.key in curves for one in (older, newest, results()[Recipe()])] == [False, True, True]
-
-
-def press(page: AppTest, label: str) -> AppTest:
-    return next(button for button in page.button if button.label == label).click().run()
 
 
 def has_button(label: str) -> Callable[[AppTest], bool]:
@@ -304,7 +300,7 @@ def test_two_visitors_of_one_preset_both_get_it(app: AppTest, monkeypatch: pytes
     pages = {}
     for name in ("ann", "bob"):
         as_visitor(monkeypatch, name)
-        page = AppTest.from_file(str(ROOT / "app.py"), default_timeout=60)
+        page = entry()
         page.query_params |= {"model": "fashion-mlp"}
         pages[name] = press(page.run(), "Small")
     assert pages["ann"].session_state["session"].preset is pages["bob"].session_state["session"].preset

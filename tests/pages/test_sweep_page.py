@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from factories import OTHER_MACHINE, make_result
-from page_runs import PLAIN, words
+from page_runs import PLAIN, newest, press, words
 from started import Started, open_page
 from streamlit.testing.v1 import AppTest
 
@@ -17,20 +17,10 @@ from optimizer.search import questions
 from optimizer.search.records import Question
 from optimizer.search.sweep import STARTER_BITS, STARTER_SPARSITIES, Grid
 from optimizer.store import ledger
-from optimizer.store.items import Line, Sweep
+from optimizer.store.items import Line
 from pages import consent, grids, tasks
 
 GRID = Grid(replace(PLAIN, model="fashion-mlp", recipe=NORMAL), (0.0, 0.5), (32, 4), (32,), ("openvino",))
-
-
-def press(page: AppTest, label: str) -> AppTest:
-    page = next(button for button in page.button if button.label.startswith(label)).click().run()
-    assert not page.exception
-    return page
-
-
-def newest() -> Sweep:
-    return ledger.sweeps(tasks.store())[0]
 
 
 def measure_next() -> None:
