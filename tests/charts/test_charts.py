@@ -174,9 +174,9 @@ def test_noisy_points_fade_and_keep_their_interval() -> None:
 
 
 def test_times_are_drawn_in_seconds_with_their_unit_on_the_axis() -> None:
-    info = latency_info([make_result()], name="latency")
-    drawn = figure(info)
-    assert drawn.data[0].y[0] == pytest.approx(info.series[0].points[0].y / 1e9)
+    line = Series("line", "faint", (Point(1.0, 6e5),))
+    drawn = figure(Lines("times", Axis("x"), Axis("time", "ns", span=(0, 1e6)), (line,)))
+    assert drawn.data[0].y[0] == pytest.approx(6e-4)
     assert drawn.layout.yaxis.ticksuffix == "s"
     assert (drawn.layout.yaxis.exponentformat, drawn.layout.yaxis.minexponent) == ("SI", 0), "one prefix"
     assert not drawn.layout.yaxis.tickformat, "which would give each tick a prefix of its own"
