@@ -163,7 +163,6 @@ def controls(request: Request) -> tuple[ServingRequest, float | None]:
     full = st.toggle(
         "Measure in full",
         **address.in_address("full"),
-        **consent.by_hand("full"),
         help="Ten times as long: narrower intervals, and a 95th percentile of the latency.",
     )
     wanted = ServingRequest(
