@@ -121,16 +121,13 @@ def toolbar(sweep: Sweep, buttons: Callable[[], int | None]) -> None:
 # All of them
 
 
-def entries(number: int) -> str:
-    """Sweeps and questions are numbered together."""
-    return count(number, "entry", "entries")
-
-
 def show_history(history: Sequence[Sweep]) -> None:
-    """Who asked what, when, and what came of it; a row that is ticked is shown."""
+    """Who asked what, when, and what came of it; a row that is ticked is shown. Sweeps and questions are
+    numbered together."""
     questions = sum(sweep.answer is not None for sweep in history)
     kinds = f"{count(len(history) - questions, 'sweep')}, {count(questions, 'question')}"
-    label, icon = f"History: {entries(len(history))} ({kinds})", ":material/history:"
+    label = f"History: {count(len(history), 'entry', 'entries')} ({kinds})"
+    icon = ":material/history:"
     with st.expander(label, key="sweep_history_open", icon=icon, on_change="rerun") as history_of_all:
         if not history_of_all.open:
             return
