@@ -59,9 +59,9 @@ def main() -> None:
     if result and (again := stored.timed_again(tasks.store(), result)):
         timed_once_more(summarise(again))
     tasks.refresh_when_over(asked, started)
-    if result:
-        work_ahead(request, bool(started) or filling)
     busy = bool(asked or started) or filling
+    if result:
+        work_ahead(request, busy)
     draw(results, timed_alike(everywhere, request.settings), *marked(result, results, recipe, asked), busy)
     if more:
         st.caption(f"The {count(drawing.MAX_DRAWN, 'result')} of this model that were measured last.")
@@ -116,9 +116,8 @@ def take_link() -> None:
 
 def ask(request: Request) -> list[Job]:
     """Have a position measured."""
-    key = session().asked
     work = consent.work_of(request, sidebar.selection().card)
-    return [] if tasks.held_back(key, work) else [tasks.submit_position(request)]
+    return [] if tasks.held_back(session().asked, work) else [tasks.submit_position(request)]
 
 
 def move_to(request: Request) -> None:
@@ -354,13 +353,8 @@ def filling_wanted(missing: list[Request]) -> bool:
     """Whether the visitor presses *Fill the curves*; where that fine-tunes, once more when they know how
     much."""
     label, icon = f"Fill the curves ({len(missing)} to measure)", ":material/grid_on:"
-    words = (
-        "Measures sparsities "
-        + ", ".join(map(format_share, STARTER_SPARSITIES))
-        + " at "
-        + ", ".join(map(str, STARTER_BITS))
-        + " bits, with the other settings as they are."
-    )
+    shares, bits = ", ".join(map(format_share, STARTER_SPARSITIES)), ", ".join(map(str, STARTER_BITS))
+    words = f"Measures sparsities {shares} at {bits} bits, with the other settings as they are."
     networks, seconds = consent.training(missing, sidebar.selection().card)
     if not networks:
         return st.button(label, icon=icon, help=words)
@@ -384,13 +378,12 @@ def presets(request: Request) -> Job | None:
     ):
         st.caption("Each tries its recipes on your images, most compressed first, and sets the sliders.")
         for name, preset in PRESETS.items():
-            close = {"presets": False}
             if st.button(
                 name.capitalize(),
                 help=preset.help,
                 width="stretch",
                 on_click=st.session_state.update,
-                args=(close,),
+                args=({"presets": False},),
             ):
                 base = replace(request, recipe=Recipe())
                 key = f"preset {name} {request_key(base)}"
