@@ -44,12 +44,11 @@ def main() -> None:
 def choose_recipe() -> Recipe:
     """The sliders' recipe, or int8: what most people come for."""
     explored = session().recipe.canonical()
-    what = st.segmented_control(
+    what = address.choice(
         "Recipe",
-        list(CHOICES),
-        default="int8" if explored.identity else "explore",
-        required=True,
-        **address.in_address("what", CHOICES.__getitem__),
+        CHOICES,
+        "int8" if explored.identity else "explore",
+        "what",
         help="Compared with the uncompressed model on the same engine, with the same threads and streams.",
     )
     recipe = Recipe(quantize=INT8).canonical() if what == "int8" else explored

@@ -30,14 +30,8 @@ ANSWER_SECONDS, MAX_ANSWERS = 60, 10_000
 def main() -> None:
     sidebar.selection()
     st.header("Sweep")
-    asking = st.segmented_control(
-        "Ask for",
-        list(ASKING),
-        default="grid",
-        required=True,
-        label_visibility="collapsed",
-        on_change=show_newest,
-        **address.in_address("ask", ASKING.__getitem__),
+    asking = address.choice(
+        "Ask for", ASKING, "grid", "ask", label_visibility="collapsed", on_change=show_newest
     )
     history = ledger.sweeps(tasks.store())
     shown = shown_of([sweep for sweep in history if (sweep.answer is None) == (asking == "grid")])
