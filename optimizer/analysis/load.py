@@ -15,9 +15,9 @@ import numpy as np
 from optimizer import __version__
 from optimizer.analysis.badges import BADGES, BadgeKind
 from optimizer.analysis.measures import Measure
+from optimizer.analysis.noise import stolen_noise
 from optimizer.analysis.rounds import MIN_ROUNDS, PERCENTILE_ROUNDS, quantile_interval
 from optimizer.analysis.served import NAMES, Side
-from optimizer.analysis.statistics import stolen_noise
 from optimizer.errors import InputError
 from optimizer.formats import MISSING, capital, columns, format_ns, format_rate, format_share
 from optimizer.methods.engines import DEFAULT_ENGINE
