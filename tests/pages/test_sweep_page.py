@@ -18,7 +18,7 @@ from optimizer.search.records import Question
 from optimizer.search.sweep import STARTER_BITS, STARTER_SPARSITIES, Grid
 from optimizer.store import ledger
 from optimizer.store.items import Line
-from pages import consent, grids, tasks
+from pages import consent, devices, tasks
 
 GRID = Grid(replace(PLAIN, model="fashion-mlp", recipe=NORMAL), (0.0, 0.5), (32, 4), (32,), ("openvino",))
 
@@ -328,7 +328,7 @@ def test_a_sweep_is_called_by_the_processor_that_was_drawn(
 
 
 def test_time_left_counts_the_slots_that_something_fills(lent: Lent) -> None:
-    assert [grids.slots_of(OTHER_MACHINE.key, left) for left in (9, 3, 1, 0)] == [4, 3, 1, 1]
+    assert [devices.slots_of(OTHER_MACHINE.key, left) for left in (9, 3, 1, 0)] == [4, 3, 1, 1]
 
 
 def test_while_the_cluster_is_lost_a_sweep_says_so(lent: Lent) -> None:
