@@ -8,7 +8,7 @@ import streamlit as st
 from optimizer.cluster.node import differences
 from optimizer.cluster.spread import Device
 from optimizer.system.environment import environment
-from pages import address, tasks
+from pages import address, backlog
 from pages.markup import plain
 
 HERE = "this machine"
@@ -17,10 +17,10 @@ HERE = "this machine"
 def time_on() -> tuple[str, str] | None:
     """The device that the visitor chose of the operator's cluster, by its key, and its processor: both empty
     for this machine; None for one that is not there now."""
-    attached = tasks.cluster()
+    attached = backlog.cluster()
     if attached is None:
         return "", ""
-    tasks.follow_cluster(attached)
+    backlog.follow_cluster(attached)
     chosen = str(st.session_state.get("sweep_on", st.query_params.get("sweep_on", HERE)))
     devices = by_name([*attached.devices.values()], chosen)
     name = st.selectbox(
@@ -71,6 +71,6 @@ def described(device: Device) -> str:
 def slots_of(device: str, left: int) -> int:
     """How many of the configurations that are ``left`` a device is given at once, as far as that is known;
     the seconds that one took there are with its wait."""
-    attached = tasks.cluster()
+    attached = backlog.cluster()
     found = attached.devices.get(device) if attached else None
     return max(1, min(found.slots, left)) if found else 1

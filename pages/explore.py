@@ -21,7 +21,7 @@ from optimizer.store import ledger
 from optimizer.store.items import Sweep
 from optimizer.store.keys import of_today, request_key, request_keys
 from optimizer.system.process_pool import Job
-from pages import address, consent, controls, drawing, sidebar, tasks
+from pages import address, backlog, consent, controls, drawing, sidebar, tasks
 from pages.markup import plain
 from pages.session import SidebarChoice, session
 
@@ -273,7 +273,7 @@ def toolbar(
     ``way`` is how the sliders say to prune and round, which a position that does neither has no trace of.
     """
     full = replace(request, settings=replace(request.settings, quick=False))
-    curves = tasks.starter(replace(request, recipe=any_amount(way)))
+    curves = backlog.starter(replace(request, recipe=any_amount(way)))
     wanted = curves.requests()
     keyed = dict(zip(request_keys(wanted), wanted, strict=True))
     done = tasks.store().known(keyed)
@@ -313,7 +313,7 @@ def toolbar(
                 ledger.cancel(tasks.store(), filling.id)
                 st.rerun()
         elif missing and filling_wanted(missing):
-            tasks.begin_sweep(curves, tasks.who())
+            backlog.begin_sweep(curves)
             st.rerun()
     if filling:
         words = (
@@ -321,7 +321,7 @@ def toolbar(
             if alone
             else f"{capital(filling.title)} fills the curves: {{}} of {{}} measured"
         )
-        tasks.follow(
+        backlog.follow(
             filling, lambda now: st.progress(now.over / now.total, words.format(now.over, now.total))
         )
     if searching:

@@ -26,7 +26,7 @@ from optimizer.search.sweep import STARTER_BITS, STARTER_SPARSITIES, Grid, any_a
 from optimizer.store import ledger
 from optimizer.store.items import Item, Sweep
 from optimizer.store.keys import request_keys
-from pages import address, consent, devices, drawing, sidebar, tasks
+from pages import address, backlog, consent, devices, drawing, sidebar, tasks
 from pages.markup import plain
 from pages.session import session
 
@@ -143,9 +143,9 @@ def recipe_of(method: str) -> Recipe:
 
 def start(asked: Grid, requests: Sequence[Request], extended: int | None, on: str) -> int:
     if extended is None:
-        return tasks.begin_sweep(asked, tasks.who(), on)
+        return backlog.begin_sweep(asked, on)
     ledger.extend(tasks.store(), extended, encode(asked), requests)
-    tasks.ring()
+    backlog.ring()
     return extended
 
 
@@ -158,7 +158,7 @@ def show(sweep: Sweep) -> None:
     summaries = stored.summaries_of(tasks.store(), [item.key for item in items])
     results = {summary.key: summary for summary in summaries}
     if sweep.open:
-        tasks.follow(sweep, lambda now: st.progress(now.over / now.total, plain(standing(now))))
+        backlog.follow(sweep, lambda now: st.progress(now.over / now.total, plain(standing(now))))
     if results:
         draw(list(results.values()))
     if results or not sweep.open:
@@ -168,7 +168,7 @@ def show(sweep: Sweep) -> None:
 def buttons(sweep: Sweep) -> int | None:
     """What to do with a grid; the number of another that was started by that. Without a cluster, no dashboard
     works on one that is timed on other machines."""
-    if sweep.device and tasks.cluster() is None:
+    if sweep.device and backlog.cluster() is None:
         if sweep.state != "done":
             st.code(
                 f"paretoscope sweep --resume {sweep.id} --cluster ADDRESS", language="sh", width="content"
@@ -181,7 +181,7 @@ def buttons(sweep: Sweep) -> int | None:
         help="What was cancelled or has failed is tried again.",
     ):
         ledger.resume(tasks.store(), sweep.id)
-        tasks.ring()
+        backlog.ring()
         st.rerun()
     again = not sweep.open and st.button(
         "Repeat",
@@ -203,8 +203,8 @@ def buttons(sweep: Sweep) -> int | None:
             icon=":material/check:",
         )
         return None
-    number = ledger.repeat(tasks.store(), sweep.id, tasks.who())
-    tasks.ring()
+    number = ledger.repeat(tasks.store(), sweep.id, backlog.who())
+    backlog.ring()
     return number
 
 

@@ -17,7 +17,7 @@ from optimizer.records import DataSpec, ModelCard, Request, Settings, digest
 from optimizer.system.environment import describe, environment, threads_available
 from optimizer.system.paths import asset
 from optimizer.work import Catalogue
-from pages import adding_images, tasks
+from pages import adding_images, backlog, tasks
 from pages.address import in_address, whole_number
 from pages.consent import by_hand
 from pages.controls import with_defaults
@@ -112,7 +112,7 @@ def sidebar() -> None:
 
 def leaves() -> str:
     """What goes to other machines, in words."""
-    if tasks.cluster() is None:
+    if backlog.cluster() is None:
         return "Nothing leaves this machine."
     return "Only sweeps timed on the cluster send their model and images to it."
 

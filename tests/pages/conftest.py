@@ -20,7 +20,7 @@ from optimizer import on_demand, work
 from optimizer.store.keys import request_key
 from optimizer.store.results import Store
 from optimizer.work import Catalogue
-from pages import tasks
+from pages import backlog, tasks
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -71,8 +71,8 @@ def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, catalogue: Catalogu
     store = Store(tmp_path / "results.sqlite")
     monkeypatch.setattr(tasks, "pool", lambda: pool)
     monkeypatch.setattr(tasks, "store", lambda: store)
-    monkeypatch.setattr(tasks, "fill_first", lambda: None)
-    monkeypatch.setattr(tasks, "background", Idle)
+    monkeypatch.setattr(backlog, "fill_first", lambda: None)
+    monkeypatch.setattr(backlog, "background", Idle)
     return pool
 
 

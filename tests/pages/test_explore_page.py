@@ -35,7 +35,7 @@ from optimizer.records import Known, Request, Settings
 from optimizer.search.sweep import WORK_AHEAD_VARIABLE, neighbours
 from optimizer.store import keys, ledger
 from optimizer.system.environment import threads_available
-from pages import drawing, tasks
+from pages import backlog, drawing, tasks
 
 VERY_LONG = {"effort_seconds": MAX_EFFORT_SECONDS, "finetune_steps": MAX_FINETUNE_STEPS}
 BY_MAGNITUDE = {"model": "fashion-mlp", "method": "Magnitude"}
@@ -96,7 +96,7 @@ def test_a_measured_position_is_shown_at_once(stored: AppTest) -> None:
 def test_curves_that_were_measured_in_full_are_not_to_be_filled(stored: AppTest) -> None:
     offered = [one.label for one in stored.run().button if one.label.startswith("Fill the curves")]
     assert offered == ["Fill the curves (22 to measure)"]
-    wanted = tasks.starter(Request("fashion-resnet", NORMAL, settings=Settings(quick=False))).requests()
+    wanted = backlog.starter(Request("fashion-resnet", NORMAL, settings=Settings(quick=False))).requests()
     for number, request in enumerate(wanted):
         made = replace(make_result(request.recipe), request=request, key=keys.request_key(request))
         summaries.put(tasks.store(), made)
@@ -113,7 +113,7 @@ def test_a_page_is_headed_as_the_navigation_calls_it(started: Started, name: str
 
 
 def test_curves_that_are_being_measured_are_not_offered_once_more(stored: AppTest) -> None:
-    wanted = tasks.starter(Request("fashion-resnet", NORMAL)).requests()
+    wanted = backlog.starter(Request("fashion-resnet", NORMAL)).requests()
     missing = [one for one in wanted if tasks.store().best(one) is None]
     others = [*missing, replace(SMALL, engine="torch")]
     for requests, words_of_it in ((missing, "Filling the curves"), (others, "Sweep 2 fills the curves")):

@@ -18,7 +18,7 @@ from optimizer.search.records import Question
 from optimizer.search.sweep import STARTER_BITS, STARTER_SPARSITIES, Grid
 from optimizer.store import ledger
 from optimizer.store.items import Line
-from pages import consent, devices, tasks
+from pages import backlog, consent, devices, tasks
 
 GRID = Grid(replace(PLAIN, model="fashion-mlp", recipe=NORMAL), (0.0, 0.5), (32, 4), (32,), ("openvino",))
 
@@ -243,7 +243,7 @@ class Lent:
 @pytest.fixture
 def lent(started: Started, monkeypatch: pytest.MonkeyPatch) -> Lent:
     made = Lent()
-    monkeypatch.setattr(tasks, "cluster", lambda: made)
+    monkeypatch.setattr(backlog, "cluster", lambda: made)
     return made
 
 
