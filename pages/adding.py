@@ -13,7 +13,7 @@ from optimizer.model.added.hub import check_id
 from optimizer.model.preprocessing import CHANNELS, INTERPOLATIONS, MAX_SIDE, PRESETS, RANGES, Preprocessing
 from optimizer.records import DataSpec, digest
 from optimizer.system.uploads import MAX_UPLOAD_MB
-from pages import sidebar, tasks
+from pages import drawing, sidebar, tasks
 from pages.markup import plain
 from pages.session import session
 
@@ -226,12 +226,8 @@ def _show_picture(preprocessing: Preprocessing, data: DataSpec) -> None:
 def _show_added() -> None:
     """What was added, each with a button that removes it."""
     for name, model in cards.added_models().items():
-        with st.container(horizontal=True, vertical_alignment="center"):
-            st.markdown(f"**{plain(name)}**: {plain(model.description)}", width="stretch")
-            if st.button(
-                "Remove", icon=":material/delete:", key=f"remove {name}", help=f"Remove {plain(name)}"
-            ):
-                cards.remove(name)
-                if sidebar.selection().card.name == name:
-                    session().chosen = tasks.FIRST_MODEL
-                st.rerun()
+        if drawing.removable(name, model.description, name):
+            cards.remove(name)
+            if sidebar.selection().card.name == name:
+                session().chosen = tasks.FIRST_MODEL
+            st.rerun()

@@ -10,8 +10,7 @@ from optimizer.errors import InputError
 from optimizer.formats import count
 from optimizer.records import digest
 from optimizer.system.uploads import MAX_UPLOAD_MB
-from pages import tasks
-from pages.markup import plain
+from pages import drawing, tasks
 from pages.session import session
 
 
@@ -50,15 +49,10 @@ def show_uploaded() -> None:
     """What was uploaded, each with a button that removes it."""
     sets = uploaded.sets()
     for path in sets:
-        name = path.name
-        with st.container(horizontal=True, vertical_alignment="center"):
-            st.markdown(f"**{plain(name)}**: {plain(_describe(path))}", width="stretch")
-            if st.button(
-                "Remove", icon=":material/delete:", key=f"remove {path}", help=f"Remove {plain(name)}"
-            ):
-                uploaded.remove(name)
-                session().images_removed = st.session_state.get("images") == str(path)
-                st.rerun()
+        if drawing.removable(path.name, _describe(path), str(path)):
+            uploaded.remove(path.name)
+            session().images_removed = st.session_state.get("images") == str(path)
+            st.rerun()
     if sets:
         st.caption(
             "Counted by their names. Which of them can't be read is told under Images, at the top of this "

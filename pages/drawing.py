@@ -65,6 +65,14 @@ def card(headline: Headline) -> None:
         st.caption(plain(headline.caption))
 
 
+def removable(name: str, words: str, key: str) -> bool:
+    """Something of a visitor's own in a line, with a button: whether it is to be removed."""
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.markdown(f"**{plain(name)}**: {plain(words)}", width="stretch")
+        help = f"Remove {plain(name)}"
+        return st.button("Remove", icon=":material/delete:", key=f"remove {key}", help=help)
+
+
 def dark() -> bool:
     return st.context.theme.type == "dark"
 
