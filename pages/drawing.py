@@ -51,18 +51,19 @@ def when(created: str) -> str:
 MOODS: dict[Mood, Colour] = {"better": "green", "worse": "red", "same": "gray"}
 
 
-def card(headline: Headline) -> None:
-    """One figure: large, with its interval, its change, and what it rests on."""
-    with st.container(border=True, height="stretch", gap="xxsmall"):
-        st.metric(
-            plain(headline.label),
-            plain(headline.value),
-            plain(headline.change) or None,
-            delta_color=MOODS[headline.mood],
-            delta_arrow="off",
-            help=plain(headline.help),
-        )
-        st.caption(plain(headline.caption))
+def cards(headlines: Iterable[Headline]) -> None:
+    """The four figures: each large, with its interval, its change, and what it rests on."""
+    for column, headline in zip(st.columns(4), headlines, strict=True):
+        with column, st.container(border=True, height="stretch", gap="xxsmall"):
+            st.metric(
+                plain(headline.label),
+                plain(headline.value),
+                plain(headline.change) or None,
+                delta_color=MOODS[headline.mood],
+                delta_arrow="off",
+                help=plain(headline.help),
+            )
+            st.caption(plain(headline.caption))
 
 
 def removable(name: str, words: str, key: str) -> bool:

@@ -185,10 +185,7 @@ def cards(request: Request, result: Result | None, asked: list[Job]) -> None:
     def live() -> None:
         nonlocal drawn
         told = [job.known for job in watched]
-        figures = known_so_far(told, summary, counts, idle, counting=bool(watched))
-        for column, headline in zip(st.columns(4), figures, strict=True):
-            with column:
-                drawing.card(headline)
+        drawing.cards(known_so_far(told, summary, counts, idle, counting=bool(watched)))
         if any(job.over for job in watched) or (asked and not late and waited(PATIENCE_SECONDS)):
             st.rerun()  # with its result, or its mark
         if drawn and tasks.wait_for_news(watched, told):

@@ -185,9 +185,8 @@ def score_baseline(request: Request) -> bool:
             tasks.refresh_when_over([tasks.submit(request)])
         return not held
     summary = summarise(result)
-    for column, headline in zip(st.columns(4), headlines(summary, result.inspection), strict=True):
-        with column:
-            drawing.card(replace(headline, change=""))  # nothing has changed in what is the baseline
+    figures = headlines(summary, result.inspection)
+    drawing.cards(replace(one, change="") for one in figures)  # nothing has changed in what is the baseline
     drawing.badges(summary)
     return True
 
