@@ -274,10 +274,10 @@ def toolbar(
     wanted = curves.requests()
     keyed = dict(zip(request_keys(wanted), wanted, strict=True))
     done = tasks.store().known(keyed)
-    missing = [one for key, one in keyed.items() if key not in done]
-    if missing and is_measured_in_full(missing):
-        missing = []
-    filling, alone = filled_by(encode(curves), set(keyed), set(request_keys(missing)))
+    missing = {key: one for key, one in keyed.items() if key not in done}
+    if missing and is_measured_in_full([*missing.values()]):
+        missing = {}
+    filling, alone = filled_by(encode(curves), set(keyed), set(missing))
     row = st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center")
     with row.container(horizontal=True, width="content", vertical_alignment="center"):
         words, short = request.recipe.describe(), request.recipe.describe(details=False)
@@ -309,7 +309,7 @@ def toolbar(
             ):
                 ledger.cancel(tasks.store(), filling.id)
                 st.rerun()
-        elif missing and filling_wanted(missing):
+        elif missing and filling_wanted([*missing.values()]):
             backlog.begin_sweep(curves)
             st.rerun()
     if filling:
