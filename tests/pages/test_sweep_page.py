@@ -7,7 +7,6 @@ import pytest
 from factories import OTHER_MACHINE, make_result
 from page_runs import PLAIN, newest, press, words
 from started import Started, open_page
-from streamlit.testing.v1 import AppTest
 
 from optimizer.analysis.limits import Limits
 from optimizer.cluster.spread import Device
