@@ -4,7 +4,7 @@ import streamlit as st
 
 from optimizer.system.downloads import limit_visitors
 from optimizer.system.recent import one_moment
-from pages import address, drawing, sidebar, tasks
+from pages import address, backlog, drawing, sidebar, tasks
 
 # Four cards and four charts fit a laptop's screen, and nothing of Streamlit's own lies over them. Fewer stand
 # side by side where a chart's title, a card's value or a control's would be cut off.
@@ -44,8 +44,8 @@ with tasks.errors_in_words(), one_moment():
     sidebar.open_result()
     sidebar.sidebar()
     address.read(sidebar.selection().card.name)
-    tasks.fill_first()
-    tasks.go_on()
+    backlog.fill_first()
+    backlog.go_on()
     tasks.begin_page()
     with tasks.errors_in_words():
         page.run()

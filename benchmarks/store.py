@@ -37,7 +37,7 @@ from optimizer.records import DataSpec, Request
 from optimizer.store import ledger, tables
 from optimizer.store.keys import request_keys
 from optimizer.store.results import Store
-from pages import drawing, sidebar, tasks
+from pages import backlog, tasks
 
 T = TypeVar("T")
 ROOT = Path(__file__).resolve().parents[1]
@@ -105,12 +105,9 @@ def no_workers(store: Store) -> Iterator[None]:
     pool = Started(work.run("catalogue", None, quiet))  # type: ignore[arg-type]
     with (
         patch.object(tasks, "pool", lambda: pool),
-        patch.object(sidebar, "pool", lambda: pool),
         patch.object(tasks, "store", lambda: store),
-        patch.object(sidebar, "store", lambda: store),
-        patch.object(drawing, "store", lambda: store),
-        patch.object(tasks, "fill_first", lambda: None),
-        patch.object(tasks, "background", Idle),
+        patch.object(backlog, "fill_first", lambda: None),
+        patch.object(backlog, "background", Idle),
         patch.object(AppTest, "_finished_page_script_hash", FORGOTTEN, create=True),
     ):
         yield

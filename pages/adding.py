@@ -13,7 +13,7 @@ from optimizer.model.added.hub import check_id
 from optimizer.model.preprocessing import CHANNELS, INTERPOLATIONS, MAX_SIDE, PRESETS, RANGES, Preprocessing
 from optimizer.records import DataSpec, digest
 from optimizer.system.uploads import MAX_UPLOAD_MB
-from pages import sidebar, tasks
+from pages import drawing, sidebar, tasks
 from pages.markup import plain
 from pages.session import session
 
@@ -67,9 +67,7 @@ def _add(task: str, asked: object, data: DataSpec) -> None:
     if tasks.held_back(key):
         return
     job = tasks.start("interactive", task, asked, key)
-    tasks.pool().wait(job, 0.3)
-    if not job.over:
-        tasks.refresh_when_over([job])
+    if not tasks.over_soon(job):
         return
     about = tasks.finished(job, object)
     if isinstance(about, Refused):
@@ -118,10 +116,7 @@ def _try(about: Examined, choices: Choices, data: DataSpec) -> str:
     if known is not None and known.state == "failed":
         return key  # nothing can be said
     job = tasks.start("interactive", "try", (about, choices, data), key)
-    tasks.pool().wait(job, 0.3)
-    if not job.over:
-        tasks.refresh_when_over([job])
-    elif job.state == "done" and (found := tasks.finished(job, Trial)).total:
+    if tasks.over_soon(job) and job.state == "done" and (found := tasks.finished(job, Trial)).total:
         if found.better:
             st.warning(f"{plain(found.words)}.", icon=":material/rule:")
         else:
@@ -174,8 +169,7 @@ def _preprocess(about: Examined) -> Preprocessing:
     own = f"as {about.preprocessing_of}" if about.preprocessing_of else GUESS
     preset = st.selectbox("Preprocessing", [own, *PRESETS], key=f"preset {about.file}")
     if preset != own:
-        chosen = PRESETS[preset]
-        offered = chosen.at_size_of(offered)
+        offered = PRESETS[preset].at_size_of(offered)
     with st.popover("Size, crop, channels, range, mean and std"):
         key = f"{about.file} {preset}"
         height, width = (
@@ -232,12 +226,8 @@ def _show_picture(preprocessing: Preprocessing, data: DataSpec) -> None:
 def _show_added() -> None:
     """What was added, each with a button that removes it."""
     for name, model in cards.added_models().items():
-        with st.container(horizontal=True, vertical_alignment="center"):
-            st.markdown(f"**{plain(name)}**: {plain(model.description)}", width="stretch")
-            if st.button(
-                "Remove", icon=":material/delete:", key=f"remove {name}", help=f"Remove {plain(name)}"
-            ):
-                cards.remove(name)
-                if sidebar.selection().card.name == name:
-                    session().chosen = tasks.FIRST_MODEL
-                st.rerun()
+        if drawing.removable(name, model.description, name):
+            cards.remove(name)
+            if sidebar.selection().card.name == name:
+                session().chosen = tasks.FIRST_MODEL
+            st.rerun()

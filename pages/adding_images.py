@@ -10,8 +10,7 @@ from optimizer.errors import InputError
 from optimizer.formats import count
 from optimizer.records import digest
 from optimizer.system.uploads import MAX_UPLOAD_MB
-from pages import tasks
-from pages.markup import plain
+from pages import drawing, tasks
 from pages.session import session
 
 
@@ -38,9 +37,7 @@ def uploader() -> None:
         if tasks.held_back(key):
             return
         job = tasks.pool().get(key) or tasks.start("interactive", "unpack", uploaded.stage(files), key)
-        tasks.pool().wait(job, 0.3)
-        if not job.over:
-            tasks.refresh_when_over([job])
+        if not tasks.over_soon(job):
             return
         visit.chosen_images = tasks.finished(job, str)
         visit.image_uploads += 1  # an uploader of its own, with nothing in it
@@ -52,15 +49,10 @@ def show_uploaded() -> None:
     """What was uploaded, each with a button that removes it."""
     sets = uploaded.sets()
     for path in sets:
-        name = path.name
-        with st.container(horizontal=True, vertical_alignment="center"):
-            st.markdown(f"**{plain(name)}**: {plain(_describe(path))}", width="stretch")
-            if st.button(
-                "Remove", icon=":material/delete:", key=f"remove {path}", help=f"Remove {plain(name)}"
-            ):
-                uploaded.remove(name)
-                session().images_removed = st.session_state.get("images") == str(path)
-                st.rerun()
+        if drawing.removable(path.name, _describe(path), str(path)):
+            uploaded.remove(path.name)
+            session().images_removed = st.session_state.get("images") == str(path)
+            st.rerun()
     if sets:
         st.caption(
             "Counted by their names. Which of them can't be read is told under Images, at the top of this "

@@ -6,7 +6,7 @@ pages without sliders, the layer overrides and the pins are read once a visit an
 
 import json
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -54,6 +54,14 @@ def whole_number(
         label, low, high, float(value), float(step), format="%.0f", **in_address(key), **more
     )
     return int(number)
+
+
+def choice(label: str, words: Mapping[T, str], default: T, key: str, **more: Any) -> T:
+    """A control of one of several options, each in its ``words``, kept in the page's address."""
+    chosen: T = st.segmented_control(
+        label, list(words), default=default, required=True, **in_address(key, words.__getitem__), **more
+    )
+    return chosen
 
 
 def pills(

@@ -62,14 +62,7 @@ WHAT = {"configurations": "Configurations", "files": "Two files"}
 def main() -> None:
     chosen = sidebar.selection()
     st.header("Compare")
-    what = st.segmented_control(
-        "What is compared",
-        list(WHAT),
-        default="configurations",
-        required=True,
-        label_visibility="collapsed",
-        **address.in_address("of", WHAT.__getitem__),
-    )
+    what = address.choice("What is compared", WHAT, "configurations", "of", label_visibility="collapsed")
     if what == "files":
         two_files.show(chosen)
     else:
@@ -163,14 +156,7 @@ def raw_times(chosen: Sequence[Summary]) -> None:
         key = st.selectbox(
             "Raw times of", list(by_key), format_func=short.__getitem__, key="times", width=560
         )
-        view = st.segmented_control(
-            "Raw times as",
-            list(VIEWS),
-            default="rounds",
-            required=True,
-            label_visibility="collapsed",
-            **address.in_address("view", VIEWS.__getitem__),
-        )
+        view = address.choice("Raw times as", VIEWS, "rounds", "view", label_visibility="collapsed")
     st.query_params["times"] = key
     if opened := tasks.store().get(key):
         drawing.chart(charts.samples_info(opened, view), "samples", height=320)

@@ -8,6 +8,7 @@ from optimizer.analysis.badges import BadgeKind
 from optimizer.analysis.conclusions import as_json, lesson, of_each
 from optimizer.analysis.scaling import STACK, ComplexityRequest, ComplexityRun, ExecutionKind
 from optimizer.analysis.statistics import LatencyVerdict
+from optimizer.charts.complexity import Quantity
 from optimizer.formats import format_ns, format_ratio, format_share
 from optimizer.records import ModelCard
 from pages import address, consent, drawing, sidebar, tasks
@@ -20,6 +21,7 @@ LABELS = {
     ExecutionKind.ROWS: ("Rows removed", "a smaller dense layer"),
     ExecutionKind.INT8: ("int8 kernels", "zeros are multiplied too"),
 }
+QUANTITIES: tuple[Quantity, ...] = ("time", "operations")
 # Its own control: Latency's, carried along, would start minutes of work that nobody asked for here.
 FULL = consent.Work("complexity_full", True, "a full measurement", 30)
 
@@ -48,19 +50,11 @@ def main() -> None:
             f"and what it predicts for {format_share(request.removed_share)}."
         )
     effects(run, request.removed_share)
-    left, right = st.columns(2)
-    with left:
-        drawing.chart(
-            charts.complexity_info(growth.frame(run), growth.fits(run), n_label=scaling.n_label(run)),
-            "time",
-            height=380,
-        )
-    with right:
-        drawing.chart(
-            charts.complexity_info(growth.frame(run), growth.fits(run), "operations", scaling.n_label(run)),
-            "operations",
-            height=380,
-        )
+    points, fits, n_label = growth.frame(run), growth.fits(run), scaling.n_label(run)
+    for column, quantity in zip(st.columns(2), QUANTITIES, strict=True):
+        with column:
+            info = charts.complexity_info(points, fits, quantity, n_label)
+            drawing.chart(info, quantity, height=380)
     st.subheader("What the numbers say")
     drawing.sentences(lesson(run))
     with st.expander("Each execution in words, and the slopes"):  # which the cards say in short

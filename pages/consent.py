@@ -69,16 +69,20 @@ def work_of(request: Request, card: ModelCard) -> tuple[Work, ...]:
 
 
 def seconds_of(requests: Sequence[Request], each: float | None, card: ModelCard) -> float:
-    """What measuring all of them takes, about: ``each`` as long as others did lately, where that is known.
-
-    Of those that share a network that learns the first one trains it."""
-    learning = {one.recipe.learnt for one in requests if one.recipe.learns}
+    """What measuring all of them takes, about: ``each`` as long as others did lately, where that is known."""
     if each is None:
         each = MEASURE_SECONDS + (
             requests[0].data.limit * IMAGE_SECONDS if requests and requests[0].data.path else 0
         )
-    step = step_seconds(card)
-    return len(requests) * each + sum(one.effort_seconds + one.finetune_steps * step for one in learning)
+    return len(requests) * each + training(requests, card)[1]
+
+
+def training(requests: Sequence[Request], card: ModelCard) -> tuple[int, float]:
+    """How many networks that learn the requests need, each trained once, and about how many seconds that
+    takes."""
+    learning = {one.recipe.learnt for one in requests if one.recipe.learns}
+    step = step_seconds(card) if learning else 0.0
+    return len(learning), sum(one.effort_seconds + one.finetune_steps * step for one in learning)
 
 
 def waiting(work: Sequence[Work]) -> list[Work]:

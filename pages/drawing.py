@@ -16,6 +16,7 @@ from optimizer.charts import alternative, figure
 from optimizer.charts.spec import Lines, Parallel, Stacks
 from optimizer.export.pictures import chrome
 from optimizer.export.tables import file_name
+from optimizer.formats import capital
 from optimizer.methods.artifacts import ARTIFACTS, as_zip
 from optimizer.methods.exporters import EXPORTERS, ExporterInfo
 from optimizer.records import Request
@@ -23,7 +24,6 @@ from optimizer.store.keys import request_key
 from optimizer.store.results import Store
 from pages import tasks
 from pages.markup import plain
-from pages.tasks import finished, store, visitor
 
 T = TypeVar("T")
 MAX_DRAWN = 3_000
@@ -40,24 +40,38 @@ BADGE_COLOURS: dict[BadgeKind, Colour] = {
 
 def heading(words: str) -> str:
     """A recipe in words, bold."""
-    return f"**{plain(words[0].upper() + words[1:])}**"
+    return f"**{plain(capital(words))}**"
+
+
+def when(created: str) -> str:
+    """``2026-11-02 10:00 UTC`` of a time as it is stored."""
+    return f"{created[:16].replace('T', ' ')} UTC"
 
 
 MOODS: dict[Mood, Colour] = {"better": "green", "worse": "red", "same": "gray"}
 
 
-def card(headline: Headline) -> None:
-    """One figure: large, with its interval, its change, and what it rests on."""
-    with st.container(border=True, height="stretch", gap="xxsmall"):
-        st.metric(
-            plain(headline.label),
-            plain(headline.value),
-            plain(headline.change) or None,
-            delta_color=MOODS[headline.mood],
-            delta_arrow="off",
-            help=plain(headline.help),
-        )
-        st.caption(plain(headline.caption))
+def cards(headlines: Iterable[Headline]) -> None:
+    """The four figures: each large, with its interval, its change, and what it rests on."""
+    for column, headline in zip(st.columns(4), headlines, strict=True):
+        with column, st.container(border=True, height="stretch", gap="xxsmall"):
+            st.metric(
+                plain(headline.label),
+                plain(headline.value),
+                plain(headline.change) or None,
+                delta_color=MOODS[headline.mood],
+                delta_arrow="off",
+                help=plain(headline.help),
+            )
+            st.caption(plain(headline.caption))
+
+
+def removable(name: str, words: str, key: str) -> bool:
+    """Something of a visitor's own in a line, with a button: whether it is to be removed."""
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.markdown(f"**{plain(name)}**: {plain(words)}", width="stretch")
+        help = f"Remove {plain(name)}"
+        return st.button("Remove", icon=":material/delete:", key=f"remove {key}", help=help)
 
 
 def dark() -> bool:
@@ -232,11 +246,12 @@ def export_menu(
             required=True,
             key="picture",
         )
+        store = tasks.store()
         for kind, exporter in EXPORTERS.items():
             reason = chrome().problem if exporter.needs_chrome else ""
             st.download_button(
                 exporter.label,
-                data=partial(_table_file, exporter, store(), keys, against if exporter.compares else None),
+                data=partial(_table_file, exporter, store, keys, against if exporter.compares else None),
                 file_name=file_name(name, exporter.extension),
                 mime=exporter.mime,
                 key=f"export {kind}",
@@ -272,13 +287,13 @@ def _table_file(exporter: ExporterInfo, kept: Store, keys: Sequence[str], agains
 def _model_file(kind: str, request: Request, key: str) -> Callable[[], bytes]:
     """Written by a worker when it is asked for, with recipe and model card; a job that failed is kept."""
 
-    asks = visitor()  # where it is written, in a thread of a download, there is no session
+    asks = tasks.visitor()  # where it is written, in a thread of a download, there is no session
 
     def written() -> bytes:
         pool = tasks.pool()
         job = pool.wait(pool.submit("interactive", "artifact", (kind, request), key, visitor=asks))
         if job.state == "done":
             pool.forget(key)  # megabytes
-        return as_zip(finished(job, bytes), kind)
+        return as_zip(tasks.finished(job, bytes), kind)
 
     return written

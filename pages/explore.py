@@ -21,7 +21,7 @@ from optimizer.store import ledger
 from optimizer.store.items import Sweep
 from optimizer.store.keys import of_today, request_key, request_keys
 from optimizer.system.process_pool import Job
-from pages import address, consent, controls, drawing, sidebar, tasks
+from pages import address, backlog, consent, controls, drawing, sidebar, tasks
 from pages.markup import plain
 from pages.session import SidebarChoice, session
 
@@ -59,9 +59,9 @@ def main() -> None:
     if result and (again := stored.timed_again(tasks.store(), result)):
         timed_once_more(summarise(again))
     tasks.refresh_when_over(asked, started)
-    if result:
-        work_ahead(request, bool(started) or filling)
     busy = bool(asked or started) or filling
+    if result:
+        work_ahead(request, busy)
     draw(results, timed_alike(everywhere, request.settings), *marked(result, results, recipe, asked), busy)
     if more:
         st.caption(f"The {count(drawing.MAX_DRAWN, 'result')} of this model that were measured last.")
@@ -116,9 +116,8 @@ def take_link() -> None:
 
 def ask(request: Request) -> list[Job]:
     """Have a position measured."""
-    key = session().asked
     work = consent.work_of(request, sidebar.selection().card)
-    return [] if tasks.held_back(key, work) else [tasks.submit_position(request)]
+    return [] if tasks.held_back(session().asked, work) else [tasks.submit_position(request)]
 
 
 def move_to(request: Request) -> None:
@@ -186,10 +185,7 @@ def cards(request: Request, result: Result | None, asked: list[Job]) -> None:
     def live() -> None:
         nonlocal drawn
         told = [job.known for job in watched]
-        figures = known_so_far(told, summary, counts, idle, counting=bool(watched))
-        for column, headline in zip(st.columns(4), figures, strict=True):
-            with column:
-                drawing.card(headline)
+        drawing.cards(known_so_far(told, summary, counts, idle, counting=bool(watched)))
         if any(job.over for job in watched) or (asked and not late and waited(PATIENCE_SECONDS)):
             st.rerun()  # with its result, or its mark
         if drawn and tasks.wait_for_news(watched, told):
@@ -274,14 +270,14 @@ def toolbar(
     ``way`` is how the sliders say to prune and round, which a position that does neither has no trace of.
     """
     full = replace(request, settings=replace(request.settings, quick=False))
-    curves = tasks.starter(replace(request, recipe=any_amount(way)))
+    curves = backlog.starter(replace(request, recipe=any_amount(way)))
     wanted = curves.requests()
     keyed = dict(zip(request_keys(wanted), wanted, strict=True))
     done = tasks.store().known(keyed)
-    missing = [one for key, one in keyed.items() if key not in done]
-    if missing and is_measured_in_full(missing):
-        missing = []
-    filling, alone = filled_by(encode(curves), set(keyed), set(request_keys(missing)))
+    missing = {key: one for key, one in keyed.items() if key not in done}
+    if missing and is_measured_in_full([*missing.values()]):
+        missing = {}
+    filling, alone = filled_by(encode(curves), set(keyed), set(missing))
     row = st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center")
     with row.container(horizontal=True, width="content", vertical_alignment="center"):
         words, short = request.recipe.describe(), request.recipe.describe(details=False)
@@ -313,8 +309,8 @@ def toolbar(
             ):
                 ledger.cancel(tasks.store(), filling.id)
                 st.rerun()
-        elif missing and filling_wanted(missing):
-            tasks.begin_sweep(curves, tasks.who())
+        elif missing and filling_wanted([*missing.values()]):
+            backlog.begin_sweep(curves)
             st.rerun()
     if filling:
         words = (
@@ -322,7 +318,7 @@ def toolbar(
             if alone
             else f"{capital(filling.title)} fills the curves: {{}} of {{}} measured"
         )
-        tasks.follow(
+        backlog.follow(
             filling, lambda now: st.progress(now.over / now.total, words.format(now.over, now.total))
         )
     if searching:
@@ -354,21 +350,14 @@ def filling_wanted(missing: list[Request]) -> bool:
     """Whether the visitor presses *Fill the curves*; where that fine-tunes, once more when they know how
     much."""
     label, icon = f"Fill the curves ({len(missing)} to measure)", ":material/grid_on:"
-    words = (
-        "Measures sparsities "
-        + ", ".join(map(format_share, STARTER_SPARSITIES))
-        + " at "
-        + ", ".join(map(str, STARTER_BITS))
-        + " bits, with the other settings as they are."
-    )
-    learning = {one.recipe.learnt for one in missing if one.recipe.learns}
-    if not learning:
+    shares, bits = ", ".join(map(format_share, STARTER_SPARSITIES)), ", ".join(map(str, STARTER_BITS))
+    words = f"Measures sparsities {shares} at {bits} bits, with the other settings as they are."
+    networks, seconds = consent.training(missing, sidebar.selection().card)
+    if not networks:
         return st.button(label, icon=icon, help=words)
-    step = consent.step_seconds(sidebar.selection().card)
-    seconds = sum(one.effort_seconds + one.finetune_steps * step for one in learning)
     with st.popover(label, icon=icon, help=words):
         st.markdown(
-            f"{count(len(learning), 'network')} to be trained first, by best effort or fine-tuning: "
+            f"{count(networks, 'network')} to be trained first, by best effort or fine-tuning: "
             f"{consent.in_words(seconds)} in all."
         )
         return st.button("Start filling", icon=":material/play_arrow:")
@@ -386,13 +375,12 @@ def presets(request: Request) -> Job | None:
     ):
         st.caption("Each tries its recipes on your images, most compressed first, and sets the sliders.")
         for name, preset in PRESETS.items():
-            close = {"presets": False}
             if st.button(
                 name.capitalize(),
                 help=preset.help,
                 width="stretch",
                 on_click=st.session_state.update,
-                args=(close,),
+                args=({"presets": False},),
             ):
                 base = replace(request, recipe=Recipe())
                 key = f"preset {name} {request_key(base)}"

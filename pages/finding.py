@@ -20,7 +20,7 @@ from optimizer.search.records import Question, Step
 from optimizer.search.space import Space
 from optimizer.store import ledger
 from optimizer.store.items import Item, Sweep
-from pages import address, drawing, sidebar, tasks
+from pages import address, backlog, drawing, sidebar, tasks
 from pages.markup import plain
 from pages.session import session
 
@@ -45,14 +45,14 @@ def ask() -> int | None:
             icon=":material/search:",
             help="An answer that is there is shown at once; with more time, the search goes on from it.",
         )
-        where = ", on this machine" if tasks.cluster() else ""
+        where = ", on this machine" if backlog.cluster() else ""
         st.caption(
             f"{question.space.positions:,} configurations in {BUDGETS[int(question.budget_seconds)]}{where}: "
             "those that can't win are given up early."
         )
     if asked:
         with tasks.errors_in_words():
-            return tasks.ask(question)
+            return backlog.ask(question)
     return None
 
 
@@ -110,7 +110,7 @@ def form() -> Question | None:
             width=150,
             **address.in_address("find_seconds", BUDGETS.__getitem__),
         )
-        possible = [name for name, problem in sidebar.catalogue().engines.items() if not problem]
+        possible = sidebar.runnable_engines()
         engines = address.pills(
             "Engines",
             possible,
@@ -169,7 +169,7 @@ def show(sweep: Sweep, found: Answered | None) -> None:
     (item,) = ledger.items(tasks.store(), sweep.id)
     only_python = item.request is not None and why_only_python(item.request)
     if sweep.open:
-        tasks.follow(sweep, lambda now: goes_on(item, sweep))
+        backlog.follow(sweep, lambda now: goes_on(item, sweep))
     elif sweep.state == "failed":
         st.error(plain(item.message), icon=":material/error:")
     elif sweep.state == "cancelled":
@@ -266,14 +266,14 @@ def buttons(sweep: Sweep, found: Answered | None) -> int | None:
         label, icon = ("Repeat", ":material/replay:") if whole else ("Resume", ":material/play_arrow:")
         words = "Asks the same of today's images, code and libraries. What has not changed is at hand."
         if st.button(label, icon=icon, help=words if whole else "The search goes on from where it ended."):
-            return tasks.ask(question)
+            return backlog.ask(question)
     longer = next((seconds for seconds in BUDGETS if seconds > question.budget_seconds), None)
     if longer and st.button(
         f"Extend to {BUDGETS[longer]}",
         icon=":material/add:",
         help="The same question with more time: the search goes on from where it ended.",
     ):
-        return tasks.ask(replace(question, budget_seconds=float(longer)))
+        return backlog.ask(replace(question, budget_seconds=float(longer)))
     return None
 
 

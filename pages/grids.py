@@ -1,6 +1,5 @@
 """A grid of configurations: asked for, shown while it is measured, and taken further. (Not a page.)"""
 
-from collections import Counter
 from collections.abc import Sequence
 
 import pandas as pd
@@ -12,8 +11,6 @@ from optimizer.analysis.frame import Column
 from optimizer.analysis.frontier import frontier_of
 from optimizer.analysis.labels import engine_label
 from optimizer.analysis.summary import Summary
-from optimizer.cluster.node import differences
-from optimizer.cluster.spread import Device
 from optimizer.errors import InputError
 from optimizer.export.report import report
 from optimizer.formats import capital, count
@@ -25,25 +22,17 @@ from optimizer.records import Request, decode, encode
 from optimizer.search.answers import describe
 from optimizer.search.drain import screening_key
 from optimizer.search.questions import seconds_left
-from optimizer.search.sweep import (
-    STARTER_BITS,
-    STARTER_SPARSITIES,
-    Grid,
-    any_amount,
-    is_frontier_only,
-)
+from optimizer.search.sweep import STARTER_BITS, STARTER_SPARSITIES, Grid, any_amount, is_frontier_only
 from optimizer.store import ledger
 from optimizer.store.items import Item, Sweep
 from optimizer.store.keys import request_keys
-from optimizer.system.environment import environment
-from pages import address, consent, drawing, sidebar, tasks
+from pages import address, backlog, consent, devices, drawing, sidebar, tasks
 from pages.markup import plain
 from pages.session import session
 
 SHARES = (0, 10, 20, 30, 40, 50, 60, 70, 80, 90, 95)
 """Percent of the weights."""
 ACTIVATIONS = (32, 8)
-HERE = "this machine"
 CHARTS = ("frontiers", "parallel coordinates")
 VIEWS = ("all", "on the frontier", "not measured")
 COLUMNS = (
@@ -67,8 +56,7 @@ def ask() -> int | None:
         )
     elif sidebar.show_problem(chosen):
         return None
-    found = sidebar.catalogue()
-    runnable = [name for name in ENGINES if found.engines.get(name) == ""]
+    runnable = sidebar.runnable_engines()
     left, right = st.columns(2)
     with left:
         method = st.selectbox(
@@ -88,7 +76,7 @@ def ask() -> int | None:
             "Engines", runnable, [chosen.engine], key="sweep_engines", words=lambda name: ENGINES[name].label
         )
         activations = address.pills("Activation bits", ACTIVATIONS, [32], key="sweep_activations")
-        chosen_on = (there.device, "") if there else time_on()
+        chosen_on = (there.device, "") if there else devices.time_on()
     if chosen_on is None:
         return None
     on, processor = chosen_on
@@ -107,8 +95,10 @@ def ask() -> int | None:
     keyed = dict(zip(request_keys(requests, on), requests, strict=True))
     missing = [keyed[key] for key in keyed.keys() - tasks.store().known(keyed)]
     each = ledger.seconds_each(tasks.store(), base, on)
-    at_once = 1 if each is None else slots_of(on, len(missing))
-    seconds = consent.seconds_of(missing, each, chosen.card) / at_once
+    at_once = 1 if each is None else devices.slots_of(on, len(missing))
+    # A sweep that is added to may be of another model.
+    card = sidebar.catalogue().cards.get(base.model, chosen.card)
+    seconds = consent.seconds_of(missing, each, card) / at_once
     words = f"**{count(len(keyed), 'configuration')}, {len(missing):,} to measure"
     with right:
         st.markdown(f"{words}: {consent.in_words(seconds)}.**" if missing else f"{words}.**")
@@ -151,73 +141,11 @@ def recipe_of(method: str) -> Recipe:
     )
 
 
-def time_on() -> tuple[str, str] | None:
-    """The device that the visitor chose of the operator's cluster, by its key, and its processor: both empty
-    for this machine; None for one that is not there now."""
-    attached = tasks.cluster()
-    if attached is None:
-        return "", ""
-    tasks.follow_cluster(attached)
-    chosen = str(st.session_state.get("sweep_on", st.query_params.get("sweep_on", HERE)))
-    devices = by_name([*attached.devices.values()], chosen)
-    name = st.selectbox(
-        "Time on",
-        dict.fromkeys((HERE, *sorted(devices), chosen)),
-        **address.in_address("sweep_on"),
-        help="\n".join(
-            [
-                "Each kind of machine is timed against its own baseline. The model and images are sent to "
-                "those that lack them.\n",
-                *(f"- **{plain(one)}**: {plain(described(devices[one]))}" for one in sorted(devices)),
-                *(f"- Not used: {plain(one)}" for one in attached.unused),
-            ]
-        ),
-    )
-    if attached.problem or not devices:
-        words = attached.problem or "no node of the cluster can be used now"
-        st.caption(f":material/cloud_off: {plain(words)}")
-    if name == HERE:
-        return "", ""
-    if name not in devices:
-        st.info(plain(f"{name} is not there now: choose another."), icon=":material/info:")
-        return None
-    st.caption(plain(described(devices[name])))
-    there = devices[name].environment
-    return there.key, there.cpu
-
-
-def by_name(devices: Sequence[Device], chosen: str) -> dict[str, Device]:
-    """By the name of one of those that are alike, and that which was ``chosen`` stays; with the beginning of
-    the environment's key where nodes of another kind have the name too, or it is this machine's."""
-    kinds = Counter([HERE, *(name for device in devices for name in {*device.names})])
-    found = dict[str, Device]()
-    for device in devices:
-        full = {name: f"{name} ({device.environment.key[:6]})" for name in device.names}
-        names = [name if kinds[name] == 1 else full[name] for name in device.names]
-        found[chosen if chosen in (*names, *full.values()) else names[0]] = device
-    return found
-
-
-def described(device: Device) -> str:
-    """The nodes of a device, and what they have that this machine has not."""
-    names = f"{', '.join(device.names)}: " if len(device.names) > 1 else ""
-    apart = differences(device.environment, environment())
-    return f"{names}{f'with {apart}' if apart else 'like this machine'}"
-
-
-def slots_of(device: str, left: int) -> int:
-    """How many of the configurations that are ``left`` a device is given at once, as far as that is known;
-    the seconds that one took there are with its wait."""
-    attached = tasks.cluster()
-    found = attached.devices.get(device) if attached else None
-    return max(1, min(found.slots, left)) if found else 1
-
-
 def start(asked: Grid, requests: Sequence[Request], extended: int | None, on: str) -> int:
     if extended is None:
-        return tasks.begin_sweep(asked, tasks.who(), on)
+        return backlog.begin_sweep(asked, on)
     ledger.extend(tasks.store(), extended, encode(asked), requests)
-    tasks.ring()
+    backlog.ring()
     return extended
 
 
@@ -230,7 +158,7 @@ def show(sweep: Sweep) -> None:
     summaries = stored.summaries_of(tasks.store(), [item.key for item in items])
     results = {summary.key: summary for summary in summaries}
     if sweep.open:
-        tasks.follow(sweep, lambda now: st.progress(now.over / now.total, plain(standing(now))))
+        backlog.follow(sweep, lambda now: st.progress(now.over / now.total, plain(standing(now))))
     if results:
         draw(list(results.values()))
     if results or not sweep.open:
@@ -240,7 +168,7 @@ def show(sweep: Sweep) -> None:
 def buttons(sweep: Sweep) -> int | None:
     """What to do with a grid; the number of another that was started by that. Without a cluster, no dashboard
     works on one that is timed on other machines."""
-    if sweep.device and tasks.cluster() is None:
+    if sweep.device and backlog.cluster() is None:
         if sweep.state != "done":
             st.code(
                 f"paretoscope sweep --resume {sweep.id} --cluster ADDRESS", language="sh", width="content"
@@ -253,7 +181,7 @@ def buttons(sweep: Sweep) -> int | None:
         help="What was cancelled or has failed is tried again.",
     ):
         ledger.resume(tasks.store(), sweep.id)
-        tasks.ring()
+        backlog.ring()
         st.rerun()
     again = not sweep.open and st.button(
         "Repeat",
@@ -275,8 +203,8 @@ def buttons(sweep: Sweep) -> int | None:
             icon=":material/check:",
         )
         return None
-    number = ledger.repeat(tasks.store(), sweep.id, tasks.who())
-    tasks.ring()
+    number = ledger.repeat(tasks.store(), sweep.id, backlog.who())
+    backlog.ring()
     return number
 
 
@@ -314,7 +242,7 @@ def standing(sweep: Sweep) -> str:
     if left and (each := ledger.seconds_each(store, left[0], sweep.device)):
         others = line.before_last - len(line.questions)
         number = len(left) + max(0, others)
-        seconds = each * number / slots_of(sweep.device, number)
+        seconds = each * number / devices.slots_of(sweep.device, number)
         seconds += seconds_left(store, (*line.questions, *line.at_work))
         most = "at most " if is_frontier_only(sweep.asked) else ""
         words.append(f"{most}{consent.in_words(seconds)} left")

@@ -12,7 +12,7 @@ from optimizer.analysis.labels import engine_label
 from optimizer.search.documents import DOCUMENTS
 from optimizer.store.keys import request_key
 from optimizer.store.rows import Failure, Unreadable, describe_unreadable
-from pages import tasks
+from pages import drawing, tasks
 from pages.markup import plain
 
 CHECK = "check what is stored"
@@ -102,7 +102,7 @@ def measure_again(failure: Failure) -> None:
 
 def row(failure: Failure) -> dict[str, str]:
     return {
-        "when": when(failure),
+        "when": drawing.when(failure.created),
         "model": failure.request.model,
         "engine": engine_label(failure.request.engine),
         "recipe": failure.request.recipe.describe(),
@@ -114,8 +114,4 @@ def label(failure: Failure) -> str:
     """No two alike: Streamlit knows an option by its label alone."""
     request = failure.request
     asked = request.model, engine_label(request.engine), request.recipe.describe()
-    return " · ".join((*asked, when(failure), failure.key[:6]))
-
-
-def when(failure: Failure) -> str:
-    return f"{failure.created[:16].replace('T', ' ')} UTC"
+    return " · ".join((*asked, drawing.when(failure.created), failure.key[:6]))

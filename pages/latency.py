@@ -17,7 +17,6 @@ from optimizer.formats import MISSING, capital, count
 from optimizer.methods.engines import engine_info
 from optimizer.recipe import QuantizeSpec, Recipe
 from optimizer.records import Request
-from optimizer.system.process_pool import Job
 from pages import address, consent, drawing, sidebar, tasks
 from pages.markup import plain
 from pages.session import session
@@ -35,24 +34,21 @@ def main() -> None:
         return
     recipe = choose_recipe()
     request = Request(chosen.card.name, recipe, chosen.engine, chosen.data, chosen.settings)
-    jobs: list[Job] = []
     serve(request)
     under_load(request)
     threads = request.settings.threads
     st.subheader("Which kernels ran" + (f", on {count(threads, 'thread')}" if threads else ""))
-    kernels(request, jobs)
-    tasks.refresh_when_over(jobs)
+    kernels(request)
 
 
 def choose_recipe() -> Recipe:
     """The sliders' recipe, or int8: what most people come for."""
     explored = session().recipe.canonical()
-    what = st.segmented_control(
+    what = address.choice(
         "Recipe",
-        list(CHOICES),
-        default="int8" if explored.identity else "explore",
-        required=True,
-        **address.in_address("what", CHOICES.__getitem__),
+        CHOICES,
+        "int8" if explored.identity else "explore",
+        "what",
         help="Compared with the uncompressed model on the same engine, with the same threads and streams.",
     )
     recipe = Recipe(quantize=INT8).canonical() if what == "int8" else explored
@@ -166,7 +162,6 @@ def controls(request: Request) -> tuple[ServingRequest, float | None]:
     full = st.toggle(
         "Measure in full",
         **address.in_address("full"),
-        **consent.by_hand("full"),
         help="Ten times as long: narrower intervals, and a 95th percentile of the latency.",
     )
     wanted = ServingRequest(
@@ -230,12 +225,12 @@ def under_load(request: Request) -> None:
 # Kernels
 
 
-def kernels(request: Request, jobs: list[Job]) -> None:
+def kernels(request: Request) -> None:
     key = coverage.coverage_key(request)
     run = tasks.store().get_document("coverage", key, Coverage)
     if run is None:
         work = consent.work_of(request, sidebar.selection().card)
-        jobs += tasks.ask_for("coverage", request, key, work)
+        tasks.refresh_when_over(tasks.ask_for("coverage", request, key, work))
         return
     measured = stored.best(tasks.store(), request)
     left, right = st.container(key="charts-kernels").columns(2)

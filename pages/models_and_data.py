@@ -156,16 +156,14 @@ def read_images(chosen: SidebarChoice) -> bool:
     key = f"images {digest([name, weights_version(name), data, recent_fingerprint(data)])}"
     if tasks.held_back(key):
         return False
-    job = tasks.start("interactive", "images", (chosen.card.name, chosen.data), key)
-    tasks.pool().wait(job, 0.3)
-    if not job.over:
-        tasks.refresh_when_over([job])
+    job = tasks.start("interactive", "images", (name, data), key)
+    if not tasks.over_soon(job):
         return True
     if job.state == "failed":
-        st.rerun()  # as above
+        st.rerun()  # held_back says why
     report = tasks.finished(job, ImagesReport)
     labels = "with labels" if report.labelled else "without labels: agreement is measured"
-    images = plain(describe_images(chosen.data, report.evaluated))
+    images = plain(describe_images(data, report.evaluated))
     st.markdown(f"{images}, {labels}; {report.calibrated:,} for calibration.")
     for note in report.notes:
         st.caption(f":material/info: {plain(note)}")
@@ -187,9 +185,8 @@ def score_baseline(request: Request) -> bool:
             tasks.refresh_when_over([tasks.submit(request)])
         return not held
     summary = summarise(result)
-    for column, headline in zip(st.columns(4), headlines(summary, result.inspection), strict=True):
-        with column:
-            drawing.card(replace(headline, change=""))  # nothing has changed in what is the baseline
+    figures = headlines(summary, result.inspection)
+    drawing.cards(replace(one, change="") for one in figures)  # nothing has changed in what is the baseline
     drawing.badges(summary)
     return True
 

@@ -7,7 +7,7 @@ import threading
 from streamlit.web import cli
 
 from optimizer.system.downloads import limit_visitors
-from pages import tasks
+from pages import backlog
 
 SOON_NEEDED = ("scipy.optimize", "pandas", "plotly.graph_objects")
 """By the first drawing of a frontier, which would wait for a quarter of a second or more."""
@@ -18,7 +18,7 @@ NO_SESSION = "streamlit.runtime.scriptrunner_utils.script_run_context"
 
 
 def prepare() -> None:
-    tasks.go_on()
+    backlog.go_on()
     for library in SOON_NEEDED:
         importlib.import_module(library)
 

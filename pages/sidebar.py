@@ -17,13 +17,12 @@ from optimizer.records import DataSpec, ModelCard, Request, Settings, digest
 from optimizer.system.environment import describe, environment, threads_available
 from optimizer.system.paths import asset
 from optimizer.work import Catalogue
-from pages import adding_images
+from pages import adding_images, backlog, tasks
 from pages.address import in_address, whole_number
 from pages.consent import by_hand
 from pages.controls import with_defaults
 from pages.markup import plain
 from pages.session import SidebarChoice, session
-from pages.tasks import FIRST_MODEL, cluster, finished, pool, store
 
 OPEN = "open"
 """In an address: the key of a result that Explore is to show."""
@@ -39,13 +38,14 @@ def catalogue() -> Catalogue:
 
 @st.cache_resource(show_spinner="Listing the models…", max_entries=8)
 def _catalogue(changed: object) -> Catalogue:
-    job = pool().submit("interactive", "catalogue", None, f"catalogue {digest(changed)}")
-    return finished(pool().wait(job), Catalogue)
+    pool = tasks.pool()
+    job = pool.submit("interactive", "catalogue", None, f"catalogue {digest(changed)}")
+    return tasks.finished(pool.wait(job), Catalogue)
 
 
 def list_anew() -> None:
     """Weights were downloaded, or removed."""
-    pool().forget(f"catalogue {digest(added.changed())}")
+    tasks.pool().forget(f"catalogue {digest(added.changed())}")
     _catalogue.clear()
 
 
@@ -84,7 +84,7 @@ def sidebar() -> None:
         name = st.selectbox(
             "Model",
             list(cards),
-            index=list(cards).index(FIRST_MODEL),
+            index=list(cards).index(tasks.FIRST_MODEL),
             **in_address("model"),
             help="Bundled models need no download. Models and data shows accuracy and size of them all.",
         )
@@ -96,7 +96,7 @@ def sidebar() -> None:
         except ParetoscopeError as error:
             refused = str(error)
             st.caption(":red[:material/error: These images can't be used.]", help=plain(refused))
-        engine = _choose_engine(catalogue())
+        engine = _choose_engine()
         settings = Settings(threads=_choose_threads())
         st.divider()
         st.caption(
@@ -112,7 +112,7 @@ def sidebar() -> None:
 
 def leaves() -> str:
     """What goes to other machines, in words."""
-    if cluster() is None:
+    if backlog.cluster() is None:
         return "Nothing leaves this machine."
     return "Only sweeps timed on the cluster send their model and images to it."
 
@@ -163,7 +163,7 @@ def no_control_for(request: Request) -> list[str]:
 def open_result() -> None:
     """Set this and the sliders to the result that the address names, before they are drawn."""
     key = st.query_params.pop(OPEN, None)
-    result = store().get(key) if key else None
+    result = tasks.store().get(key) if key else None
     if result is None:
         return
     if problem := why_not_open(result.request):
@@ -211,9 +211,15 @@ def describe_card(card: ModelCard) -> str:
     return " · ".join(parts)
 
 
-def _choose_engine(found: Catalogue) -> str:
+def runnable_engines() -> list[str]:
+    """The names of those that run here."""
+    found = catalogue().engines
+    return [name for name in ENGINES if found.get(name) == ""]
+
+
+def _choose_engine() -> str:
     """Only an engine that runs here can be chosen; why the others can't is told."""
-    possible = [name for name in ENGINES if found.engines.get(name) == ""]
+    found, possible = catalogue(), runnable_engines()
     engine: str = st.selectbox(
         "Engine",
         possible,

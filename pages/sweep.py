@@ -10,12 +10,11 @@ from optimizer.formats import count
 from optimizer.search.answers import describe, outcome_of
 from optimizer.store import ledger
 from optimizer.store.items import Sweep
-from pages import address, finding, grids, sidebar, tasks
-from pages.drawing import Colour
+from pages import address, drawing, finding, grids, sidebar, tasks
 from pages.markup import plain
 from pages.session import session
 
-COLOURS: dict[str, Colour] = {
+COLOURS: dict[str, drawing.Colour] = {
     "queued": "gray",
     "running": "violet",
     "done": "green",
@@ -31,14 +30,8 @@ ANSWER_SECONDS, MAX_ANSWERS = 60, 10_000
 def main() -> None:
     sidebar.selection()
     st.header("Sweep")
-    asking = st.segmented_control(
-        "Ask for",
-        list(ASKING),
-        default="grid",
-        required=True,
-        label_visibility="collapsed",
-        on_change=show_newest,
-        **address.in_address("ask", ASKING.__getitem__),
+    asking = address.choice(
+        "Ask for", ASKING, "grid", "ask", label_visibility="collapsed", on_change=show_newest
     )
     history = ledger.sweeps(tasks.store())
     shown = shown_of([sweep for sweep in history if (sweep.answer is None) == (asking == "grid")])
@@ -122,16 +115,13 @@ def toolbar(sweep: Sweep, buttons: Callable[[], int | None]) -> None:
 # All of them
 
 
-def entries(number: int) -> str:
-    """Sweeps and questions are numbered together."""
-    return count(number, "entry", "entries")
-
-
 def show_history(history: Sequence[Sweep]) -> None:
-    """Who asked what, when, and what came of it; a row that is ticked is shown."""
+    """Who asked what, when, and what came of it; a row that is ticked is shown. Sweeps and questions are
+    numbered together."""
     questions = sum(sweep.answer is not None for sweep in history)
     kinds = f"{count(len(history) - questions, 'sweep')}, {count(questions, 'question')}"
-    label, icon = f"History: {entries(len(history))} ({kinds})", ":material/history:"
+    label = f"History: {count(len(history), 'entry', 'entries')} ({kinds})"
+    icon = ":material/history:"
     with st.expander(label, key="sweep_history_open", icon=icon, on_change="rerun") as history_of_all:
         if not history_of_all.open:
             return
@@ -140,7 +130,7 @@ def show_history(history: Sequence[Sweep]) -> None:
                 "entry": sweep.id,
                 "asked for": describe(sweep),
                 "by": sweep.who,
-                "when": f"{sweep.created[:16].replace('T', ' ')} UTC",
+                "when": drawing.when(sweep.created),
                 "state": sweep.state,
                 "outcome": outcome_in_words(sweep),
             }

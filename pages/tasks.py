@@ -1,27 +1,17 @@
 """Tasks that pages ask for: done by the pool, shown while they run and when they fail. (Not a page.)"""
 
-import atexit
-import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TypeVar
 
 import streamlit as st
 from streamlit import runtime
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
-from optimizer.cluster.attached import CLUSTER_VARIABLE, Attached
 from optimizer.errors import ParetoscopeError, UnavailableError
 from optimizer.formats import count, format_share
-from optimizer.recipe import NORMAL
-from optimizer.records import Known, Request, digest, encode
-from optimizer.search import questions
-from optimizer.search.drain import Background, by_pool
-from optimizer.search.records import Question
-from optimizer.search.sweep import STARTER_BITS, STARTER_SPARSITIES, Grid, is_frontier_only
-from optimizer.store import ledger
-from optimizer.store.items import Item, Sweep
+from optimizer.records import Known, Request
 from optimizer.store.keys import request_key
 from optimizer.store.results import Store
 from optimizer.system.process_pool import PATIENT, SERVER, Job, Pool
@@ -35,11 +25,11 @@ POLL_SECONDS = 0.5
 NEWS_SECONDS = 0.5
 """So long a fragment waits on the server for news of a job before the browser asks again: each answer is
 drawn anew, on the cores that the job runs on."""
+SOON_SECONDS = 0.3
+"""A page waits so long for a short job before it is drawn without what that says."""
 MOVE_SECONDS = 0.02
 """Within that time a move of the visitor ends the wait."""
-OTHERS_POLL_SECONDS = FOLLOW_SECONDS = 1.0
-DRAW_SECONDS = 3.0
-"""Between two drawings of what a sweep has found: they take a core from what is being measured."""
+OTHERS_POLL_SECONDS = 1.0
 INTERACTIVE, BACKGROUND, AHEAD = 0, 10, 20
 """Priorities: what a slider asks for goes before what a sweep asks for, and that before what nobody has asked
 for yet."""
@@ -62,121 +52,6 @@ def pool() -> Pool:
     workers = Pool(TARGET, limits=limits, present=_present, labels=label_of)
     workers.warm(Request(FIRST_MODEL))
     return workers
-
-
-@st.cache_resource
-def background() -> Background:
-    """The thread that works off sweeps and questions, below all that visitors wait for."""
-
-    def screens(item: Item) -> bool:
-        return is_frontier_only(ledger.find(store(), item.sweep).asked)
-
-    work = Background(store(), by_pool(pool(), "measure", BACKGROUND, screens))
-    atexit.register(work.close)
-    return work
-
-
-@st.cache_resource
-def cluster() -> Attached | None:
-    """The operator's cluster, for visitors who choose one of its devices; None without one."""
-    address = os.environ.get(CLUSTER_VARIABLE)
-    if not address:
-        return None
-    attached = Attached(store(), address)
-    atexit.register(attached.close)
-    return attached
-
-
-def ring() -> None:
-    """There is work."""
-    background().ring()
-    if attached := cluster():
-        attached.ring()
-
-
-def follow_cluster(attached: Attached) -> None:
-    """Draws the page anew when nodes come or go, or the scheduler does."""
-
-    def now() -> object:
-        return attached.problem, attached.unused, [one.names for one in attached.devices.values()]
-
-    drawn = now()
-
-    @st.fragment(run_every=FOLLOW_SECONDS)
-    def watch() -> None:
-        if now() != drawn:
-            st.rerun()
-
-    watch()
-
-
-def pausing(sweep: Sweep) -> str:
-    """Why nothing of a sweep goes on at the moment, where that is so."""
-    if lacking := ledger.lacking(store()).get(sweep.id):
-        return f"Waiting for a server that has {lacking}."
-    if not sweep.device:
-        return background().problem
-    attached = cluster()
-    return attached.waits_for(sweep.device) if attached else ""
-
-
-def go_on() -> None:
-    """See to it that what waits in the ledger is worked off."""
-    with suppress(ParetoscopeError):  # told by the page
-        cluster()
-        if ledger.any_open(Store()):
-            background()
-
-
-@st.cache_resource
-def fill_first() -> None:
-    """At the very first start, fill the curves while the visitor looks around."""
-    if not store().count() and not ledger.sweeps(store()):
-        begin_sweep(starter(Request(FIRST_MODEL, NORMAL)), who())
-
-
-def starter(base: Request) -> Grid:
-    """What fills the curves."""
-    activations = (base.recipe.quantize.activation_bits,)
-    return Grid(base, STARTER_SPARSITIES, STARTER_BITS, activations, (base.engine,))
-
-
-def begin_sweep(asked: Grid, who: str, device: str = "") -> int:
-    """Have a grid worked off, on a ``device`` of the cluster or here: the number of the sweep. Raises what
-    :func:`optimizer.store.ledger.create` does."""
-    sweep = ledger.create(store(), encode(asked), asked.requests(), who, device)
-    ring()
-    return sweep
-
-
-def ask(question: Question) -> int:
-    """Have a question answered: its number in the ledger. Raises what
-    :func:`optimizer.search.questions.ask` does."""
-    number = questions.ask(store(), question, who())
-    background().ring()
-    return number
-
-
-def follow(sweep: Sweep, draw: Callable[[Sweep], object]) -> None:
-    """Draws how far a sweep or a question is, again and again; the page is drawn anew when there is more."""
-    drawn = time.monotonic()
-
-    @st.fragment(run_every=FOLLOW_SECONDS)
-    def watch() -> None:
-        now = ledger.find(store(), sweep.id)
-        more = now.over > sweep.over and time.monotonic() > drawn + DRAW_SECONDS
-        if now.state != sweep.state or more:
-            st.rerun()
-        if problem := pausing(now):
-            st.warning(plain(problem), icon=":material/pause_circle:")
-        draw(now)
-
-    watch()
-
-
-def who() -> str:
-    """This visitor, for others to see: no name is known here."""
-    return f"visitor {digest(visitor())[:4]}"
 
 
 def visitor() -> str:
@@ -238,6 +113,14 @@ def ask_for(task: str, asked: object, key: str, work: Sequence[consent.Work] = (
         pool().forget(key)
         st.rerun()
     return [job]
+
+
+def over_soon(job: Job) -> bool:
+    """Whether a short job is over within a moment; else it is shown, and the page drawn anew once it is."""
+    if pool().wait(job, SOON_SECONDS).over:
+        return True
+    refresh_when_over([job])
+    return False
 
 
 def submit(request: Request, priority: int = INTERACTIVE) -> Job:

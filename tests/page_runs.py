@@ -4,7 +4,6 @@ import re
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 from streamlit.testing.v1 import AppTest
 
@@ -13,10 +12,11 @@ from optimizer.analysis.summary import summarise
 from optimizer.formats import MISSING
 from optimizer.recipe import NORMAL, Recipe
 from optimizer.records import Request, Result
+from optimizer.store import ledger
+from optimizer.store.items import Sweep
 from optimizer.store.results import Store
 from pages import tasks
 
-ROOT = Path(__file__).parents[1]
 PLAIN = Request("fashion-resnet")
 HALF = replace(
     PLAIN,
@@ -84,13 +84,25 @@ def expected(result: Result) -> dict[str, str]:
     return {card.label: card.value for card in headlines(summarise(result), result.inspection)}
 
 
+def press(page: AppTest, label: str) -> AppTest:
+    """Press the button of that name."""
+    next(button for button in page.button if button.label == label).click().run()
+    assert not page.exception
+    return page
+
+
+def newest() -> Sweep:
+    """The sweep or question that was asked for last."""
+    return ledger.sweeps(tasks.store())[0]
+
+
 def try_again(page: AppTest, key: str) -> None:
     """What failed is not tried again by itself, but when it is asked for."""
     page.run()
     assert not page.exception
     assert "no such model" in page.error[0].value
     assert tasks.pool().get(key).state == "failed"  # type: ignore[union-attr]
-    next(button for button in page.button if button.label == "Try again").click().run()
+    press(page, "Try again")
     assert not page.error
     assert tasks.pool().get(key).state in ("queued", "running")  # type: ignore[union-attr]
     tasks.pool().cancel(key)

@@ -17,9 +17,14 @@ ROOT = Path(__file__).parents[1]
 PAGES = sorted(path.stem for path in (ROOT / "pages").glob("*.py") if "(Not a page.)" not in path.read_text())
 
 
+def entry() -> AppTest:
+    """The dashboard before it is run."""
+    return AppTest.from_file(str(ROOT / "app.py"), default_timeout=60)
+
+
 def open_page(name: str, link: Mapping[str, str | list[str]]) -> AppTest:
     """A page of a new visit, as a link opens it."""
-    page = AppTest.from_file(str(ROOT / "app.py"), default_timeout=60)
+    page = entry()
     page.query_params |= link
     page.switch_page(f"pages/{name}.py").run()
     assert not page.exception

@@ -4,8 +4,7 @@ luck."""
 from dataclasses import replace
 
 from optimizer.analysis.metrics import metric
-from optimizer.analysis.rounds import median_interval
-from optimizer.analysis.serving import BestServed, ServingRequest, ServingRun, Side, comparisons
+from optimizer.analysis.serving import BestServed, ServingRequest, ServingRun, comparisons
 from optimizer.formats import format_ns
 
 
@@ -23,11 +22,9 @@ def alone(run: ServingRun, best: BestServed) -> ServingRequest:
 
 def timed_afresh(best: BestServed, again: ServingRun, limit_ns: float) -> str:
     """What that came to, and whether it is still under the limit, by the bound of its interval."""
-    (one,), (point,) = comparisons(again), again.points
-    figures, served = (
-        (one.variant, point.variant) if best.network is Side.RECIPE else (one.baseline, point.baseline)
-    )
-    kept = median_interval(served.request_ns)[2] <= limit_ns
+    (one,) = comparisons(again)
+    figures = one.of(best.network)
+    kept = figures.latency_high <= limit_ns
     return (
         f"Timed afresh: {metric('throughput').format(figures.throughput)}, "
         f"{format_ns(figures.latency_ns)} a request"

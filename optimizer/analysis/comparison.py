@@ -8,9 +8,10 @@ from functools import lru_cache
 from optimizer.analysis.labels import Labelled
 from optimizer.analysis.measures import Measure
 from optimizer.analysis.metrics import metric
+from optimizer.analysis.noise import MIN_CHANGE
 from optimizer.analysis.outcomes import AccuracyVerdict, PairedDrop, disagreement, paired_drop
 from optimizer.analysis.rounds import MIN_ROUNDS
-from optimizer.analysis.statistics import MIN_CHANGE, LatencyVerdict
+from optimizer.analysis.statistics import LatencyVerdict
 from optimizer.analysis.summary import Measured, Summary
 from optimizer.records import unpacked
 

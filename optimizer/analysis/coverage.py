@@ -216,7 +216,8 @@ def _kernels(run: Coverage) -> Iterator[str]:
         for kind in Part
         if kind in names
     ]
-    yield f"{'; '.join(ran)}."
+    if ran:
+        yield f"{'; '.join(ran)}."
 
 
 def _without_int8(run: Coverage) -> Iterator[str]:

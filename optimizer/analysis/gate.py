@@ -15,12 +15,7 @@ import numpy as np
 from optimizer.analysis.comparison import same_baseline
 from optimizer.analysis.outcomes import PairedDrop, disagreement, paired_drop
 from optimizer.analysis.rounds import CONFIDENCE, t_quantile
-from optimizer.analysis.statistics import (
-    MIN_PROCESSES,
-    mean_of_processes,
-    process_ratios,
-    summarise_visits,
-)
+from optimizer.analysis.statistics import MIN_PROCESSES, mean_of_processes, process_ratios, summarise_visits
 from optimizer.analysis.summary import summarise
 from optimizer.analysis.two_files import TwoFiles, accuracy_lost, same_answers
 from optimizer.errors import InputError

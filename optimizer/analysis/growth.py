@@ -179,31 +179,6 @@ def _from_n(run: ComplexityRun, clear: Sequence[ComplexityPoint]) -> int:
     return min((point.n for point in clear if point.n > last_below), default=clear[-1].n)
 
 
-def predicted(run: ComplexityRun, share: float) -> "pd.DataFrame":
-    """What the linear model says for another share removed; nothing of it is measured.
-
-    Time = overhead + operations x cost of an operation, with each point's own cost as measured at the run's
-    share; between that share and none removed, on the line between the two measurements. Columns:
-    ``execution``, ``name``, ``n``, ``operations``, ``predicted_ns``. Raises InputError for another share.
-    """
-    import pandas as pd
-
-    check_share(share)
-    return pd.DataFrame(
-        [
-            {
-                "execution": execution,
-                "name": point.name,
-                "n": point.n,
-                "operations": _operations_at(point, execution, share),
-                "predicted_ns": _predicted_ns(run, point, execution, share),
-            }
-            for execution in run.executions
-            for point in run.points
-        ]
-    )
-
-
 @dataclass(frozen=True, slots=True)
 class Prediction:
     """What the linear model says of the headline's points together; ``ratio`` is to dense, none removed."""
@@ -213,7 +188,12 @@ class Prediction:
 
 
 def predicted_effects(run: ComplexityRun, share: float) -> dict[str, Prediction]:
-    """:func:`predicted` summed over the headline's points, by execution. Raises InputError as it does."""
+    """What the linear model says for another share removed, by execution; nothing of it is measured.
+
+    Time = overhead + operations x cost of an operation, with each point's own cost as measured at the run's
+    share; between that share and none removed, on the line between the two measurements. Raises InputError
+    for a share that is not allowed.
+    """
     check_share(share)
     points = headline(run)
     dense = sum(point.median_ns(ExecutionKind.DENSE, removed=False) for point in points)
@@ -245,7 +225,7 @@ def _operations_at(point: ComplexityPoint, execution: str, share: float) -> int:
 
 
 def predicted_break_even(run: ComplexityRun, execution: str = ExecutionKind.CSR) -> float | None:
-    """The smallest share, in steps of 0.01, at which :func:`predicted` has an execution that skips zeros take
+    """The smallest share, in steps of 0.01, at which the linear model has an execution that skips zeros take
     no longer than dense did; None if there is none."""
     points = headline(run)
     dense = sum(point.median_ns(ExecutionKind.DENSE, removed=False) for point in points)

@@ -15,8 +15,9 @@ import numpy as np
 from optimizer import __version__
 from optimizer.analysis.badges import BADGES, BadgeKind
 from optimizer.analysis.measures import Measure
+from optimizer.analysis.noise import stolen_noise
 from optimizer.analysis.rounds import MIN_ROUNDS, PERCENTILE_ROUNDS, quantile_interval
-from optimizer.analysis.statistics import stolen_noise
+from optimizer.analysis.served import NAMES, Side
 from optimizer.errors import InputError
 from optimizer.formats import MISSING, capital, columns, format_ns, format_rate, format_share
 from optimizer.methods.engines import DEFAULT_ENGINE
@@ -33,8 +34,7 @@ MAX_RATE, MAX_RATES = 1e6, 12
 SHARES = (0.3, 0.5, 0.7, 0.8, 0.9, 0.97)
 """Of what the faster network can serve: the rates, where none are given."""
 PERCENTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
-RECIPE, UNCOMPRESSED = "recipe", "uncompressed"
-NAMES = {RECIPE: "the compressed model", UNCOMPRESSED: "the uncompressed model"}
+RECIPE, UNCOMPRESSED = Side.RECIPE.value, Side.UNCOMPRESSED.value
 
 
 @dataclass(frozen=True, slots=True)

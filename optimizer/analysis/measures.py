@@ -83,9 +83,6 @@ def accuracy_measures(accuracy: Accuracy, baseline: Accuracy, drop: PairedDrop) 
     return found | dict.fromkeys(OF_CLASSES, Measure(None)) if accuracy.is_fidelity else found
 
 
-TIMED = ("latency", "latency_ratio", "first_call", "first_call_ratio", "latency_p95", "latency_p99")
-
-
 def all_measures(result: Result, drop: PairedDrop, timed: Mapping[str, Measure]) -> dict[str, Measure]:
     size, baseline_size = result.inspection.size, result.inspection.baseline_size
     layers, start = result.inspection.layers, result.cold_start
@@ -96,7 +93,7 @@ def all_measures(result: Result, drop: PairedDrop, timed: Mapping[str, Measure])
         "compressed_size": Measure(size.compressed_bytes, baseline=baseline_size.compressed_bytes),
         "memory": Measure(size.memory_bytes, baseline=baseline_size.memory_bytes),
         "cold_start": Measure(start.variant_ns, baseline=start.baseline_ns) if start else Measure(None),
-        **{name: timed[name] for name in TIMED},
+        **timed,
         "throughput": _throughput(timed["mean"], result.latency.batch),
         "nonzero": Measure(size.nonzero, baseline=baseline_size.nonzero),
         "operations": Measure(
@@ -131,11 +128,8 @@ def sqnr(one: OutputFidelity | Accuracy) -> Measure:
     if one.sqnr_db is None:
         return Measure(None)
     low, high = sqnr_ends(one, one.sqnr_db)
-    return (
-        Measure(one.sqnr_db, low, high)
-        if math.isfinite(low) and math.isfinite(high)
-        else Measure(one.sqnr_db)
-    )
+    known = math.isfinite(low) and math.isfinite(high)
+    return Measure(one.sqnr_db, low, high) if known else Measure(one.sqnr_db)
 
 
 def _worst_sqnr(accuracy: Accuracy) -> Measure:

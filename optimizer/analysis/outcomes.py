@@ -88,9 +88,7 @@ def growing_share_interval(successes: int, total: int, confidence: float = CONFI
     return low, scipy.optimize.brentq(surplus, share, 1) if failures else 1.0
 
 
-def balanced_share(
-    outcomes: ArrayLike, classes: ArrayLike, confidence: float = CONFIDENCE
-) -> tuple[float, float, float]:
+def balanced_share(outcomes: ArrayLike, classes: ArrayLike) -> tuple[float, float, float]:
     """The mean over the classes of the share of right outcomes, and its interval; outcomes boolean ``[N]``,
     classes integers ``[N]``.
 
@@ -99,12 +97,11 @@ def balanced_share(
     some too. Raises InputError as :func:`disagreement` does.
     """
     right = _outcomes(outcomes)
-    _check_confidence(confidence)
     _, index, images = np.unique(np.asarray(classes), return_inverse=True, return_counts=True)
     correct = np.bincount(index, weights=right)
     share, shrunk = float((correct / images).mean()), (correct + 1) / (images + 2)
     spread = math.sqrt((shrunk * (1 - shrunk) / images).sum())
-    reach = normal_quantile(confidence) * spread / len(images)
+    reach = normal_quantile(CONFIDENCE) * spread / len(images)
     return share, max(share - reach, 0.0), min(share + reach, 1.0)
 
 
@@ -150,7 +147,7 @@ class PairedDrop:
         return 100 * _score_interval(self.lost, self.gained, self.total, confidence)[1]
 
 
-def paired_drop(baseline: ArrayLike, variant: ArrayLike, confidence: float = CONFIDENCE) -> PairedDrop:
+def paired_drop(baseline: ArrayLike, variant: ArrayLike) -> PairedDrop:
     """Compare outcomes, boolean ``[N]`` each, image by image.
 
     The interval is the score interval for paired proportions (T. Tango, Statistics in Medicine 17, 1998,
@@ -165,7 +162,7 @@ def paired_drop(baseline: ArrayLike, variant: ArrayLike, confidence: float = CON
             "give one boolean an image, for the same images, at least one"
         )
     lost, gained = int((before & ~after).sum()), int((~before & after).sum())
-    low, high = _score_interval(lost, gained, len(before), confidence)
+    low, high = _score_interval(lost, gained, len(before), CONFIDENCE)
     flips = lost + gained
     distance = max(abs(lost - gained) - CORRECTION, 0) / math.sqrt(flips) if flips else 0.0
     return PairedDrop(
@@ -179,13 +176,13 @@ def paired_drop(baseline: ArrayLike, variant: ArrayLike, confidence: float = CON
     )
 
 
-def disagreement(agrees: ArrayLike, confidence: float = CONFIDENCE) -> PairedDrop:
+def disagreement(agrees: ArrayLike) -> PairedDrop:
     """What a model loses against one that is right by definition: the share of images, boolean ``[N]``, that
     it answers otherwise. One sample, so never below 0. Raises InputError as :func:`paired_drop` does.
     """
     agreed = _outcomes(agrees)
     lost, total = int((~agreed).sum()), len(agreed)
-    low, high = share_interval(lost, total, confidence)
+    low, high = share_interval(lost, total)
     return PairedDrop(100 * lost / total, 100 * low, 100 * high, None, lost, 0, total)
 
 
@@ -218,14 +215,14 @@ def shown_within(
         shown = more
 
 
-def growing_drop(drop: PairedDrop, confidence: float = CONFIDENCE) -> PairedDrop:
+def growing_drop(drop: PairedDrop) -> PairedDrop:
     """A drop on the first images of more, with the interval that holds at every look
     (:func:`growing_share_interval`): where both models can be wrong, one of the share lost and one of the
     share gained, each at half the error."""
     if drop.p is None:
-        low, high = growing_share_interval(drop.lost, drop.total, confidence)
+        low, high = growing_share_interval(drop.lost, drop.total)
         return replace(drop, low=100 * low, high=100 * high)
-    each = (1 + confidence) / 2
+    each = (1 + CONFIDENCE) / 2
     lost, gained = (growing_share_interval(flips, drop.total, each) for flips in (drop.lost, drop.gained))
     return replace(drop, low=100 * (lost[0] - gained[1]), high=100 * (lost[1] - gained[0]))
 

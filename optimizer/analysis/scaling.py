@@ -177,8 +177,7 @@ class Timing:
 
     Round i of all of a point's timings ran together, in an order shuffled from the request's seed. Before the
     removal (not ``removed``) K is 2, two builds at places of their own in memory, so that the same can be
-    compared with itself; after it K is 1. Rows
-    removed is dense before the removal, and timed as that.
+    compared with itself; after it K is 1. Rows removed is dense before the removal, and timed as that.
     """
 
     execution: ExecutionKind

@@ -6,12 +6,23 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from optimizer.analysis.labels import Labelled
 from optimizer.analysis.rounds import mean_interval, median_interval, percentile_bound
 from optimizer.analysis.statistics import LatencySummary, median_ratio, summarise_latency
 from optimizer.formats import count
 
 EAGER_EVERY = 3
 """Rounds from one in which torch eager takes part to the next: it takes longest, and matters least."""
+
+
+class Side(Labelled):
+    """The two networks of a comparison."""
+
+    RECIPE = "recipe"
+    UNCOMPRESSED = "uncompressed"
+
+
+NAMES: dict[str, str] = {Side.RECIPE: "the compressed model", Side.UNCOMPRESSED: "the uncompressed model"}
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -51,6 +62,9 @@ class ServedPoint:
     baseline: Served
     variant: Served
     eager: Served | None
+
+    def of(self, network: Side) -> Served:
+        return self.variant if network is Side.RECIPE else self.baseline
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +107,9 @@ class ServedComparison:
     baseline: Performance
     fair: LatencySummary
     eager: Ratio | None
+
+    def of(self, network: Side) -> Performance:
+        return self.variant if network is Side.RECIPE else self.baseline
 
 
 @lru_cache(maxsize=1024)

@@ -13,20 +13,22 @@ import msgspec
 
 from optimizer import __version__
 from optimizer.analysis.badges import BadgeKind
-from optimizer.analysis.labels import Labelled, engine_label
+from optimizer.analysis.labels import engine_label
 from optimizer.analysis.metrics import metric
 from optimizer.analysis.rounds import confidence_of_each, median_interval
 from optimizer.analysis.served import (
+    NAMES,
     Configuration,
     Performance,
     ServedComparison,
     ServedPoint,
+    Side,
     compare_served,
 )
 from optimizer.analysis.statistics import SAME, LatencyVerdict
 from optimizer.errors import InputError
 from optimizer.formats import MISSING, capital, columns, count, format_ns, format_ratio
-from optimizer.methods.engines import DEFAULT_ENGINE, ENGINES, REFERENCE_ENGINE, EngineInfo, engine_info
+from optimizer.methods.engines import DEFAULT_ENGINE, ENGINES, EngineInfo, engine_info
 from optimizer.recipe import Recipe
 from optimizer.records import DataSpec, Environment, Execution, Request, check_seed, check_threads, digest
 from optimizer.store.keys import request_key
@@ -38,8 +40,6 @@ if TYPE_CHECKING:
 SCHEMA = 2
 """Version of the records here and of :func:`as_json`. Of version 1 the times of single requests were those of
 the first rounds only."""
-
-EAGER = REFERENCE_ENGINE
 
 MAX_CONFIGURATIONS = 24
 """Of one comparison: all are compiled, three times each, and timed in turns."""
@@ -145,22 +145,11 @@ def comparisons(run: ServingRun) -> tuple[ServedComparison, ...]:
     return tuple(compare_served(point, run.stolen_share) for point in run.points)
 
 
-class Side(Labelled):
-    """The two networks of a comparison."""
-
-    RECIPE = "recipe"
-    UNCOMPRESSED = "uncompressed"
-
-
-NAMES = {Side.RECIPE: "the compressed model", Side.UNCOMPRESSED: "the uncompressed model"}
-
-
 @dataclass(frozen=True, slots=True)
 class BestServed:
     """The configuration with the highest throughput of those that answer in time, and in words which.
 
-    ``met`` is False when none answers in time: then it is the
-    quickest one.
+    ``met`` is False when none answers in time: then it is the quickest one.
     """
 
     network: Side
@@ -170,7 +159,7 @@ class BestServed:
 
     @property
     def performance(self) -> Performance:
-        return self.comparison.variant if self.network is Side.RECIPE else self.comparison.baseline
+        return self.comparison.of(self.network)
 
 
 def best_under(run: ServingRun, limit_ns: float) -> BestServed:
@@ -181,28 +170,27 @@ def best_under(run: ServingRun, limit_ns: float) -> BestServed:
     """
     if not limit_ns > 0:
         raise InputError(f"a limit of {limit_ns / 1e6:g} ms is not allowed: above 0")
-    compared = [(network, one) for one in comparisons(run) for network in _networks(run)]
+    compared = [(network, one) for one in comparisons(run) for network in networks(run)]
     confidence = confidence_of_each(len(compared))
     raw = {point.configuration: point for point in run.points}
 
     def bound_ns(network: Side, one: ServedComparison) -> float:
-        point = raw[one.configuration]
-        served = point.variant if network is Side.RECIPE else point.baseline
+        served = raw[one.configuration].of(network)
         return median_interval(served.request_ns, confidence)[2]
 
     in_time = [pair for pair in compared if bound_ns(*pair) <= limit_ns]
     throughput = metric("throughput").format
     if in_time:
-        network, one = max(in_time, key=lambda pair: _of(*pair).throughput)
-        found = _of(network, one)
+        network, one = max(in_time, key=lambda pair: pair[1].of(pair[0]).throughput)
+        found = one.of(network)
         words = (
             f"Under {format_ns(limit_ns)}, most images a second: {NAMES[network]} at "
             f"{one.configuration.words}, best of {len(compared)} tried: {throughput(found.throughput)}, "
             f"{format_ns(found.latency_ns)} a request."
         )
         return BestServed(network, one, True, words)
-    network, one = min(compared, key=lambda pair: _of(*pair).latency_ns)
-    found = _of(network, one)
+    network, one = min(compared, key=lambda pair: pair[1].of(pair[0]).latency_ns)
+    found = one.of(network)
     words = (
         f"Nothing here is shown to answer within {format_ns(limit_ns)}. The quickest is "
         f"{NAMES[network]} at {one.configuration.words}: "
@@ -211,13 +199,9 @@ def best_under(run: ServingRun, limit_ns: float) -> BestServed:
     return BestServed(network, one, False, words)
 
 
-def _networks(run: ServingRun) -> tuple[Side, ...]:
+def networks(run: ServingRun) -> tuple[Side, ...]:
     """An uncompressed recipe is the baseline once more: only one of them is told."""
     return (Side.UNCOMPRESSED,) if run.request.recipe.identity else tuple(Side)
-
-
-def _of(network: Side, one: ServedComparison) -> Performance:
-    return one.variant if network is Side.RECIPE else one.baseline
 
 
 def badges(run: ServingRun) -> dict[BadgeKind, str]:
@@ -279,14 +263,14 @@ def _same(compared: Sequence[ServedComparison]) -> str:
 
 def _batching(run: ServingRun, compared: Sequence[ServedComparison]) -> Iterable[str]:
     """What a larger batch, or more streams, bring and cost."""
-    network = _networks(run)[0]
-    quickest = min(compared, key=lambda one: _of(network, one).latency_ns)
-    most = max(compared, key=lambda one: _of(network, one).throughput)
+    network = networks(run)[0]
+    quickest = min(compared, key=lambda one: one.of(network).latency_ns)
+    most = max(compared, key=lambda one: one.of(network).throughput)
     throughput = metric("throughput").format
-    few, many = _of(network, quickest), _of(network, most)
+    few, many = quickest.of(network), most.of(network)
     name = capital(NAMES[network])
     if many.throughput_low <= few.throughput_high:
-        others = [_of(network, one) for one in compared if one is not quickest]
+        others = [one.of(network) for one in compared if one is not quickest]
         sure = all(one.latency_low > few.latency_high for one in others)
         words = f"{quickest.configuration.words} {'answers soonest' if sure else 'has the lowest median'}"
         yield (
@@ -335,7 +319,7 @@ def _row(one: ServedComparison, network: Side) -> dict[str, Any]:
     return {
         "network": network,
         **asdict(one.configuration),
-        **asdict(_of(network, one)),
+        **asdict(one.of(network)),
         "fair_ratio": fair and fair.ratio,
         "fair_low": fair and fair.ratio_low,
         "fair_high": fair and fair.ratio_high,

@@ -5,9 +5,8 @@ Nothing here draws random numbers: the bootstrap distribution of a median is com
 
 import math
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from functools import cache, lru_cache
 from statistics import NormalDist
 from typing import Any
@@ -17,6 +16,15 @@ import scipy
 from numpy.typing import ArrayLike, NDArray
 
 from optimizer.analysis.labels import Labelled
+from optimizer.analysis.noise import (
+    MIN_CHANGE,
+    Noise,
+    aa_noise,
+    mean_noise,
+    percent,
+    series_noise,
+    stolen_noise,
+)
 from optimizer.analysis.rounds import (
     CONFIDENCE,
     MIN_ROUNDS,
@@ -37,14 +45,6 @@ MIN_PROCESSES = 2
 """From so many on, an interval is over processes: two, of which others were lost, say little, and rounds of
 one build would claim more."""
 
-MIN_CHANGE = 0.02
-AA_LIMIT = 0.03
-SPREAD_LIMIT = 0.10
-TAIL_LIMIT = 0.10
-"""How far the mean may lie above or below the median before neither stands for the calls alone."""
-STOLEN_LIMIT = 0.02
-HALVES_LIMIT = 0.05
-
 POWER_SHARE = NormalDist().inv_cdf(0.95) / NormalDist().inv_cdf(0.975)
 """Half an interval of 95 %, times this, is what 95 of 100 estimates do not fall short of the truth by."""
 
@@ -59,61 +59,6 @@ class LatencyVerdict(Labelled):
 
 
 SAME = LatencyVerdict.SAME
-
-
-class NoiseKind(StrEnum):
-    """What makes a comparison noisy."""
-
-    BUILDS_DIFFER = "builds differ"
-    BUILDS_UNKNOWN = "builds unknown"
-    SPREAD = "spread"
-    TAIL = "tail"
-    DRIFT = "drift"
-    MEAN_DISAGREES = "mean disagrees"
-    STOLEN = "stolen"
-
-
-@dataclass(frozen=True, slots=True)
-class Noise:
-    """One reason, and the figure that is beyond its ``limit``: a share; for BUILDS_DIFFER a ratio with its
-    interval ``low`` to ``high``; for MEAN_DISAGREES the ratio by the mean, whose limit is 1, and by the
-    median (``low``). ``series`` is ``baseline`` or ``variant`` where the reason lies in one."""
-
-    kind: NoiseKind
-    value: float
-    limit: float
-    series: str = ""
-    low: float = math.nan
-    high: float = math.nan
-
-    @property
-    def words(self) -> str:
-        """``the model's second half is 6 % slower than its first (limit 5 %)``."""
-        series = "model" if self.series == "variant" else self.series
-        value, limit = _percent(abs(self.value)), f"(limit {_percent(self.limit)})"
-        match self.kind:
-            case NoiseKind.BUILDS_DIFFER:
-                return (
-                    f"the baseline differs from itself: ratio {self.value:.3f}, 95 % interval "
-                    f"{self.low:.3f} to {self.high:.3f} {limit}"
-                )
-            case NoiseKind.BUILDS_UNKNOWN:
-                return f"the baseline against itself is known to ±{value} only {limit}"
-            case NoiseKind.SPREAD:
-                return f"the middle half of the {series}'s samples spans {value} of their median {limit}"
-            case NoiseKind.TAIL:
-                side = "above" if self.value > 0 else "below"
-                return f"the {series}'s mean is {value} {side} its median {limit}: calls are not alike"
-            case NoiseKind.DRIFT:
-                way = "slower" if self.value > 0 else "faster"
-                return f"the {series}'s second half is {value} {way} than its first {limit}"
-            case NoiseKind.MEAN_DISAGREES:
-                return (
-                    f"median and mean disagree: {self.low:.3f}× of the baseline's time by the median, "
-                    f"{self.value:.3f}× by the mean"
-                )
-            case NoiseKind.STOLEN:
-                return f"other work on this machine or its host took {value} of the CPU time {limit}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +113,7 @@ class LatencySummary:
         """``could have detected changes above 2.9 %``: what "no measurable difference" leaves open."""
         if self.detectable is None:
             return "too few rounds to detect any change"
-        return f"could have detected changes above {_percent(self.detectable, 2)}"
+        return f"could have detected changes above {percent(self.detectable, 2)}"
 
 
 def summarise_visits(
@@ -236,10 +181,10 @@ def summarise_latency(
     floor = max(smallest_change, 1 / aa_low - 1, aa_high - 1)
     told = rounds >= MIN_ROUNDS and not low <= 1 <= high and abs(ratio - 1) > floor
     reasons = (
-        *_aa_noise(aa_ratio, aa_low, aa_high, told),
-        *_series_noise("baseline", baseline, before),
-        *_series_noise("variant", variant[None], after),
-        *_mean_noise(ratio, mean_ratio, told),
+        *aa_noise(aa_ratio, aa_low, aa_high, told),
+        *series_noise("baseline", baseline, before),
+        *series_noise("variant", variant[None], after),
+        *mean_noise(ratio, mean_ratio, told),
         *stolen_noise(stolen_share),
     )
     direction = LatencyVerdict.FASTER if ratio < 1 else LatencyVerdict.SLOWER
@@ -389,41 +334,3 @@ def _upper_half(most: int) -> tuple[int, NDArray[np.complex128]]:
     twice = np.where((frequencies == 0) | (2 * frequencies == size), 1, 2)  # those left out are mirrored
     upper = np.fft.rfft((counts >= (most + 1) // 2) & (counts <= most))
     return size, twice / size * upper.conj()
-
-
-def _aa_noise(ratio: float, low: float, high: float, told: bool) -> Iterator[Noise]:
-    """Two builds always differ by a little, and enough rounds prove it: no noise, below the smallest change
-    that is told. What is ``told`` exceeds all that they may differ by, however well that is known."""
-    if not low <= 1 <= high and abs(ratio - 1) > MIN_CHANGE:
-        yield Noise(NoiseKind.BUILDS_DIFFER, ratio, MIN_CHANGE, low=low, high=high)
-    if (half_width := (high - low) / 2) > AA_LIMIT and not told:
-        yield Noise(NoiseKind.BUILDS_UNKNOWN, half_width, AA_LIMIT)
-
-
-def _series_noise(name: str, samples: NDArray[np.float64], means: NDArray[np.float64]) -> Iterator[Noise]:
-    """What lies in one series ``[K, R]``: its spread, its tail, and its drift between the two halves."""
-    quartiles = np.percentile(samples, [25, 50, 75])
-    if (spread := float((quartiles[2] - quartiles[0]) / quartiles[1])) > SPREAD_LIMIT:
-        yield Noise(NoiseKind.SPREAD, spread, SPREAD_LIMIT, name)
-    if abs(tail := float(means.mean() / quartiles[1] - 1)) > TAIL_LIMIT:
-        yield Noise(NoiseKind.TAIL, tail, TAIL_LIMIT, name)
-    first, second = (np.median(half) for half in np.array_split(samples, 2, axis=1))
-    if abs(drift := float(second / first - 1)) > HALVES_LIMIT:
-        yield Noise(NoiseKind.DRIFT, drift, HALVES_LIMIT, name)
-
-
-def _mean_noise(ratio: float, mean_ratio: float, told: bool) -> Iterator[Noise]:
-    """A change that would be told by the median, and is none or the opposite by the mean."""
-    if told and (mean_ratio - 1) * (ratio - 1) <= 0:
-        yield Noise(NoiseKind.MEAN_DISAGREES, mean_ratio, 1.0, low=ratio)
-
-
-def stolen_noise(share: float) -> Iterator[Noise]:
-    """Of a ``share`` of the CPU time that others had, 0 to 1: a reason where it is above the limit."""
-    if share > STOLEN_LIMIT:
-        yield Noise(NoiseKind.STOLEN, share, STOLEN_LIMIT)
-
-
-def _percent(share: float, digits: int = 3) -> str:
-    value = 100 * share
-    return f"{value:,.0f} %" if abs(value) >= 10**digits - 0.5 else f"{value:.{digits}g} %"

@@ -23,30 +23,13 @@ from optimizer.analysis.measures import (
     latency_measures,
 )
 from optimizer.analysis.metrics import metric
-from optimizer.analysis.outcomes import (
-    PairedDrop,
-    drop_against,
-    growing_drop,
-    growing_share_interval,
-)
+from optimizer.analysis.outcomes import PairedDrop, drop_against, growing_drop, growing_share_interval
 from optimizer.analysis.realisation import Realisation, realisation, skipping
-from optimizer.analysis.statistics import (
-    MIN_PROCESSES,
-    LatencySummary,
-    process_ratios,
-)
+from optimizer.analysis.statistics import MIN_PROCESSES, LatencySummary, process_ratios
 from optimizer.formats import count
 from optimizer.methods.engines import engine_info
 from optimizer.recipe import Recipe
-from optimizer.records import (
-    SAME_PERCENT,
-    DataSpec,
-    Inspection,
-    Known,
-    Request,
-    Result,
-    Size,
-)
+from optimizer.records import SAME_PERCENT, DataSpec, Inspection, Known, Request, Result, Size
 from optimizer.system.environment import describe, environment
 
 

@@ -186,9 +186,6 @@ def db_of(layer: OutputFidelity) -> float:
     return 0.0 if layer.was_silent else EQUAL_DB
 
 
-# Words
-
-
 def precisions(side: Side) -> dict[str, int]:
     """Layers by the precision that they ran in."""
     return Execution(side.layers, ()).precisions

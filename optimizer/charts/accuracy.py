@@ -32,9 +32,9 @@ def accuracy_info(
     if name == "sqnr":
         title, heading = "SQNR of the outputs", "Fidelity against sparsity"
     unit, whole = metric(name).unit, (-2.0, 102.0) if name == "accuracy" else (-math.inf, math.inf)
-    x = Axis("weights removed", "%", span=(-3, 100))
+    x, y = Axis("weights removed", "%", span=(-3, 100)), Axis(title, unit, "higher")
     if not summaries:
-        return Lines(heading, x, Axis(title, unit, "higher"), cursor=cursor)
+        return Lines(heading, x, y, cursor=cursor)
     main, same = main_family(summaries, selected), _on_the_main_images(summaries, selected)
     widths = {
         _width(summary)
@@ -51,7 +51,7 @@ def accuracy_info(
         if (point := point_of(summary, summary.pruned_percent, summary.measures[name]))
     ]
     if not placed:
-        return Lines(heading, x, Axis(title, unit, "higher"), cursor=cursor, empty=ONLY_EQUAL)
+        return Lines(heading, x, y, cursor=cursor, empty=ONLY_EQUAL)
     points = [item.point for item in placed]
     baseline = baseline_of(summaries, selected, name)
     series = group(
@@ -62,12 +62,7 @@ def accuracy_info(
     return Lines(
         heading,
         x,
-        Axis(
-            f"{title}, {_images_of(summaries)}",
-            unit,
-            "higher",
-            span=(max(low, whole[0]), min(high, whole[1])),
-        ),
+        replace(y, title=f"{title}, {_images_of(summaries)}", span=(max(low, whole[0]), min(high, whole[1]))),
         series,
         baseline,
         selected_point(points, selected),

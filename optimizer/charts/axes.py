@@ -37,6 +37,6 @@ def extent(points: Iterable[Point], reference: Reference | None) -> tuple[float,
     return min(values), max(values)
 
 
-def from_zero(points: Iterable[Point], reference: Reference | None) -> tuple[float, float]:
-    """From 0 to a little above the :func:`extent`."""
-    return 0.0, 1.08 * extent(points, reference)[1]
+def from_zero(highest: float) -> tuple[float, float]:
+    """From 0 to a little above the highest value."""
+    return 0.0, 1.08 * highest

@@ -8,7 +8,7 @@ from optimizer.analysis.labels import engine_label
 from optimizer.analysis.measures import Measure
 from optimizer.analysis.metrics import metric
 from optimizer.analysis.summary import Measured, Summary, label_of, quality, summarise
-from optimizer.charts.axes import padded, rows_axis
+from optimizer.charts.axes import from_zero, padded, rows_axis
 from optimizer.charts.points import bits_role, brief, hollow, point_of, wrapped
 from optimizer.charts.spec import Axis, Lines, Series
 from optimizer.formats import capital
@@ -34,7 +34,7 @@ def compare_info(
             replace(point, x=point.y, y=row, x_low=point.low, x_high=point.high, low=None, high=None),
         )
         for row, summary in enumerate(summaries)
-        if (point := point_of(summary, row, _measure(summary, name, reference), timed=metric(name).timed))
+        if (point := point_of(summary, row, _measure(summary, name, reference), timed=measured.timed))
     ]
     title = capital(called)
     if reference:
@@ -47,7 +47,7 @@ def compare_info(
     if measured.unit in ("%", "points", "dB"):
         x = replace(x, span=padded(min(values), max(values)))
     else:
-        x = replace(x, title=f"{called}, from 0", span=(0.0, 1.08 * max(values)))
+        x = replace(x, title=f"{called}, from 0", span=from_zero(max(values)))
     series = tuple(
         Series(f"{width:g} bits", bits_role(width), chosen, line="none", legend=False)
         for width in sorted({bits for bits, _ in points})

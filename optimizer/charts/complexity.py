@@ -16,6 +16,7 @@ from optimizer.charts.theme import MARKERS
 from optimizer.errors import unknown
 from optimizer.formats import format_count, format_ns, format_percent
 
+Quantity = Literal["time", "operations"]
 ROLES = {
     ExecutionKind.DENSE: Realisation.DENSE,
     ExecutionKind.SPARSE: Realisation.SPARSE,
@@ -29,7 +30,7 @@ ROLES = {
 def complexity_info(
     points: pd.DataFrame,
     fits: Mapping[ExecutionKind, Fit],
-    quantity: Literal["time", "operations"] = "time",
+    quantity: Quantity = "time",
     n_label: str = "weights n",
 ) -> Lines:
     """Time or operations against the number of weights n on log axes, with fitted slopes and the overhead.

@@ -6,18 +6,15 @@ these figures bring their own look.
 
 import html
 import math
-import re
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import cache, singledispatch
 from typing import Any
 
 import plotly.graph_objects as go
 
-from optimizer.charts.plotly_axis import ARROWS_ACROSS, ARROWS_UP, FACTORS, SUFFIXES, axis_layout, axis_title
+from optimizer.charts.plotly_axis import ARROWS_UP, FACTORS, axis_layout, axis_title, parallel_axis, x_layout
 from optimizer.charts.spec import Axis, Lines, Parallel, Point, Series, Stacks
 from optimizer.charts.theme import FONT, Theme, theme
-from optimizer.formats import format_bytes
 
 HEIGHT = 330
 MARGIN = {"l": 44, "r": 14, "t": 58, "b": 38}
@@ -32,12 +29,10 @@ LABEL_PIXELS = 5
 LABEL_SHARE = 0.25
 """Of a small chart's height: nearer to its lower edge a name below the baseline would cover the ticks."""
 
-
 MIN_ROW_PIXELS = 40
 PARALLEL_LABEL_PIXELS = 50
 """Above each of several parallel axes two lines: its name, and which end is better, or else the name alone,
 broken for a telephone. A third would lie on the axis."""
-
 
 _DASHES = {"solid": "solid", "dash": "dash", "dot": "dot", "steps": "solid", "none": "solid"}
 
@@ -104,13 +99,8 @@ def _figure_of_lines(info: Lines, dark: bool = False, height: int | None = None)
     traces = [_trace(series, info, colours) for series in info.series if series.points]
     if info.selected:
         traces.append(_selected_trace(info.selected, info, colours))
-    layout |= {"xaxis": axis_layout(info.x), "yaxis": axis_layout(info.y) | {"title": None}}
-    layout["xaxis"]["title"] = {"text": html.escape(axis_title(info.x, ARROWS_ACROSS))}
-    layout["legend"] = {
-        "title": {"text": info.legend_title},
-        "y": -LEGEND_PIXELS
-        / max(LEGEND_PIXELS, layout["height"] - layout["margin"]["t"] - MARGIN["b"] - LEGEND_PIXELS),
-    }
+    layout |= {"xaxis": x_layout(info.x), "yaxis": axis_layout(info.y) | {"title": None}}
+    layout["legend"] = {"title": {"text": info.legend_title}, "y": _legend_y(layout)}
     layout["showlegend"] = sum(trace["showlegend"] for trace in traces) > 1
     layout["shapes"], layout["annotations"] = _shapes(info, colours)
     return go.Figure(traces, layout)
@@ -144,8 +134,8 @@ def _figure_of_stacks(info: Stacks, dark: bool = False, height: int | None = Non
     layout |= {
         "barmode": "stack",
         "bargap": 0.35,
-        "legend": {"traceorder": "normal", "y": -LEGEND_PIXELS / max(1, layout["height"] - 138)},
-        "xaxis": axis_layout(info.x) | {"title": {"text": html.escape(axis_title(info.x, ARROWS_ACROSS))}},
+        "legend": {"traceorder": "normal", "y": _legend_y(layout)},
+        "xaxis": x_layout(info.x),
         "yaxis": {
             "tickvals": places,
             "ticktext": [html.escape(name).replace("\n", "<br>") for name, _ in info.rows],
@@ -170,7 +160,7 @@ def _figure_of_parallel(info: Parallel, dark: bool = False, height: int | None =
     trace = {
         "type": "parcoords",
         "dimensions": [
-            _dimension(axis, values)
+            parallel_axis(axis, values)
             for axis, values in zip(info.axes, zip(*info.rows, strict=True), strict=True)
         ],
         "line": {
@@ -185,27 +175,6 @@ def _figure_of_parallel(info: Parallel, dark: bool = False, height: int | None =
         "rangefont": {"size": 1, "color": "rgba(0,0,0,0)"},  # the ends stand on the axis as ticks
     }
     return go.Figure([trace], layout)
-
-
-def _dimension(axis: Axis, values: Sequence[float]) -> dict[str, Any]:
-    """One axis of parallel coordinates: the better end is told in its name. Its ticks have no unit, so times
-    are in ms and sizes in what the largest reaches: 4.2m would have to be put together with the title's s."""
-    unit, factor = {"ns": ("ms", 1e-6)}.get(axis.unit, (axis.unit, 1.0))
-    if axis.unit == "B":
-        divisor, suffix = format_bytes.unit(max(values, default=0.0))
-        unit, factor = suffix.strip(), 1 / divisor
-    named = axis if axis.unit not in SUFFIXES else replace(axis, title=f"{axis.title}, {unit}", unit="ns")
-    title, *better = axis_title(named, ARROWS_UP).split(" · ")
-    made: dict[str, Any] = {
-        "label": "<br>".join([title, *better]) if better else re.sub(r"(?<!,) ", "<br>", title, count=1),
-        "values": [value * factor for value in values],
-    }
-    if axis.span:
-        made["range"] = list(axis.span)
-    if axis.categories:
-        made |= {"tickvals": list(range(len(axis.categories))), "ticktext": list(axis.categories)}
-        made["range"] = [-0.2, len(axis.categories) - 0.8]
-    return made
 
 
 def row_pixels(axis: Axis) -> int:
@@ -245,6 +214,12 @@ def _layout(title: str, heading: str, dark: bool, height: int) -> dict[str, Any]
             "pad": {"l": 6, "t": 20},
         },
     }
+
+
+def _legend_y(layout: dict[str, Any]) -> float:
+    """Below tick labels and title of the axis, as a share of the plot's height."""
+    plot: int = layout["height"] - layout["margin"]["t"] - MARGIN["b"] - LEGEND_PIXELS
+    return -LEGEND_PIXELS / max(LEGEND_PIXELS, plot)
 
 
 def _nothing(words: str, colours: Theme) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from optimizer.analysis.frontier import chances, frontier_of, values_of
 from optimizer.analysis.metrics import metric
 from optimizer.analysis.summary import Measured, label_of, quality, summarise
 from optimizer.charts.accuracy import ONLY_EQUAL
-from optimizer.charts.axes import baseline_of, extent, padded
+from optimizer.charts.axes import baseline_of, extent, from_zero, padded
 from optimizer.charts.points import bits_role, hollow, point_of, selected_point
 from optimizer.charts.spec import NO_RESULTS, Axis, Lines, Point, Reference, Series
 from optimizer.formats import format_share
@@ -27,7 +27,6 @@ def frontier_info(
     selected: str | None = None,
     cost: str = "compressed_size",
     loss: str = "drop",
-    log: bool = False,
 ) -> Lines:
     """What accuracy is paid for a ``cost``: the Pareto-optimal results joined, the dominated ones faint.
 
@@ -42,7 +41,7 @@ def frontier_info(
     loss = quality(loss, summaries)
     paid, lost, called = metric(cost), metric(loss), label_of(loss, summaries)
     title = f"Frontier: {called} against {paid.label}"
-    x = Axis(f"{paid.label}, {'log' if log else 'from 0'}", paid.unit, paid.direction, log)
+    x = Axis(f"{paid.label}, from 0", paid.unit, paid.direction)
     y = Axis(called, lost.unit, lost.direction)
     points: list[Point] = []
     optimal: set[str] = set()
@@ -56,7 +55,7 @@ def frontier_info(
             summary,
             math.nan if price.value is None else price.value,
             summary.measures[loss],
-            timed=metric(cost).timed,
+            timed=paid.timed,
         )
         if point:
             often = f"<br>on the frontier in {format_share(chance)} of resamples"
@@ -72,13 +71,12 @@ def frontier_info(
     # A collapsed model would squeeze all the others.
     near = [point for point in points if lost_points[point.key] <= MAX_DROP_POINTS or point.key == selected]
     low, high = extent(near or points, baseline)
-    prices = [value for point in near or points for value in (point.x, point.x_high) if value is not None]
-    above = [value for value in prices if value > 0] or [1.0]  # a cost of the baseline may be 0
-    across = (min(above) / 1.3, max(above) * 1.3) if log else (0.0, 1.08 * max(above))
+    highest = max(end for point in near or points for end in (point.x, point.x_high) if end is not None)
+    across = from_zero(highest if highest > 0 else 1.0)  # all may cost 0
     up = padded(low, high, 0.14)
     best = sorted((point for point in points if point.key in optimal), key=lambda point: (point.x, point.y))
     bits = {summary.key: summary.recipe.quantize.bits for summary in summaries}
-    elsewhere = {summary.key for summary in summaries if metric(cost).timed and summary.other_machine}
+    elsewhere = {summary.key for summary in summaries if paid.timed and summary.other_machine}
     even = tuple(point for point in points if point.key in level)
     noisy = tuple(point for point in points if point.noisy)
     dominated = tuple(point for point in points if point.key not in optimal | level)
@@ -105,7 +103,7 @@ def frontier_info(
             ),
             *by_width([point for point in best if point.key not in level]),
         ),
-        _placed(baseline, near or points, replace(x, span=across), replace(y, span=up)) if baseline else None,
+        _placed(baseline, near or points, across, up) if baseline else None,
         selected_point(points, selected),
         note=" · ".join(
             ["faint: beaten"] * (len(dominated) > len(noisy))
@@ -118,18 +116,15 @@ def frontier_info(
     )
 
 
-def _placed(baseline: Reference, points: list[Point], x: Axis, y: Axis) -> Reference:
+def _placed(
+    baseline: Reference, points: Sequence[Point], across: tuple[float, float], up: tuple[float, float]
+) -> Reference:
     """The baseline with its name on the left, since at the right lies what is hardly compressed; where points
     would lie under it, in the widest gap between them."""
-    assert x.span
-    assert y.span
-    scaled = math.log if x.log else float
-    left, right = map(scaled, x.span)
-    beside = NAME_HIGH * (y.span[1] - y.span[0])
-    shown = [point for point in points if point.x > 0 or not x.log]
-    under = sorted(scaled(point.x) for point in shown if abs(point.y - baseline.y) < beside)
+    left, right = across
+    beside = NAME_HIGH * (up[1] - up[0])
+    under = sorted(point.x for point in points if abs(point.y - baseline.y) < beside)
     if not under or under[0] - left > NAME_WIDE * (right - left):
         return replace(baseline, end="left")
     low, high = max(pairwise((left, *under, right)), key=lambda gap: gap[1] - gap[0])
-    middle = (low + high) / 2
-    return replace(baseline, at=math.exp(middle) if x.log else middle)
+    return replace(baseline, at=(low + high) / 2)

@@ -2,10 +2,10 @@
 
 import html
 
-from optimizer.analysis.coverage import Coverage, Part, called, part, parts, uncompressed_ns
+from optimizer.analysis.coverage import NEGLIGIBLE_SHARE, Coverage, Part, called, part, parts, uncompressed_ns
 from optimizer.analysis.coverage import rows as operations
 from optimizer.analysis.realisation import Realisation
-from optimizer.charts.axes import rows_axis
+from optimizer.charts.axes import from_zero, rows_axis
 from optimizer.charts.points import clip, wrapped
 from optimizer.charts.spec import Axis, Lines, Point, Segment, Series, StackPart, Stacks
 from optimizer.charts.theme import MARKERS
@@ -49,9 +49,6 @@ def parts_info(run: Coverage) -> Stacks:
     )
 
 
-MIN_SHOWN_SHARE = 0.01
-
-
 def kernels_info(run: Coverage) -> Lines:
     """Time of each layer and each conversion of note, in the order of the network, beside the time that the
     layer took uncompressed."""
@@ -59,7 +56,7 @@ def kernels_info(run: Coverage) -> Lines:
     told = [
         (row, clip(name, 40))
         for row, name in zip(every, called(every), strict=True)
-        if row.role == "layer" or _of_note(row.role, row.share)
+        if row.role == "layer" or (row.role == "conversion" and row.share >= NEGLIGIBLE_SHARE)
     ]
     shown, names = [row for row, _ in told], tuple(name for _, name in told)
     before = uncompressed_ns(run)
@@ -90,12 +87,8 @@ def kernels_info(run: Coverage) -> Lines:
     longest = max((point.x for one in series for point in one.points), default=1.0)
     return Lines(
         "Time of each layer, and the kernels that ran",
-        Axis("time a call, from 0", "ns", "lower", span=(0.0, 1.08 * longest)),
+        Axis("time a call, from 0", "ns", "lower", span=from_zero(longest)),
         rows_axis(names),
         tuple(series),
         note="profiled: compare layers, not with the latency",
     )
-
-
-def _of_note(role: str, share: float) -> bool:
-    return role == "conversion" and share >= MIN_SHOWN_SHARE

@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 from optimizer.analysis.badges import BadgeKind
 from optimizer.analysis.labels import engine_label
-from optimizer.analysis.metrics import metric
 from optimizer.analysis.realisation import Realisation
 from optimizer.analysis.summary import Measured, Summary, summarise
 from optimizer.charts.axes import baseline_of, extent, from_zero
@@ -23,22 +22,18 @@ def latency_info(
     results: Iterable[Measured],
     selected: str | None = None,
     cursor: float | None = None,
-    name: str = "latency_ratio",
     engine: str = "",
 ) -> Lines:
     """Latency against sparsity, one line a realisation: what the kernels really did.
 
-    The ratio to the baseline of the same rounds is the figure to trust; ``name`` may be another metric of
-    time. Results of another machine are lines of their own, with crosses; so are other threads or another
-    batch. With ``engine`` there is one line a realisation, of that engine where it has any, else of the one
-    with most results; other engines recede. Without, each engine has its own, and those of the first are
-    solid.
+    It is the ratio to the baseline of the same rounds. Results of another machine are lines of their own,
+    with crosses; so are other threads or another batch. With ``engine`` there is one line a realisation, of
+    that engine where it has any, else of the one with most results; other engines recede. Without, each
+    engine has its own, and those of the first are solid.
     """
     summaries = [summarise(result) for result in results]
-    measured = metric(name)
     x = Axis("weights removed", "%", span=(-3, 100))
-    label = "time ÷ uncompressed" if name == "latency_ratio" else f"{measured.label} of a call"
-    y = Axis(f"{label}, from 0", measured.unit, measured.direction)
+    y = Axis("time ÷ uncompressed, from 0", "×", "lower")
     if not summaries:
         return Lines("Latency against sparsity", x, y, cursor=cursor)
     engines = sorted(
@@ -54,14 +49,12 @@ def latency_info(
             not engine or shown[_kind(summary)] == summary.request.engine,
         )
         for summary in summaries
-        if (point := point_of(summary, summary.pruned_percent, summary.measures[name], timed=True))
+        if (point := point_of(summary, summary.pruned_percent, summary.measures["latency_ratio"], timed=True))
     ]
-    if not placed:
-        return Lines("Latency against sparsity", x, y, empty=NO_FIGURE)
     points = [item.point for item in placed]
-    baseline = baseline_of(summaries, selected, name)
+    baseline = baseline_of(summaries, selected, "latency_ratio")
     series = group(placed, selected, "others")
-    span = from_zero(_near_the_calm(points, selected), baseline)
+    span = from_zero(extent(_near_the_calm(points, selected), baseline)[1])
     above = sum(point.y > span[1] for line in series for point in line.points)
     dashed = bool(engine) and any(line.line == "dash" for line in series)
     return Lines(
@@ -80,7 +73,6 @@ def latency_info(
     )
 
 
-NO_FIGURE = "No result has this metric:<br>percentiles need more calls, cold start a full measurement."
 NOISY_ROOM = 1.5
 """So far above the calm points, as a factor, a noisy one still has its place on the axis."""
 

@@ -2,10 +2,13 @@
 
 import html
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from optimizer.charts.spec import Axis
+from optimizer.formats import format_bytes
 
 NEAR = 300
 """Ends of a log axis whose ratio is less have ticks between the powers of ten."""
@@ -41,6 +44,32 @@ def axis_layout(axis: Axis) -> dict[str, Any]:
             layout |= _near_ticks(*ends) | {"ticksuffix": ""}
             layout["ticktext"] = [text + SUFFIXES.get(axis.unit, "") for text in layout["ticktext"]]
     return layout
+
+
+def x_layout(axis: Axis) -> dict[str, Any]:
+    """The axis across, which has its title beside it; that of the other is in the chart's heading."""
+    return axis_layout(axis) | {"title": {"text": html.escape(axis_title(axis, ARROWS_ACROSS))}}
+
+
+def parallel_axis(axis: Axis, values: Sequence[float]) -> dict[str, Any]:
+    """One axis of parallel coordinates: the better end is told in its name. Its ticks have no unit, so times
+    are in ms and sizes in what the largest reaches: 4.2m would have to be put together with the title's s."""
+    unit, factor = {"ns": ("ms", 1e-6)}.get(axis.unit, (axis.unit, 1.0))
+    if axis.unit == "B":
+        divisor, suffix = format_bytes.unit(max(values, default=0.0))
+        unit, factor = suffix.strip(), 1 / divisor
+    named = axis if axis.unit not in SUFFIXES else replace(axis, title=f"{axis.title}, {unit}", unit="ns")
+    title, *better = axis_title(named, ARROWS_UP).split(" · ")
+    made: dict[str, Any] = {
+        "label": "<br>".join([title, *better]) if better else re.sub(r"(?<!,) ", "<br>", title, count=1),
+        "values": [value * factor for value in values],
+    }
+    if axis.span:
+        made["range"] = list(axis.span)
+    if axis.categories:
+        made |= {"tickvals": list(range(len(axis.categories))), "ticktext": list(axis.categories)}
+        made["range"] = [-0.2, len(axis.categories) - 0.8]
+    return made
 
 
 def _near_ticks(low: float, high: float) -> dict[str, Any]:

@@ -38,7 +38,7 @@ def point_of(summary: Summary, x: float, measure: Measure, timed: bool = False) 
 
 def selected_point(points: Iterable[Point], key: str | None) -> Point | None:
     """The point of the result with that key, or None."""
-    return next((point for point in points if point.key == key), None) if key is not None else None
+    return next((point for point in points if point.key == key), None)
 
 
 def hollow(points: Iterable[Point]) -> list[str]:

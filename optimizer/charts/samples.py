@@ -11,7 +11,7 @@ from optimizer.charts.points import clip
 from optimizer.charts.spec import Axis, Lines, Point, Series
 from optimizer.charts.theme import MARKERS
 from optimizer.formats import count, format_ns
-from optimizer.records import Result, Visits
+from optimizer.records import Result
 
 View = Literal["rounds", "distribution", "settling"]
 
@@ -91,7 +91,7 @@ def _settling(result: Result, summary: Summary) -> Lines:
             Series(name, colour, _points(name, "call", times, marker), small=True)
             for name, (times, colour, marker) in lines.items()
         ),
-        note=f"settled after {_median_settling(result.latency.variant)} calls",
+        note=f"settled after {int(np.median(result.latency.variant.settling))} calls",
     )
 
 
@@ -104,10 +104,6 @@ def _call_by_call(visits: Sequence[np.ndarray]) -> np.ndarray:
             break
         medians.append(np.median(calls))
     return np.array(medians)
-
-
-def _median_settling(visits: Visits) -> int:
-    return int(np.median(visits.settling))
 
 
 def _name(summary: Summary) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from optimizer.analysis.metrics import metric
+from optimizer.charts.axes import from_zero
 from optimizer.charts.spec import Axis, Lines, Point, Reference, Series
 from optimizer.formats import count
 from optimizer.search.records import Step
@@ -36,7 +37,7 @@ def search_info(steps: Sequence[Step], minimise: str, limit: float | None = None
     return Lines(
         title,
         Axis(x.title, x.unit, span=(0.0, widest)),
-        y if minimise in ("drop", "sqnr") else replace(y, span=(0.0, 1.08 * max(highest, limit or 0.0))),
+        y if minimise in ("drop", "sqnr") else replace(y, span=from_zero(max(highest, limit or 0.0))),
         (Series("best so far", "accent", points, line="steps"),),
         reference=reference,
         note=f"{100 * steps[-1].covered:.0f} % of the losses and times within the limits are no better than "

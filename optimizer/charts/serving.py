@@ -7,16 +7,11 @@ from dataclasses import replace
 
 from optimizer.analysis.metrics import metric
 from optimizer.analysis.realisation import realisation
-from optimizer.analysis.served import Configuration, Performance, ServedComparison
-from optimizer.analysis.serving import (
-    BestServed,
-    ServingRun,
-    Side,
-    comparisons,
-)
+from optimizer.analysis.served import Configuration, ServedComparison, Side
+from optimizer.analysis.serving import BestServed, ServingRun, comparisons, networks
 from optimizer.analysis.statistics import LatencyVerdict
-from optimizer.charts.axes import rows_axis
-from optimizer.charts.points import clip, hollow
+from optimizer.charts.axes import from_zero, rows_axis
+from optimizer.charts.points import clip, hollow, selected_point
 from optimizer.charts.spec import Axis, Corner, Limit, Lines, Point, Series
 from optimizer.charts.theme import MARKERS
 from optimizer.formats import count, format_ns
@@ -35,15 +30,8 @@ def serving_info(
             title, x, y, empty="Not measured yet.<br>Choose batch sizes, threads and streams, and measure."
         )
     compared = comparisons(run)
-    kind = realisation(run.execution)
-    series = [
-        _served(run, compared, Side.UNCOMPRESSED, "baseline", "circle", one)
-        for one in _thread_counts(compared)
-    ]
-    if not run.request.recipe.identity:
-        series += [
-            _served(run, compared, Side.RECIPE, kind, MARKERS[kind], one) for one in _thread_counts(compared)
-        ]
+    ways = sorted({_way(one) for one in compared})
+    series = [_served(run, compared, network, way) for network in reversed(networks(run)) for way in ways]
     named = {one.colour: index for index, one in reversed([*enumerate(series)])}  # one of a network is enough
     points = [point for one in series for point in one.points]
     ends = [end for point in points for end in (point.x, point.x_low, point.x_high) if end] + [
@@ -63,12 +51,7 @@ def serving_info(
         selected=chosen,
         selected_name="best under the limit",
         limit=Limit(f"limit {format_ns(limit_ns)}", limit_ns) if limit_ns else None,
-        note=" · ".join(
-            [
-                "labels: batch size" + (", threads × streams" if len(_thread_counts(compared)) > 1 else ""),
-                *hollow(points),
-            ]
-        ),
+        note=" · ".join(["labels: batch size" + ", threads × streams" * (len(ways) > 1), *hollow(points)]),
     )
 
 
@@ -123,25 +106,23 @@ def _overlap(one: Box, other: Box) -> bool:
     return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
-def _thread_counts(compared: Sequence[ServedComparison]) -> list[tuple[int, int]]:
-    return sorted({(one.configuration.threads, one.configuration.streams) for one in compared})
+def _way(one: ServedComparison) -> tuple[int, int]:
+    """How many threads and streams."""
+    return one.configuration.threads, one.configuration.streams
 
 
 def _served(
-    run: ServingRun,
-    compared: Sequence[ServedComparison],
-    network: Side,
-    colour: str,
-    marker: str,
-    threads: tuple[int, int],
+    run: ServingRun, compared: Sequence[ServedComparison], network: Side, way: tuple[int, int]
 ) -> Series:
     """One network's line for so many threads and streams; several streams are dashed."""
-    name = run.request.recipe.describe() if network is Side.RECIPE else "uncompressed"
-    found = [one for one in compared if (one.configuration.threads, one.configuration.streams) == threads]
+    of_recipe, kind = network is Side.RECIPE, realisation(run.execution)
+    colour, marker = (kind, MARKERS[kind]) if of_recipe else ("baseline", "circle")
+    name = run.request.recipe.describe() if of_recipe else "uncompressed"
+    found = [one for one in compared if _way(one) == way]
     points = []
     for one in found:
-        performance = one.variant if network is Side.RECIPE else one.baseline
-        last = one is found[-1] and len(_thread_counts(compared)) > 1
+        performance = one.of(network)
+        last = one is found[-1] and len(found) < len(compared)
         points.append(
             Point(
                 performance.latency_ns,
@@ -151,17 +132,18 @@ def _served(
                 high=performance.throughput_high,
                 x_low=performance.latency_low,
                 x_high=performance.latency_high,
-                hover=_hover(name, one, performance, network),
+                hover=_hover(name, one, network),
                 marker=marker,
-                simulated=network is Side.RECIPE and bool(run.execution.simulated),
+                simulated=of_recipe and bool(run.execution.simulated),
                 noisy=bool(one.fair.noise),
-                label=f"{one.configuration.batch}{f', {threads[0]} × {threads[1]}' if last else ''}",
+                label=f"{one.configuration.batch}{f', {way[0]} × {way[1]}' if last else ''}",
             )
         )
-    return Series(clip(name, 44), colour, tuple(points), line="solid" if threads[1] == 1 else "dash")
+    return Series(clip(name, 44), colour, tuple(points), line="solid" if way[1] == 1 else "dash")
 
 
-def _hover(name: str, one: ServedComparison, performance: Performance, network: Side) -> str:
+def _hover(name: str, one: ServedComparison, network: Side) -> str:
+    performance = one.of(network)
     images = metric("throughput").format(
         performance.throughput, performance.throughput_low, performance.throughput_high
     )
@@ -186,8 +168,7 @@ def _key(network: Side, one: Configuration) -> str:
 
 
 def _chosen(points: Sequence[Point], choice: BestServed) -> Point | None:
-    key = _key(choice.network, choice.comparison.configuration)
-    found = next((point for point in points if point.key == key), None)
+    found = selected_point(points, _key(choice.network, choice.comparison.configuration))
     return found and replace(found, label="")
 
 
@@ -211,7 +192,7 @@ def gains_info(run: ServingRun | None) -> Lines:
             row,
             x_low=one.fair.ratio_low,
             x_high=one.fair.ratio_high,
-            hover=_hover(run.request.recipe.describe(), one, one.variant, Side.RECIPE),
+            hover=_hover(run.request.recipe.describe(), one, Side.RECIPE),
             marker=MARKERS[kind],
             simulated=bool(run.execution.simulated),
             noisy=bool(one.fair.noise),
@@ -221,7 +202,7 @@ def gains_info(run: ServingRun | None) -> Lines:
     even = tuple(Point(1.0, row) for row in (-0.5, len(compared) - 0.5))
     return Lines(
         title,
-        replace(x, span=(0.0, 1.08 * max(1.0, *(point.x_high or point.x for point in points)))),
+        replace(x, span=from_zero(max(1.0, *(point.x_high or point.x for point in points)))),
         rows_axis(" · ".join(map(str, row)) for row in rows),
         (
             Series("uncompressed", "baseline", even, line="dash", markers=False),

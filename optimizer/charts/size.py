@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from optimizer.analysis.summary import Measured, Summary, summarise
-from optimizer.charts.axes import baseline_of, from_zero
+from optimizer.charts.axes import baseline_of, extent, from_zero
 from optimizer.charts.families import belongs, family, main_family, options_of
 from optimizer.charts.lines import Placed, group
 from optimizer.charts.points import point_of, selected_point
@@ -49,7 +49,7 @@ def size_info(results: Iterable[Measured], selected: str | None = None) -> Lines
     return Lines(
         ", ".join(filter(None, ("Size against bits", _pruned(prune), options_of(main).words))),
         x,
-        Axis("size, from 0", "B", "lower", span=from_zero(points, baseline)),
+        Axis("size, from 0", "B", "lower", span=from_zero(extent(points, baseline)[1])),
         group(placed, selected),
         baseline,
         selected_point(points, selected),

@@ -14,8 +14,8 @@ BEING_MEASURED = "Being measured…"
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """``unit`` is a metric's, empty for a count. ``span`` is in that
-    unit; None means as far as the points go. ``categories`` label the positions 0, 1, 2...
+    """``unit`` is a metric's, empty for a count. ``span`` is in that unit; None means as far as the points
+    go. ``categories`` label the positions 0, 1, 2...
     """
 
     title: str

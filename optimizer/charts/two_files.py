@@ -12,8 +12,8 @@ MARKED = "where the two part first"
 
 
 def parting_info(run: TwoFiles) -> Lines:
-    """The layers in A's order, from the first at the top. Equal ones are at the right end, at 0
-    dB what differs from nothing but zeros."""
+    """The layers in A's order, the first at the top. Equal ones are at the right end; what differs from
+    nothing but zeros is at 0 dB."""
     first, points = parting(run), []
     for row, layer in enumerate(run.layers):
         measure = sqnr(layer)

@@ -18,7 +18,7 @@ import plotly.graph_objects as go
 
 from optimizer.charts.drawing import figure
 from optimizer.charts.spec import Lines
-from optimizer.charts.theme import DARK, LIGHT
+from optimizer.charts.theme import LIGHT
 from optimizer.errors import UnavailableError
 from optimizer.formats import count
 from optimizer.system.processes import kill_group
@@ -68,7 +68,7 @@ def _chrome(asked: str | None) -> Chrome:
     )
 
 
-def render(charts: Sequence[Lines], kind: str, dark: bool = False) -> list[bytes]:
+def render(charts: Sequence[Lines], kind: str) -> list[bytes]:
     """Each chart as an opaque picture, ``png`` or ``svg``.
 
     One browser is started for the call and stopped after it, since its memory grows; one at a time in this
@@ -78,7 +78,7 @@ def render(charts: Sequence[Lines], kind: str, dark: bool = False) -> list[bytes
     browser = chrome()
     if browser.problem:
         raise UnavailableError(browser.problem)
-    figures = [_opaque(chart, dark) for chart in charts]
+    figures = [_opaque(chart) for chart in charts]
     if not _lock.acquire(timeout=TURN_SECONDS):
         raise UnavailableError(
             f"pictures are drawn one after another, and {TURN_SECONDS} s did not bring this one's turn: try "
@@ -143,9 +143,9 @@ async def _draw(opened: Any, figures: Sequence[go.Figure], kind: str) -> list[by
         ]
 
 
-def _opaque(chart: Lines, dark: bool) -> go.Figure:
-    opaque = figure(chart, dark=dark)
-    opaque.update_layout(paper_bgcolor=(DARK if dark else LIGHT).page)
+def _opaque(chart: Lines) -> go.Figure:
+    opaque = figure(chart)
+    opaque.update_layout(paper_bgcolor=LIGHT.page)
     return opaque
 
 

@@ -255,7 +255,8 @@ def _how_measured(summaries: Sequence[Summary]) -> Section:
                 [badge.text for badge in summary.badges if badge.kind is not BadgeKind.MEASURED]
                 + ([f"time shared with {summary.shared_with}"] if summary.shared_with else [])
                 + [*summary.notes]
-                + ([summary.scored_elsewhere] if summary.scored_elsewhere else [])
+                # The badge of what is simulated says it already.
+                + ([summary.scored_elsewhere] if summary.scored_elsewhere and not summary.simulated else [])
             ),
         }
         for summary in summaries

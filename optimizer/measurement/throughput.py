@@ -12,19 +12,14 @@ from functools import partial
 import numpy as np
 
 from optimizer.analysis.served import EAGER_EVERY, Configuration, Served, ServedPoint
-from optimizer.analysis.serving import (
-    EAGER,
-    ServingRequest,
-    ServingRun,
-    configurations,
-    serving_key,
-)
+from optimizer.analysis.serving import ServingRequest, ServingRun, configurations, serving_key
 from optimizer.engine import Runner
 from optimizer.engine.base import Service, one_by_one
 from optimizer.measurement.experiment import RunnerPair, pair, uncompressed
 from optimizer.measurement.latency import BASELINE, batches, no_garbage_collection
 from optimizer.measurement.visits import settle
 from optimizer.measurement.workspace import Workspace
+from optimizer.methods.engines import REFERENCE_ENGINE
 from optimizer.progress import Report, quiet
 from optimizer.records import Request, Settings
 from optimizer.system.environment import environment, resolve_threads, stolen_share, timestamp
@@ -90,9 +85,9 @@ def measure(workspace: Workspace, request: ServingRequest, report: Report = quie
     made = pair(workspace, asked, report)
     with exclusive(report):
         eager = None
-        if request.engine != EAGER:
+        if request.engine != REFERENCE_ENGINE:
             report(None, "preparing torch eager")
-            eager = uncompressed(workspace, EAGER, resolve_threads(0), 1)
+            eager = uncompressed(workspace, REFERENCE_ENGINE, resolve_threads(0), 1)
         services: dict[Key, Service] = {}
         for done, one in enumerate(grid):
             report(done / len(grid), f"compiling {one.words}")

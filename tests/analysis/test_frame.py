@@ -1,7 +1,5 @@
 import json
 import math
-import subprocess
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -262,14 +260,3 @@ def test_quantize_details_are_columns() -> None:
     made = Recipe(quantize=QuantizeSpec(weight_bits=4, granularity="tensor", symmetric=False, range="mse"))
     row = frame([make_result(made)]).iloc[0]
     assert (row["granularity"], row["symmetric"], row["range"]) == ("tensor", False, "mse")
-
-
-@pytest.mark.slow
-def test_nothing_here_reaches_torch() -> None:
-    code = (
-        "import sys; import optimizer.export.report, optimizer.charts, optimizer.export.tables; "
-        "import optimizer.analysis.frame; "
-        "print('torch' in sys.modules, 'streamlit' in sys.modules)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["False", "False"]

@@ -1,7 +1,5 @@
 """What follows from a complexity run, on synthetic runs whose truth is known."""
 
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -11,17 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from optimizer import __version__
-from optimizer.analysis import scaling
+from optimizer.analysis import growth, scaling
 from optimizer.analysis.conclusions import conclusions
-from optimizer.analysis.growth import (
-    effect,
-    fits,
-    frame,
-    headline,
-    predicted,
-    predicted_break_even,
-    predicted_effects,
-)
+from optimizer.analysis.growth import effect, fits, frame, headline, predicted_break_even, predicted_effects
 from optimizer.analysis.scaling import (
     QUICK_SIZES,
     STACK,
@@ -241,21 +231,20 @@ def test_a_convolution_visits_its_weights_once_a_pixel() -> None:
 def test_what_was_measured_is_what_is_predicted_for_it() -> None:
     measured = run(share=0.7)
     for share, removed in ((0.7, True), (0.0, False)):
-        guess, truth = predicted(measured, share), frame(measured, removed)
-        assert guess["predicted_ns"].tolist() == pytest.approx(truth["median_ns"].tolist(), rel=0.01)
-
-
-PREDICTED = run(sizes=(10, 1000))
+        for point in measured.points:
+            for execution in EXECUTIONS:
+                guess = growth._predicted_ns(measured, point, execution, share)
+                assert guess == pytest.approx(point.median_ns(execution, removed), rel=0.01)
 
 
 @pytest.mark.slow
 @given(st.integers(1, 60), st.integers(1, 60), st.integers(0, 99).map(lambda percent: percent / 100))
 def test_predicted_operations_are_those_that_would_be_counted(rows: int, columns: int, share: float) -> None:
-    point = replace(PREDICTED.points[-1], layers=(layer(rows, columns, 0.5),))
-    guess = predicted(replace(PREDICTED, points=(PREDICTED.points[0], point)), share)
+    point = ComplexityPoint("stack", STACK, (layer(rows, columns, 0.5),), ())
     wanted = layer(rows, columns, share)
-    for execution, rows_of in guess.groupby("execution"):
-        assert rows_of["operations"].iloc[-1] == wanted.operations(str(execution), removed=True)
+    for execution in EXECUTIONS:
+        found = growth._operations_at(point, execution, share)
+        assert found == wanted.operations(execution, removed=True)
 
 
 def test_the_prediction_follows_the_linear_model() -> None:
@@ -268,7 +257,7 @@ def test_the_prediction_follows_the_linear_model() -> None:
 
 @pytest.mark.parametrize("share", [1.5, 1.0, -0.1, float("nan"), float("inf")])
 def test_a_share_out_of_range_is_refused(share: float) -> None:
-    for refused in (lambda: ComplexityRequest(removed_share=share), lambda: predicted(run(), share)):
+    for refused in (lambda: ComplexityRequest(removed_share=share), lambda: predicted_effects(run(), share)):
         with pytest.raises(InputError, match=r"from 0 to 0\.99"):
             refused()
 
@@ -359,9 +348,3 @@ def test_a_network_added_under_the_same_name_is_timed_anew() -> None:
     bundled = ComplexityRequest("fashion-mlp")
     asked = [scaling.SCHEMA, __version__, bundled, environment().key]
     assert complexity_key(bundled) == digest(asked)
-
-
-@pytest.mark.slow
-def test_no_torch_is_needed_to_read_a_run() -> None:
-    check = "import sys, optimizer.analysis.scaling; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0

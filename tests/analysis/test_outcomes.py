@@ -28,8 +28,6 @@ from optimizer.analysis.outcomes import (
 from optimizer.errors import InputError
 
 SIMULATIONS = 500
-# Three standard errors of a coverage of 95 % that is known from so many simulations: 2.9 points.
-TOLERANCE = 3 * (0.95 * 0.05 / SIMULATIONS) ** 0.5
 
 law = settings(max_examples=50, deadline=None)
 

@@ -22,6 +22,7 @@ from optimizer.analysis import (
     frame,
     growth,
     headline,
+    noise,
     scaling,
     serving,
     statistics,
@@ -79,7 +80,7 @@ def reword(monkeypatch: pytest.MonkeyPatch, words: Callable[[object], str]) -> N
         monkeypatch.setattr(module, "FALLBACK", words("fallback"))
     monkeypatch.setattr(Recipe, "describe", lambda self, details=True: words((self, details)))
     monkeypatch.setattr(families.Options, "words", property(lambda self: words(tuple(self))))
-    monkeypatch.setattr(statistics.Noise, "words", property(lambda self: words(self.kind.value)))
+    monkeypatch.setattr(noise.Noise, "words", property(lambda self: words(self.kind.value)))
     monkeypatch.setattr(statistics.LatencySummary, "detectable_words", property(lambda self: words("least")))
     monkeypatch.setattr(serving.Configuration, "words", property(lambda self: words(asdict(self))))
     for name in ("may_be", "_thresholds"):

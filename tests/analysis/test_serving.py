@@ -8,13 +8,13 @@ import pytest
 from factories import OTHER_MACHINE, recipe, times_ns
 
 from optimizer.analysis.afresh import alone, timed_afresh
-from optimizer.analysis.served import EAGER_EVERY, Configuration, Served, ServedPoint
+from optimizer.analysis.noise import NoiseKind
+from optimizer.analysis.served import EAGER_EVERY, Configuration, Served, ServedPoint, Side
 from optimizer.analysis.serving import (
     MAX_CONFIGURATIONS,
     MAX_SERVED_BATCH,
     ServingRequest,
     ServingRun,
-    Side,
     as_json,
     badges,
     best_under,
@@ -25,7 +25,7 @@ from optimizer.analysis.serving import (
     serving_key,
     table,
 )
-from optimizer.analysis.statistics import SAME, LatencyVerdict, NoiseKind, summarise_latency
+from optimizer.analysis.statistics import SAME, LatencyVerdict, summarise_latency
 from optimizer.errors import InputError
 from optimizer.formats import format_ns
 from optimizer.recipe import Recipe

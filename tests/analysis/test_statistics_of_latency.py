@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import ArrayLike
 
+from optimizer.analysis.noise import NoiseKind
 from optimizer.analysis.statistics import (
     SAME,
     LatencySummary,
     LatencyVerdict,
-    NoiseKind,
     mean_time_interval,
     median_ratio,
     process_ratios,

@@ -29,7 +29,9 @@ def test_the_share_removed(visit: Visit) -> None:
     assert 0.6 < float(slopes["sparse kernel"]) < 1.5
     assert 0.6 < float(slopes["dense"]) < 1.5  # O(n); a busy machine bends it a little
     page.get_by_text("Each execution in words, and the slopes").click()
-    expect(page.get_by_text(re.compile("Sparse kernel with 50 % removed against dense")).first).to_be_visible()
+    expect(
+        page.get_by_text(re.compile("Sparse kernel with 50 % removed against dense")).first
+    ).to_be_visible()
     sentences = page.get_by_test_id("stMarkdown").get_by_role("listitem")
     told = re.compile("Pruning does not make the time constant|show no growth")  # the latter on a busy one
     expect(sentences.filter(has_text=told)).to_have_count(1)

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
-from browser.conftest import Dashboard, Visit, act, pick, table_of
-from browser.test_explore import expect_figures
+from browser.conftest import Dashboard, Visit, act, expect_figures, pick, table_of
 from optimizer.recipe import Override, PruneSpec, Recipe
 
 pytestmark = pytest.mark.browser

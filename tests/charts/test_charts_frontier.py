@@ -84,13 +84,12 @@ def test_models_that_agree_with_themselves_are_not_ranked_with_each_other() -> N
     assert len([line for line in info.series if line.name == "frontier"]) == 2
 
 
-@pytest.mark.parametrize("log", [False, True])
-def test_the_name_of_the_baseline_lies_on_no_point(log: bool) -> None:
+def test_the_name_of_the_baseline_lies_on_no_point() -> None:
     far = [make_result(recipe(0.6, 8), ratio=0.9), make_result(recipe(0.5, 8), ratio=0.95)]
     info = frontier_info(far, cost="latency")
     assert info.reference is not None
     assert (info.reference.end, info.reference.at) == ("left", None)
-    close = frontier_info([*far, make_result(recipe(0, 8), ratio=0.05)], cost="latency", log=log)
+    close = frontier_info([*far, make_result(recipe(0, 8), ratio=0.05)], cost="latency")
     assert close.reference is not None
     assert close.reference.at is not None
     places = sorted(point.x for line in close.series for point in line.points)
@@ -99,10 +98,9 @@ def test_the_name_of_the_baseline_lies_on_no_point(log: bool) -> None:
     assert name.xanchor == "center"
 
 
-@pytest.mark.parametrize("log", [False, True])
 @pytest.mark.parametrize("cost", ["kl", "drop"])
-def test_a_cost_may_be_0_everywhere(cost: str, log: bool) -> None:
-    info = frontier_info([make_result(recipe(0, 32))], cost=cost, log=log)
+def test_a_cost_may_be_0_everywhere(cost: str) -> None:
+    info = frontier_info([make_result(recipe(0, 32))], cost=cost)
     assert [point.x for line in info.series for point in line.points if line.markers] == [0]
     assert info.x.span is not None
     assert info.x.span[1] > 0

@@ -8,6 +8,7 @@ from test_charts import SWEEP, series
 
 from optimizer.analysis.summary import summarise
 from optimizer.charts import frontier_info, latency_info
+from optimizer.charts.axes import baseline_of
 from optimizer.formats import count
 from optimizer.recipe import Override, PruneSpec, Recipe
 from optimizer.records import Result
@@ -28,11 +29,10 @@ def test_latency_has_one_line_a_realisation_with_its_own_marker() -> None:
 
 def test_another_machine_is_a_line_of_its_own_with_a_visible_mark() -> None:
     elsewhere = make_result(recipe(0.5), ratio=1.4, other_machine=True)
-    for name in ("latency", "latency_ratio"):
-        info = latency_info([*SWEEP, elsewhere], name=name)
-        line = series(info, "dense fp32, other machine")
-        assert [(point.key, point.marker) for point in line.points] == [(elsewhere.key, "x")]
-        assert elsewhere.key not in {point.key for point in series(info, "dense fp32").points}
+    info = latency_info([*SWEEP, elsewhere])
+    line = series(info, "dense fp32, other machine")
+    assert [(point.key, point.marker) for point in line.points] == [(elsewhere.key, "x")]
+    assert elsewhere.key not in {point.key for point in series(info, "dense fp32").points}
     frontier = frontier_info([*SWEEP, elsewhere], cost="latency")
     assert elsewhere.key not in {point.key for point in series(frontier, "frontier").points}
 
@@ -184,19 +184,10 @@ def test_a_calm_slow_point_is_never_left_out() -> None:
     assert "above" not in info.note
 
 
-def test_percentiles_need_many_calls_and_a_full_measurement_may_have_too_few() -> None:
-    for name in ("latency_p95", "latency_p99"):
-        info = latency_info([make_result(rounds=40)], name=name)
-        assert info.series == ()
-        assert "percentiles need more calls" in info.empty
-    assert latency_info([make_result(rounds=200)], name="latency_p99").series == ()
-    assert latency_info([make_result(rounds=200)], name="latency_p95").series
-
-
 def test_unpaired_measurements_do_not_share_a_baseline_line() -> None:
-    slower = make_result(recipe(0.6), ratio=1.0)
-    slower = remade(slower, latency=make_latency(1.0, seed=5))
-    assert latency_info([SWEEP[0], slower], name="latency").reference is None
-    chosen = latency_info([SWEEP[0], slower], slower.key, name="latency").reference
+    slower = remade(make_result(recipe(0.6), ratio=1.0), latency=make_latency(1.0, seed=5))
+    both = [summarise(SWEEP[0]), summarise(slower)]
+    assert baseline_of(both, None, "latency") is None
+    chosen = baseline_of(both, slower.key, "latency")
     assert chosen is not None
-    assert chosen.y == summarise(slower).measures["latency"].baseline
+    assert chosen.y == both[1].measures["latency"].baseline

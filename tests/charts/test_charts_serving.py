@@ -8,10 +8,7 @@ import pytest
 from test_serving import GRID, make_run
 
 from optimizer.analysis.served import Configuration
-from optimizer.analysis.serving import (
-    best_under,
-    comparisons,
-)
+from optimizer.analysis.serving import best_under, comparisons
 from optimizer.charts import figure, gains_info, serving_info
 from optimizer.charts.spec import Lines
 from optimizer.charts.theme import LIGHT

@@ -5,7 +5,6 @@ import importlib.util
 import zipfile
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -171,12 +170,9 @@ def test_the_lines_in_the_card_run(
     resnet: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = taken(resnet.module, RECIPES["4 bits pruned"], torch.zeros(1, 1, 28, 28), resnet.card)
-    zipped = write("packed", source)
-    (tmp_path / "model.zip").write_bytes(zipped)
     monkeypatch.chdir(tmp_path)
-    found: dict[str, Any] = {}
-    exec(entries(zipped)[CARD_FILE].decode().split("```python\n")[1].split("\n```")[0], found)
-    check_same(found["module"], source.compressed.module, torch.ones(1, 1, 28, 28), signs=False)
+    found = run_card(write("packed", source), tmp_path)
+    check_same(found, source.compressed.module, torch.ones(1, 1, 28, 28), signs=False)
 
 
 def run_card(zipped: bytes, folder: Path, **given: object) -> nn.Module:

@@ -14,8 +14,10 @@ import torch
 from artifact_files import RECIPES, Small, entries, taken, values, zip_of
 from torch import Tensor, nn
 
+from optimizer.analysis.two_files import NetworkRef
 from optimizer.errors import InputError
 from optimizer.export.artifacts import CARD_FILE, RECIPE_FILE, load, write
+from optimizer.export.artifacts.networks import opened
 from optimizer.model.folding import fold_batch_norm
 
 
@@ -179,6 +181,13 @@ def test_other_entries_are_refused(zipped: bytes, cnn: nn.Module) -> None:
     many = zip_of({f"{index}": b"" for index in range(1000)})
     with pytest.raises(InputError, match="more entries than"):
         load(many, cnn)
+
+
+def test_a_whole_zip_file_of_two_is_not_said_to_be_none(tmp_path: Path) -> None:
+    path = tmp_path / "many.zip"
+    path.write_bytes(zip_of({f"{index}": b"" for index in range(1000)}))
+    with pytest.raises(InputError, match="^many.zip: this zip has more entries than"):
+        opened(NetworkRef(str(path)))
 
 
 @pytest.mark.slow

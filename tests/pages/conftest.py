@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import streamlit as st
 from factories import make_result
-from page_runs import DEADLINE_SECONDS, HALF, PLAIN, ROOT, SMALL
+from page_runs import DEADLINE_SECONDS, HALF, PLAIN, SMALL
 from PIL import Image
-from started import Idle, Started
+from started import Idle, Started, entry
 from streamlit.components.v2 import manifest_scanner
 from streamlit.runtime.pages_manager import PagesManager
 from streamlit.testing.v1 import AppTest
@@ -20,7 +20,7 @@ from optimizer import on_demand, work
 from optimizer.store.keys import request_key
 from optimizer.store.results import Store
 from optimizer.work import Catalogue
-from pages import sidebar, tasks
+from pages import backlog, tasks
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -70,11 +70,9 @@ def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, catalogue: Catalogu
     pool = Started(catalogue)
     store = Store(tmp_path / "results.sqlite")
     monkeypatch.setattr(tasks, "pool", lambda: pool)
-    monkeypatch.setattr(sidebar, "pool", lambda: pool)
     monkeypatch.setattr(tasks, "store", lambda: store)
-    monkeypatch.setattr(sidebar, "store", lambda: store)
-    monkeypatch.setattr(tasks, "fill_first", lambda: None)
-    monkeypatch.setattr(tasks, "background", Idle)
+    monkeypatch.setattr(backlog, "fill_first", lambda: None)
+    monkeypatch.setattr(backlog, "background", Idle)
     return pool
 
 
@@ -84,7 +82,7 @@ def stored(started: Started) -> AppTest:
     for request in (PLAIN, HALF):
         made = make_result(request.recipe, quick=True)
         tasks.store().put(replace(made, key=request_key(request), request=request))
-    return AppTest.from_file(str(ROOT / "app.py"), default_timeout=60)
+    return entry()
 
 
 @pytest.fixture
@@ -108,7 +106,7 @@ def entered(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def app(measured: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[AppTest]:
     monkeypatch.setenv("PARETOSCOPE_HOME", str(measured))
-    page = AppTest.from_file(str(ROOT / "app.py"), default_timeout=60)
+    page = entry()
     page.query_params["model"] = SMALL.model
     yield page
     pool = tasks.pool()

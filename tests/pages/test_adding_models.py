@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from page_runs import words
+from page_runs import press, words
 from started import Started
 from streamlit.testing.v1 import AppTest
 
@@ -41,11 +41,6 @@ def page(stored: AppTest, monkeypatch: pytest.MonkeyPatch) -> AppTest:
 
 def give(page: AppTest, name: str, content: bytes) -> AppTest:
     return page.file_uploader[0].set_value((name, content, "application/octet-stream")).run()
-
-
-def press(page: AppTest, label: str) -> AppTest:
-    next(button for button in page.button if button.label == label).click()
-    return page.run()
 
 
 @pytest.mark.slow

@@ -3,11 +3,11 @@
 import json
 import re
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from factories import make_result
-from started import PAGES, Started, open_page
+from page_runs import press
+from started import PAGES, ROOT, Started, open_page
 
 from optimizer.methods.pruners import PRUNERS
 from optimizer.recipe import NORMAL, Recipe
@@ -24,7 +24,6 @@ from pages.address import (
     names,
 )
 
-ROOT = Path(__file__).parents[2]
 KEYS = [f"{number:020x}" for number in range(MAX_PINS + 5)]
 RECIPE = replace(NORMAL, prune=replace(NORMAL.prune, sparsity=0.5)).differences()
 LAYERS = [{"layer": "9.weight", "weight_bits": 8}]
@@ -170,12 +169,11 @@ def test_no_more_are_pinned_than_an_address_holds(started: Started) -> None:
     key = request_key(Request("fashion-resnet", Recipe()))
     tasks.store().put(replace(make_result(quick=True), key=key))
     page = open_page("explore", {"pins": ".".join(KEYS[:MAX_PINS])})
-    pin = next(button for button in page.button if button.label == "Pin for Compare")
-    pin.click().run()
+    press(page, "Pin for Compare")
     assert "drop one under Compare" in page.toast[0].value
     assert key not in page.query_params["pins"]
     page = open_page("explore", {"pins": KEYS[0]})
-    next(button for button in page.button if button.label == "Pin for Compare").click().run()
+    press(page, "Pin for Compare")
     assert page.query_params["pins"] == f"{KEYS[0]}.{key}"
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 from factories import make_result
-from page_runs import HALF, results, words
+from page_runs import HALF, press, results, words
 from streamlit.testing.v1 import AppTest
 
 from optimizer.analysis.comparison import compare
@@ -21,7 +21,7 @@ def test_compare_shows_pinned_configurations(stored: AppTest) -> None:
 @pytest.mark.slow
 def test_what_is_pinned_is_compared(stored: AppTest) -> None:
     page = stored.run()
-    next(button for button in page.button if button.label == "Pin for Compare").click().run()
+    press(page, "Pin for Compare")
     page.switch_page("pages/compare.py").run()
     assert page.multiselect(key="configurations").value == [results()[Recipe()].key]
     assert page.query_params["pins"] == results()[Recipe()].key

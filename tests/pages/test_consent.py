@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from started import Started
+from started import Started, entry
 from streamlit.testing.v1 import AppTest
 
 from optimizer.analysis.scaling import ComplexityRequest
@@ -13,14 +13,13 @@ from optimizer.store import ledger
 from optimizer.store.items import Item
 from pages import consent, tasks
 
-ROOT = Path(__file__).parents[2]
 LONG_STEPS, SHORT_STEPS = 2_000, 20
 TUNED = {"method": "Magnitude", "sparsity": "51"}
 
 
 @pytest.fixture
 def app(started: Started) -> AppTest:
-    return AppTest.from_file(str(ROOT / "app.py"), default_timeout=60)
+    return entry()
 
 
 def start(page: AppTest) -> AppTest:
@@ -81,7 +80,7 @@ def test_a_link_to_short_work_starts_at_once(app: AppTest, started: Started) -> 
 def test_what_runs_already_is_shown(app: AppTest, started: Started) -> None:
     app.query_params |= TUNED | {"finetune": str(LONG_STEPS)}
     start(app.run())
-    another = AppTest.from_file(str(ROOT / "app.py"), default_timeout=60)
+    another = entry()
     another.query_params |= TUNED | {"finetune": str(LONG_STEPS)}
     assert not asked(another.run())
 

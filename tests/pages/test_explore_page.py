@@ -10,9 +10,9 @@ import streamlit as st
 from factories import make_result
 from page_runs import (
     HALF,
-    ROOT,
     SMALL,
     expected,
+    press,
     results,
     running,
     settled,
@@ -21,7 +21,7 @@ from page_runs import (
     try_again,
     words,
 )
-from started import PAGES, Started, open_page
+from started import PAGES, Started, entry, open_page
 from streamlit.testing.v1 import AppTest
 
 from optimizer import on_demand
@@ -35,7 +35,7 @@ from optimizer.records import Known, Request, Settings
 from optimizer.search.sweep import WORK_AHEAD_VARIABLE, neighbours
 from optimizer.store import keys, ledger
 from optimizer.system.environment import threads_available
-from pages import drawing, tasks
+from pages import backlog, drawing, tasks
 
 VERY_LONG = {"effort_seconds": MAX_EFFORT_SECONDS, "finetune_steps": MAX_FINETUNE_STEPS}
 BY_MAGNITUDE = {"model": "fashion-mlp", "method": "Magnitude"}
@@ -78,10 +78,6 @@ def test_of_very_many_results_the_newest_are_drawn_and_the_position(
     assert [one.key in curves for one in (older, newest, results()[Recipe()])] == [False, True, True]
 
 
-def press(page: AppTest, label: str) -> AppTest:
-    return next(button for button in page.button if button.label == label).click().run()
-
-
 def has_button(label: str) -> Callable[[AppTest], bool]:
     return lambda page: label in [button.label for button in page.button]
 
@@ -100,7 +96,7 @@ def test_a_measured_position_is_shown_at_once(stored: AppTest) -> None:
 def test_curves_that_were_measured_in_full_are_not_to_be_filled(stored: AppTest) -> None:
     offered = [one.label for one in stored.run().button if one.label.startswith("Fill the curves")]
     assert offered == ["Fill the curves (22 to measure)"]
-    wanted = tasks.starter(Request("fashion-resnet", NORMAL, settings=Settings(quick=False))).requests()
+    wanted = backlog.starter(Request("fashion-resnet", NORMAL, settings=Settings(quick=False))).requests()
     for number, request in enumerate(wanted):
         made = replace(make_result(request.recipe), request=request, key=keys.request_key(request))
         summaries.put(tasks.store(), made)
@@ -117,7 +113,7 @@ def test_a_page_is_headed_as_the_navigation_calls_it(started: Started, name: str
 
 
 def test_curves_that_are_being_measured_are_not_offered_once_more(stored: AppTest) -> None:
-    wanted = tasks.starter(Request("fashion-resnet", NORMAL)).requests()
+    wanted = backlog.starter(Request("fashion-resnet", NORMAL)).requests()
     missing = [one for one in wanted if tasks.store().best(one) is None]
     others = [*missing, replace(SMALL, engine="torch")]
     for requests, words_of_it in ((missing, "Filling the curves"), (others, "Sweep 2 fills the curves")):
@@ -304,7 +300,7 @@ def test_two_visitors_of_one_preset_both_get_it(app: AppTest, monkeypatch: pytes
     pages = {}
     for name in ("ann", "bob"):
         as_visitor(monkeypatch, name)
-        page = AppTest.from_file(str(ROOT / "app.py"), default_timeout=60)
+        page = entry()
         page.query_params |= {"model": "fashion-mlp"}
         pages[name] = press(page.run(), "Small")
     assert pages["ann"].session_state["session"].preset is pages["bob"].session_state["session"].preset

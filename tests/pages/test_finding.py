@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pandas as pd
 import pytest
-from page_runs import words
+from page_runs import newest, press, words
 from search_bench import Bench
 from started import Started, open_page
 from streamlit.testing.v1 import AppTest
@@ -25,19 +25,9 @@ from pages import finding, sidebar, tasks
 LINK = {"model": "fashion-mlp", "ask": "The best under limits"}
 
 
-def press(page: AppTest, label: str) -> AppTest:
-    page = next(button for button in page.button if button.label == label).click().run()
-    assert not page.exception
-    return page
-
-
 def asked(**link: str) -> tuple[AppTest, Sweep]:
     page = press(open_page("sweep", LINK | link), "Find")
     return page, newest()
-
-
-def newest() -> Sweep:
-    return ledger.sweeps(tasks.store())[0]
 
 
 def claimed() -> Item:

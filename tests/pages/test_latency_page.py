@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from page_runs import SMALL, settled, try_again, words
+from page_runs import SMALL, press, settled, try_again, words
 from started import Started, open_page
 from streamlit.testing.v1 import AppTest
 from test_serving import make_run
@@ -61,7 +61,7 @@ def test_while_throughput_is_measured_the_empty_chart_says_so(started: Started) 
 def test_load_is_measured_when_asked_and_the_highest_rate_under_a_limit_is_named(started: Started) -> None:
     link = {"model": "fashion-mlp", "what": "int8"}
     page = open_page("latency", link)
-    next(button for button in page.button if button.label == "Measure under load").click().run()
+    press(page, "Measure under load")
     (job,) = [job for job in started.listed.values() if job.task == "load"]
     assert isinstance(job.request, LoadRequest)
     assert job.request.settings.quick

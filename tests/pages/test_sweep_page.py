@@ -5,9 +5,8 @@ from typing import Any
 
 import pytest
 from factories import OTHER_MACHINE, make_result
-from page_runs import PLAIN, words
+from page_runs import PLAIN, newest, press, words
 from started import Started, open_page
-from streamlit.testing.v1 import AppTest
 
 from optimizer.analysis.limits import Limits
 from optimizer.cluster.spread import Device
@@ -17,20 +16,10 @@ from optimizer.search import questions
 from optimizer.search.records import Question
 from optimizer.search.sweep import STARTER_BITS, STARTER_SPARSITIES, Grid
 from optimizer.store import ledger
-from optimizer.store.items import Line, Sweep
-from pages import consent, grids, sidebar, tasks
+from optimizer.store.items import Line
+from pages import backlog, consent, devices, tasks
 
 GRID = Grid(replace(PLAIN, model="fashion-mlp", recipe=NORMAL), (0.0, 0.5), (32, 4), (32,), ("openvino",))
-
-
-def press(page: AppTest, label: str) -> AppTest:
-    page = next(button for button in page.button if button.label.startswith(label)).click().run()
-    assert not page.exception
-    return page
-
-
-def newest() -> Sweep:
-    return ledger.sweeps(tasks.store())[0]
 
 
 def measure_next() -> None:
@@ -210,6 +199,22 @@ def test_a_sweep_is_repeated_and_extended(started: Started) -> None:
     assert decode(newest().asked, Grid).weight_bits == (32, 8, 4)
 
 
+def test_the_time_that_a_sweep_would_take_is_that_of_its_own_model(
+    started: Started, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store_some(4)
+    asked: list[str] = []
+    seconds_of = consent.seconds_of
+
+    def noted(requests: Any, each: Any, card: Any) -> float:
+        asked.append(card.name)
+        return seconds_of(requests, each, card)
+
+    monkeypatch.setattr(consent, "seconds_of", noted)
+    press(open_page("sweep", {"model": "fashion-vit"}), "Extend")
+    assert (asked[0], asked[-1]) == ("fashion-vit", "fashion-mlp")
+
+
 def test_for_what_is_timed_on_other_machines_the_command_is_shown(started: Started) -> None:
     ledger.create(tasks.store(), encode(GRID), GRID.requests(), "ann", OTHER_MACHINE.key)
     page = open_page("sweep", {})
@@ -237,8 +242,7 @@ class Lent:
 @pytest.fixture
 def lent(started: Started, monkeypatch: pytest.MonkeyPatch) -> Lent:
     made = Lent()
-    for module in (tasks, sidebar):
-        monkeypatch.setattr(module, "cluster", lambda: made)
+    monkeypatch.setattr(backlog, "cluster", lambda: made)
     return made
 
 
@@ -323,7 +327,7 @@ def test_a_sweep_is_called_by_the_processor_that_was_drawn(
 
 
 def test_time_left_counts_the_slots_that_something_fills(lent: Lent) -> None:
-    assert [grids.slots_of(OTHER_MACHINE.key, left) for left in (9, 3, 1, 0)] == [4, 3, 1, 1]
+    assert [devices.slots_of(OTHER_MACHINE.key, left) for left in (9, 3, 1, 0)] == [4, 3, 1, 1]
 
 
 def test_while_the_cluster_is_lost_a_sweep_says_so(lent: Lent) -> None:

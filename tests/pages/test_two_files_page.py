@@ -2,7 +2,7 @@
 
 import pytest
 from hostile_graphs import SIDES, classifier
-from page_runs import words
+from page_runs import press, words
 from started import Started, open_page
 from streamlit.testing.v1 import AppTest
 
@@ -17,11 +17,6 @@ def page(stored: AppTest) -> AppTest:
     found = stored.switch_page("pages/compare.py").run()
     assert not found.exception
     return found
-
-
-def press(page: AppTest, label: str) -> AppTest:
-    next(button for button in page.button if button.label == label).click()
-    return page.run()
 
 
 def give(page: AppTest, side: str, name: str, content: bytes) -> None:

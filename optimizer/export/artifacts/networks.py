@@ -88,6 +88,8 @@ def _of_zip(ref: NetworkRef, path: Path, report: Report) -> Candidate:
             check_directory(file, path.stat().st_size)
         with zipfile.ZipFile(path) as archive:
             entries = {entry.filename: entry.file_size for entry in archive.infolist()}
+    except InputError as error:
+        raise InputError(f"{ref.name}: {error}") from error
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
         raise InputError(f"{ref.name} is no whole zip file ({error}): write it again") from error
     weights = next((name for name in (DENSE_FILE, PACKED_FILE) if name in entries), "")
