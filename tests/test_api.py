@@ -547,6 +547,13 @@ def infinite(name: str, value: float = torch.inf) -> Callable[[Tensor], nn.Modul
     return made
 
 
+def with_an_empty_layer(images: Tensor) -> nn.Module:
+    net = Net()
+    net.spare = nn.Linear(16, 1, bias=False)
+    net.spare.weight = nn.Parameter(net.spare.weight[:0])
+    return net
+
+
 REFUSED: list[tuple[Callable[[Tensor], Any], Callable[[Tensor], Any], str]] = [
     (lambda _: Pair(), lambda images: images, "gives tuple, not one tensor of floats"),
     (lambda _: TwoInputs(), lambda images: images, r"needs 2 inputs \(first, second\): wrap it"),
@@ -556,6 +563,7 @@ REFUSED: list[tuple[Callable[[Tensor], Any], Callable[[Tensor], Any], str]] = [
     (infinite("body.1.running_var"), lambda images: images, "running_var has values that are not finite"),
     (infinite("mask", torch.nan), lambda images: images, "mask has values that are not finite"),
     (lambda _: nn.ReLU(), lambda images: images, "nothing to compress"),
+    (with_an_empty_layer, lambda images: images, r"spare.weight is empty \(a weight of shape \[0, 16\]\): leave it"),
     (lambda _: 3, lambda images: images, "int is no model"),
     (lambda _: Net(), lambda images: None, "needs images: give data"),
     (lambda _: Net(), lambda images: TensorDataset(images[:0]), "no example"),

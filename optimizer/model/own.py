@@ -94,7 +94,11 @@ def tried(module: nn.Module, shape: tuple[int, ...], of_images: bool = False) ->
             continue
         if tensor.isnan().any() or (learned and tensor.isinf().any()):  # in other buffers, masks have -inf
             raise InputError(f"{name} has values that are not finite: load whole weights into the model")
-    if not any(walk(module)):
+    layers = list(walk(module))
+    if empty := next((layer for layer in layers if not layer.weight.numel()), None):
+        sides = list(empty.weight.shape)
+        raise InputError(f"{empty.name} is empty (a weight of shape {sides}): leave it out of the model")
+    if not layers:
         raise InputError(
             f"{_kind(module)} has nothing to compress: no convolution, linear layer or attention projection "
             "that multiplies with its weight as it is"
