@@ -666,7 +666,7 @@ def runner_that_takes(seconds: float, kernel: str, more: float = 0.0) -> Runner:
 
 
 def test_the_faster_of_two_executions_serves() -> None:
-    own, whole = runner_that_takes(0.001, "sparse"), runner_that_takes(0.004, "brgconv")
+    own, whole = runner_that_takes(0.001, "sparse"), runner_that_takes(0.02, "brgconv")
     images = np.zeros((1, 3))
     assert sparse.faster(own, whole, images).infer is own.infer
     left = sparse.faster(whole, own, images)
@@ -675,7 +675,7 @@ def test_the_faster_of_two_executions_serves() -> None:
 
 
 def test_which_one_serves_is_compared_for_each_batch() -> None:
-    own, whole = runner_that_takes(0.001, "sparse", more=0.003), runner_that_takes(0.004, "brgconv")
+    own, whole = runner_that_takes(0.001, "sparse", more=0.03), runner_that_takes(0.02, "brgconv")
     found = sparse.faster(own, whole, np.zeros((1, 3)))
     assert found.infer is own.infer
     assert found.serve
