@@ -262,15 +262,15 @@ def draw(
 
 
 def toolbar(
-    request: Request, way: Recipe, result: Result | None, results: list[Summary]
+    request: Request, sliders: Recipe, result: Result | None, results: list[Summary]
 ) -> tuple[list[Job], bool]:
     """How far to trust this position and what to do with it; gives the jobs that its buttons started, and
     whether the curves are being filled.
 
-    ``way`` is how the sliders say to prune and round, which a position that does neither has no trace of.
+    ``sliders`` is how they say to prune and round, which a position that does neither has no trace of.
     """
     full = replace(request, settings=replace(request.settings, quick=False))
-    curves = backlog.starter(replace(request, recipe=any_amount(way)))
+    curves = backlog.starter(replace(request, recipe=any_amount(sliders)))
     wanted = curves.requests()
     keyed = dict(zip(request_keys(wanted), wanted, strict=True))
     done = tasks.store().known(keyed)
@@ -285,8 +285,8 @@ def toolbar(
         if result:
             drawing.badges(summarise(result))
     with row.container(horizontal=True, width="content"):  # on a line of their own where there is no room
-        if way.layers and st.button("Clear overrides", icon=":material/layers_clear:"):
-            session().recipe = replace(way, layers=())
+        if sliders.layers and st.button("Clear overrides", icon=":material/layers_clear:"):
+            session().recipe = replace(sliders, layers=())
             st.rerun()
         if st.button(
             "Measure in full",

@@ -563,7 +563,11 @@ REFUSED: list[tuple[Callable[[Tensor], Any], Callable[[Tensor], Any], str]] = [
     (infinite("body.1.running_var"), lambda images: images, "running_var has values that are not finite"),
     (infinite("mask", torch.nan), lambda images: images, "mask has values that are not finite"),
     (lambda _: nn.ReLU(), lambda images: images, "nothing to compress"),
-    (with_an_empty_layer, lambda images: images, r"spare.weight is empty \(a weight of shape \[0, 16\]\): leave it"),
+    (
+        with_an_empty_layer,
+        lambda images: images,
+        r"spare.weight is empty \(a weight of shape \[0, 16\]\): leave it",
+    ),
     (lambda _: 3, lambda images: images, "int is no model"),
     (lambda _: Net(), lambda images: None, "needs images: give data"),
     (lambda _: Net(), lambda images: TensorDataset(images[:0]), "no example"),

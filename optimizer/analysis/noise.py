@@ -62,8 +62,8 @@ class Noise:
                 side = "above" if self.value > 0 else "below"
                 return f"the {series}'s mean is {value} {side} its median {limit}: calls are not alike"
             case NoiseKind.DRIFT:
-                way = "slower" if self.value > 0 else "faster"
-                return f"the {series}'s second half is {value} {way} than its first {limit}"
+                direction = "slower" if self.value > 0 else "faster"
+                return f"the {series}'s second half is {value} {direction} than its first {limit}"
             case NoiseKind.MEAN_DISAGREES:
                 return (
                     f"median and mean disagree: {self.low:.3f}× of the baseline's time by the median, "

@@ -30,8 +30,12 @@ def serving_info(
             title, x, y, empty="Not measured yet.<br>Choose batch sizes, threads and streams, and measure."
         )
     compared = comparisons(run)
-    ways = sorted({_way(one) for one in compared})
-    series = [_served(run, compared, network, way) for network in reversed(networks(run)) for way in ways]
+    concurrencies = sorted({_concurrency(one) for one in compared})
+    series = [
+        _served(run, compared, network, concurrency)
+        for network in reversed(networks(run))
+        for concurrency in concurrencies
+    ]
     named = {one.colour: index for index, one in reversed([*enumerate(series)])}  # one of a network is enough
     points = [point for one in series for point in one.points]
     ends = [end for point in points for end in (point.x, point.x_low, point.x_high) if end] + [
@@ -51,7 +55,9 @@ def serving_info(
         selected=chosen,
         selected_name="best under the limit",
         limit=Limit(f"limit {format_ns(limit_ns)}", limit_ns) if limit_ns else None,
-        note=" · ".join(["labels: batch size" + ", threads × streams" * (len(ways) > 1), *hollow(points)]),
+        note=" · ".join(
+            ["labels: batch size" + ", threads × streams" * (len(concurrencies) > 1), *hollow(points)]
+        ),
     )
 
 
@@ -106,19 +112,19 @@ def _overlap(one: Box, other: Box) -> bool:
     return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
-def _way(one: ServedComparison) -> tuple[int, int]:
+def _concurrency(one: ServedComparison) -> tuple[int, int]:
     """How many threads and streams."""
     return one.configuration.threads, one.configuration.streams
 
 
 def _served(
-    run: ServingRun, compared: Sequence[ServedComparison], network: Side, way: tuple[int, int]
+    run: ServingRun, compared: Sequence[ServedComparison], network: Side, concurrency: tuple[int, int]
 ) -> Series:
     """One network's line for so many threads and streams; several streams are dashed."""
     of_recipe, kind = network is Side.RECIPE, realisation(run.execution)
     colour, marker = (kind, MARKERS[kind]) if of_recipe else ("baseline", "circle")
     name = run.request.recipe.describe() if of_recipe else "uncompressed"
-    found = [one for one in compared if _way(one) == way]
+    found = [one for one in compared if _concurrency(one) == concurrency]
     points = []
     for one in found:
         performance = one.of(network)
@@ -136,10 +142,10 @@ def _served(
                 marker=marker,
                 simulated=of_recipe and bool(run.execution.simulated),
                 noisy=bool(one.fair.noise),
-                label=f"{one.configuration.batch}{f', {way[0]} × {way[1]}' if last else ''}",
+                label=f"{one.configuration.batch}{f', {concurrency[0]} × {concurrency[1]}' if last else ''}",
             )
         )
-    return Series(clip(name, 44), colour, tuple(points), line="solid" if way[1] == 1 else "dash")
+    return Series(clip(name, 44), colour, tuple(points), line="solid" if concurrency[1] == 1 else "dash")
 
 
 def _hover(name: str, one: ServedComparison, network: Side) -> str:

@@ -29,7 +29,7 @@ from torch.nn import functional
 from optimizer.compression.calibration.moments import channels_last
 from optimizer.compression.calibration.statistics import HELD_OUT, seen_and_held_out
 from optimizer.compression.divergence import divergence, is_classifier, prepared
-from optimizer.compression.gradients import way_to_learn
+from optimizer.compression.gradients import gradient_context
 from optimizer.compression.learner import Learner, Moments
 from optimizer.compression.quantize.held import HeldGrid
 from optimizer.compression.segments import chains, outputs
@@ -147,7 +147,7 @@ def learning(
     ``masks``, by layer name, are True where a weight survived. ``grids``, likewise, are those that the
     student's weights lie on, and are to stay on. Raises InputError for a student that can't learn.
     """
-    way = way_to_learn(student, images[:1])
+    context = gradient_context(student, images[:1])
     model = copy.deepcopy(student).eval()  # batch norm, where any is left, keeps its statistics
     laid_out, images = channels_last(teacher, images)
     if laid_out is not teacher:
@@ -161,7 +161,7 @@ def learning(
     first = _first_to_learn(parts, kept)
     given = len(images)
     images, wanted = _kept_outputs(originals, first, images, budget, is_classifier(teacher))
-    return Distillation(model, parts, first, images, given, wanted, kept, held, budget, report, way)
+    return Distillation(model, parts, first, images, given, wanted, kept, held, budget, report, context)
 
 
 def _kept_outputs(
@@ -238,7 +238,7 @@ class Distillation:
     that answers the images held out most nearly as is wanted. ``before`` and ``after`` are divergences (KL,
     nats) on those, of logits that are as sharp as suits them: being sharper or blunter makes no answer
     another. ``suits`` is how sharp that is of what all began from, ``sharpness`` of the best. Gradients are
-    had by the ``way`` of :func:`optimizer.compression.gradients.way_to_learn`.
+    had within the ``context`` of :func:`optimizer.compression.gradients.gradient_context`.
     """
 
     model: nn.Module
@@ -251,7 +251,7 @@ class Distillation:
     held: Mapping[nn.Parameter, HeldGrid]
     budget: Budget
     report: Report
-    way: Callable[[], AbstractContextManager[None]]
+    context: Callable[[], AbstractContextManager[None]]
     random: torch.Generator = field(default_factory=lambda: torch.Generator().manual_seed(0))
     inputs: Tensor = field(init=False)
     divergence_weight: float = field(init=False)
@@ -341,7 +341,7 @@ class Distillation:
         """A step that is the smaller the more of ``length`` of the budget is spent since the share
         ``begun``."""
         done = (self.budget.share - begun) / max(length, 1e-9)
-        with self.way():
+        with self.context():
             self.loss().backward()
         learner.descend(rate * max(0.0, 1 - done))
         self.budget.stepped()

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from optimizer.compression.asymmetric import refined
 from optimizer.compression.distillation import MIN_IMAGES, learning
-from optimizer.compression.gradients import way_to_learn
+from optimizer.compression.gradients import gradient_context
 from optimizer.compression.quantize.held import HeldGrid
 from optimizer.errors import InputError
 from optimizer.progress import Report, is_enough, quiet, stop_if_cancelled
@@ -115,7 +115,7 @@ def improve(
         raise InputError(
             f"{len(images)} images are too few for best effort: give at least {MIN_IMAGES}, or 0 seconds"
         )
-    way_to_learn(student, images[:1])  # refining it first would take minutes
+    gradient_context(student, images[:1])  # refining it first would take minutes
     budget, made = Seconds(seconds, clock), student
     if refine and (grids or not all(mask.all() for mask in masks.values())):
         keep_going = partial(_keep_going, budget, report, "rounding" if grids else "refitting")

@@ -39,19 +39,19 @@ def gradients(in_place: bool, everywhere: bool) -> Iterator[None]:
         yield
 
 
-def way_to_learn(model: nn.Module, image: Tensor) -> Callable[[], AbstractContextManager[None]]:
+def gradient_context(model: nn.Module, image: Tensor) -> Callable[[], AbstractContextManager[None]]:
     """The plainest :func:`gradients` that ``model`` learns by, tried on ``image`` ``[1, ...]``; it stays as
     it was. Raises InputError where there is none."""
     copied = trainable(model)
     reason = "its code keeps gradients from its outputs"
     for in_place, everywhere in product((False, True), repeat=2):
-        way = partial(gradients, in_place, everywhere)
+        context = partial(gradients, in_place, everywhere)
         try:
-            with torch.enable_grad(), way():
+            with torch.enable_grad(), context():
                 outputs = copied(image)
                 if outputs.requires_grad:
                     outputs.sum().backward()
-                    return way
+                    return context
         except RuntimeError as error:
             reason = str(error).strip().partition("\n")[0]
     raise InputError(f"this network can't learn ({reason}): leave best effort and fine-tuning out")
