@@ -33,8 +33,14 @@ from pages.session import session
 SHARES = (0, 10, 20, 30, 40, 50, 60, 70, 80, 90, 95)
 """Percent of the weights."""
 ACTIVATIONS = (32, 8)
+RECIPE_PIXELS = 290
+"""Of its column, which would else stay as wide as the first results need it."""
 CHARTS = ("frontiers", "parallel coordinates")
 VIEWS = ("all", "on the frontier", "not measured")
+NOT_RANKED = (
+    "None can be ranked: every latency is noisy, and this frontier is of accuracy lost, zstd size and "
+    "latency ratio."
+)
 COLUMNS = (
     Column.ENGINE, Column.RECIPE, *frame.ACCURACIES, *frame.AGREEMENTS, *frame.FIDELITIES,
     Column.COMPRESSED, Column.LATENCY, Column.RATIO, Column.VERDICT, Column.BADGES, Column.FRONTIER,
@@ -297,11 +303,11 @@ def table(sweep: Sweep, items: Sequence[Item], results: dict[str, Summary]) -> N
             disabled=not shown,
         )
     if view == "not measured":
-        rows = [row_of(item) for item in items if item.key not in results]
+        rows = rows_of([item for item in items if item.key not in results])
         st.dataframe(pd.DataFrame(rows), hide_index=True) if rows else st.caption("Everything is measured.")
         return
     if not shown:
-        st.caption("Nothing is measured yet." if view == "all" else "Nothing is on the frontier yet.")
+        st.caption(NOT_RANKED if results and view != "all" else "Nothing is measured yet.")
         return
     if out := sweep.counts.get("screened out"):
         st.caption(f"{count(out, 'configuration')} screened out: can't be on the frontier.")
@@ -320,6 +326,7 @@ def table(sweep: Sweep, items: Sequence[Item], results: dict[str, Summary]) -> N
     st.dataframe(
         made,
         column_order=wanted,
+        column_config={Column.RECIPE.label: st.column_config.TextColumn(width=RECIPE_PIXELS)},
         hide_index=True,
         on_select=take_row,
         selection_mode="single-row",
@@ -327,14 +334,19 @@ def table(sweep: Sweep, items: Sequence[Item], results: dict[str, Summary]) -> N
     )
 
 
-def row_of(item: Item) -> dict[str, str]:
-    request = item.request
-    return {
-        "recipe": request.recipe.describe() if request else "",
-        "engine": engine_label(request.engine) if request else "",
-        "state": item.state,
-        "why": item.message,
-    }
+def rows_of(items: Sequence[Item]) -> list[dict[str, str]]:
+    """What is not measured, and why."""
+    requests = [item.request for item in items]
+    recipes = [(one.recipe.describe(False), one.recipe.describe()) if one else ("", "") for one in requests]
+    return [
+        {
+            "recipe": words,
+            "engine": engine_label(one.engine) if one else "",
+            "state": item.state,
+            "why": item.message,
+        }
+        for item, one, words in zip(items, requests, charts.brief(recipes), strict=True)
+    ]
 
 
 def actions(result: Summary | None) -> None:

@@ -1,6 +1,6 @@
 """Models and data: what there is, from where, what it costs to get, and what the chosen images come to."""
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import pandas as pd
 import streamlit as st
@@ -46,10 +46,10 @@ def main() -> None:
         placeholder=MISSING,
         column_config={
             "top-1": st.column_config.NumberColumn(
-                format="percent", help="As published, on ImageNet or the test split"
+                format="%.1f %%", help="As published, on ImageNet or the test split"
             ),
-            "weights": st.column_config.NumberColumn(format="compact"),
-            "download": st.column_config.NumberColumn(format="bytes"),
+            "weights": st.column_config.NumberColumn(format="%.2f M"),
+            "download": st.column_config.NumberColumn(format="%.1f MB"),
             "ready": st.column_config.CheckboxColumn(help="Whether its weights are on this machine"),
         },
     )
@@ -69,17 +69,17 @@ def show_machine() -> None:
         else "Nothing makes timings noisy here."
     )
     with st.expander("What was looked at, and what would mend it"):
-        st.dataframe(
-            pd.DataFrame([asdict(check) for check in checks]),
-            hide_index=True,
-            placeholder=MISSING,
-            column_config={
-                "name": st.column_config.TextColumn("check"),
-                "state": st.column_config.TextColumn("timings"),
-                "costs": st.column_config.TextColumn("what it costs"),
-                "command": st.column_config.TextColumn("what would mend it"),
-            },
-        )
+        rows = [
+            {
+                "check": check.name,
+                "timings": check.state,
+                "found": check.found,
+                "what it costs": check.costs or MISSING,
+                "what would mend it": check.command or MISSING,
+            }
+            for check in checks
+        ]
+        st.table(pd.DataFrame(rows).map(plain), hide_index=True)  # its words wrap
         st.caption("The same in a shell: `paretoscope doctor`. It changes nothing.")
 
 
@@ -87,9 +87,9 @@ def row(card: ModelCard) -> dict[str, object]:
     return {
         "model": card.name,
         "source": card.source,
-        "top-1": card.published_top1,
-        "weights": card.parameters,
-        "download": card.download_bytes,
+        "top-1": None if card.published_top1 is None else 100 * card.published_top1,
+        "weights": None if card.parameters is None else card.parameters / 1e6,
+        "download": None if card.download_bytes is None else card.download_bytes / 1e6,
         "ready": card.ready,
         "input": "×".join(map(str, card.input_shape)),
         "classes": card.classes,

@@ -79,10 +79,11 @@ def rows(outputs: Iterable[OutputFidelity]) -> list[dict[str, str]]:
 
 
 def _significant(measure: Measure) -> str:
-    """Outputs may be of any size, so that digits are counted from the first."""
-    if measure.low is None or measure.high is None:
-        return f"{measure.value:.3g}"
-    return f"{measure.value:.3g} ({measure.low:.3g} to {measure.high:.3g})"
+    """Outputs may be of any size, so that digits are counted from the first: three, zeros too."""
+    value, low, high = (
+        "" if one is None else f"{one:#.3g}".rstrip(".") for one in (measure.value, measure.low, measure.high)
+    )
+    return f"{value} ({low} to {high})" if low and high else value
 
 
 def as_json(outputs: Iterable[OutputFidelity]) -> list[dict[str, Any]]:

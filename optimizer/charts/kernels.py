@@ -25,7 +25,7 @@ def parts_info(run: Coverage) -> Stacks:
     """The time of a call by what ran, uncompressed and compressed, under the engine's profiler."""
     networks = {"uncompressed": run.baseline}
     if not run.request.recipe.identity:
-        networks[wrapped(run.request.recipe.describe(), 26)] = run.kernels
+        networks[wrapped(run.request.recipe.describe(details=False), 26)] = run.kernels
     bars = []
     for name, kernels in networks.items():
         taken = parts(kernels)

@@ -40,6 +40,5 @@ def search_info(steps: Sequence[Step], minimise: str, limit: float | None = None
         y if minimise in ("drop", "sqnr") else replace(y, span=from_zero(max(highest, limit or 0.0))),
         (Series("best so far", "accent", points, line="steps"),),
         reference=reference,
-        note=f"{100 * steps[-1].covered:.0f} % of the losses and times within the limits are no better than "
-        "what was found (hypervolume)",
+        note=f"hypervolume: {100 * steps[-1].covered:.0f} % of what the limits allow is dominated",
     )

@@ -15,6 +15,7 @@ from optimizer.charts.points import clip, hollow, selected_point
 from optimizer.charts.spec import Axis, Corner, Limit, Lines, Point, Series
 from optimizer.charts.theme import MARKERS
 from optimizer.formats import count, format_ns
+from optimizer.recipe import Recipe
 
 
 def serving_info(
@@ -123,7 +124,7 @@ def _served(
     """One network's line for so many threads and streams; several streams are dashed."""
     of_recipe, kind = network is Side.RECIPE, realisation(run.execution)
     colour, marker = (kind, MARKERS[kind]) if of_recipe else ("baseline", "circle")
-    name = run.request.recipe.describe() if of_recipe else "uncompressed"
+    recipe = run.request.recipe if of_recipe else Recipe()
     found = [one for one in compared if _concurrency(one) == concurrency]
     points = []
     for one in found:
@@ -138,14 +139,19 @@ def _served(
                 high=performance.throughput_high,
                 x_low=performance.latency_low,
                 x_high=performance.latency_high,
-                hover=_hover(name, one, network),
+                hover=_hover(recipe.describe(), one, network),
                 marker=marker,
                 simulated=of_recipe and bool(run.execution.simulated),
                 noisy=bool(one.fair.noise),
                 label=f"{one.configuration.batch}{f', {concurrency[0]} × {concurrency[1]}' if last else ''}",
             )
         )
-    return Series(clip(name, 44), colour, tuple(points), line="solid" if concurrency[1] == 1 else "dash")
+    return Series(
+        clip(recipe.describe(details=False), 44),
+        colour,
+        tuple(points),
+        line="solid" if concurrency[1] == 1 else "dash",
+    )
 
 
 def _hover(name: str, one: ServedComparison, network: Side) -> str:

@@ -138,7 +138,7 @@ def _weight_shape(node: Any) -> tuple[int, ...]:
 def _end(node: Any, of_images: set[str]) -> Any:
     """The operation that ends a layer: its product, or what adds its bias."""
     while True:
-        readers = [target.get_node() for target in node.output(0).get_target_inputs()]
+        readers = _readers(node)
         if len(readers) != 1 or readers[0].get_type_name() not in AFFINE:
             return node
         others = {_source(readers[0], number) for number in range(2)} - {node.get_friendly_name()}
@@ -148,9 +148,15 @@ def _end(node: Any, of_images: set[str]) -> Any:
         node = readers[0]
 
 
+def _readers(node: Any) -> list[Any]:
+    """What reads its values. Of what a bias of an ONNX file is added to, OpenVINO reads the shape besides."""
+    readers = [target.get_node() for target in node.output(0).get_target_inputs()]
+    return [one for one in readers if one.get_type_name() != "ShapeOf"]
+
+
 def _clip(end: Any) -> tuple[float, float] | None:
     """The ends of what clips a layer's output, where nothing else reads it."""
-    readers = [target.get_node() for target in end.output(0).get_target_inputs()]
+    readers = _readers(end)
     kinds = [reader.get_type_name() for reader in readers]
     if kinds == ["Relu"]:
         return 0.0, math.inf

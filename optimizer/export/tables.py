@@ -189,6 +189,7 @@ def page(
         figures=_script_json(figures),
         plotly=Markup(get_plotlyjs().replace("</script", "<\\/script")) if charts else "",
         rows=table(results),
+        interval=Markup(" <wbr>("),  # where a number may go on in the next line
         light=LIGHT,
         dark=DARK,
         font=Markup(FONT),
@@ -258,7 +259,7 @@ _TEMPLATE = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=
 @media (prefers-color-scheme: dark) { :root { {{ colours(dark) }} } }
 @media print { :root { {{ colours(light) }} } }
 * { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 1240px; padding: 32px 24px 64px;
+body { margin: 0 auto; max-width: 1320px; padding: 32px 24px 64px;
        background: var(--page); color: var(--text); font: 15px/1.5 {{ font }}; }
 h1 { font-size: 26px; line-height: 1.2; margin: 0; }
 h2 { font-size: 18px; margin: 40px 0 8px; }
@@ -271,11 +272,11 @@ li { margin: 6px 0; }
 .chart { min-width: 0; break-inside: avoid; }
 .table { overflow-x: auto; }
 table { border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums; }
-th, td { padding: 6px 12px 6px 0; text-align: left; vertical-align: top;
+th, td { padding: 6px 10px 6px 0; text-align: left; vertical-align: top;
          border-bottom: 1px solid var(--grid); }
-th { color: var(--muted); font-weight: 600; white-space: nowrap; }
-td { white-space: nowrap; }
-td.long { white-space: normal; min-width: 320px; }
+th { color: var(--muted); font-weight: 600; }
+td.number { white-space: nowrap; }
+td.long { min-width: 200px; }
 </style>
 </head>
 <body>
@@ -290,7 +291,14 @@ Measured with Paretoscope {{ version }}{% if measured %} on {{ measured | join("
 {% for row in frame.itertuples(index=False, name=None) %}
 <tr>
 {% for cell in row %}
-<td{% if cell | string | length > 48 %} class="long"{% endif %}>{{ cell }}</td>
+{% set text = cell | string %}
+{% if text | length > 48 %}
+<td class="long">{{ text }}</td>
+{% elif text | length < 30 and text[:1] in "−0123456789" %}
+<td class="number">{{ text | replace(" (", interval) }}</td>
+{% else %}
+<td>{{ text }}</td>
+{% endif %}
 {% endfor %}
 </tr>
 {% endfor %}

@@ -150,7 +150,8 @@ class Preprocessing:
             [(white - mean) / std for mean, std in zip(self.mean, self.std, strict=True)]
             for white in (0, self.range)
         )
-        return f"{how} ({self.interpolation}), {self.channels}, values from {min(low):.3g} to {max(high):.3g}"
+        reach = f"{min(low):.3g} to {max(high):.3g}".replace("-", "−")
+        return f"{how} ({self.interpolation}), {self.channels}, values from {reach}"
 
 
 def _margin(have: int, want: int) -> int:
@@ -164,7 +165,7 @@ IMAGENET = Preprocessing(
 """What most networks for photographs were trained with."""
 PRESETS: dict[str, Preprocessing] = {
     "ImageNet": IMAGENET,
-    "-1 to 1": Preprocessing((224, 224), mean=(0.5,) * 3, std=(0.5,) * 3),
+    "−1 to 1": Preprocessing((224, 224), mean=(0.5,) * 3, std=(0.5,) * 3),
     "0 to 1": Preprocessing((224, 224)),
     "0 to 255, BGR": Preprocessing((224, 224), channels="BGR", range=255),
 }

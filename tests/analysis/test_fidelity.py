@@ -57,6 +57,12 @@ def test_intervals_hold_the_mean_of_images(figure: object, values: object) -> No
     assert found.high == pytest.approx(each.mean() + 2 * error, abs=1.3 * error)
 
 
+def test_a_figure_of_any_size_has_three_digits_zeros_too() -> None:
+    assert fidelity._significant(Measure(0.111, 0.11, 0.113)) == "0.111 (0.110 to 0.113)"
+    assert fidelity._significant(Measure(123.4, 120.0, 130.2)) == "123 (120 to 130)"
+    assert fidelity._significant(Measure(2e-5)) == "2.00e-05"
+
+
 def test_cards_and_charts_say_fidelity_in_place_of_agreement() -> None:
     card = headlines(summarise(HALF), HALF.inspection)[0]
     assert card.label == "Fidelity (SQNR)"

@@ -4,7 +4,7 @@ import pytest
 from test_coverage import INT8, between, conversion, layer, profile
 
 from optimizer.charts import alternative, figure, kernels_info, parts_info
-from optimizer.recipe import Recipe
+from optimizer.recipe import PruneSpec, QuantizeSpec, Recipe
 
 COVERAGE = profile(conversion(6), layer("first", 30, "u8"), layer("second", 19))
 
@@ -26,6 +26,9 @@ def test_parts_add_up_to_the_call() -> None:
     assert [sum(bar.x[row] for bar in drawn.data) for row in (0, 1)] == pytest.approx([100e-6, 56e-6])
     assert "int8 kernels, 30.0 µs, 53.6 %" in alternative(info)
     assert len(parts_info(profile(layer("first", 60), made=Recipe())).rows) == 1
+    exactly = Recipe(PruneSpec("compensated", 0.5), QuantizeSpec("compensated", 4, range="mse"))
+    (_, (name, _)) = parts_info(profile(layer("first", 60), made=exactly)).rows
+    assert name == "50 % of layer weights\npruned · 4-bit weights", "more lines would lie on the axis below"
 
 
 def test_layers_stand_beside_what_they_took_before() -> None:

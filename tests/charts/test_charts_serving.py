@@ -12,7 +12,7 @@ from optimizer.analysis.serving import best_under, comparisons
 from optimizer.charts import figure, gains_info, serving_info
 from optimizer.charts.spec import Lines
 from optimizer.charts.theme import LIGHT
-from optimizer.recipe import Recipe
+from optimizer.recipe import QuantizeSpec, Recipe
 
 RUN = make_run()
 
@@ -32,6 +32,13 @@ def test_a_line_for_each_network_and_number_of_threads_and_streams() -> None:
     assert "of uncompressed, same configuration: faster" in point.hover
     assert info.limit is None
     assert info.selected is None
+
+
+def test_the_legend_names_a_recipe_in_short_and_a_point_exactly() -> None:
+    exactly = Recipe(quantize=QuantizeSpec("compensated", 4, range="mse"))
+    line = serving_info(replace(RUN, request=replace(RUN.request, recipe=exactly))).series[-1]
+    assert line.name == "4-bit weights"
+    assert exactly.describe() in line.points[0].hover
 
 
 def boxes(info: Lines) -> list[tuple[float, float, float, float]]:

@@ -28,6 +28,7 @@ from optimizer.charts import accuracy_info, size_info
 from optimizer.errors import UnavailableError
 from optimizer.export import pictures
 from optimizer.export.pictures import chrome, render
+from optimizer.export.report import report
 from optimizer.export.tables import charts_of, file_name, title_of
 from optimizer.methods.exporters import EXPORTERS
 
@@ -188,6 +189,23 @@ def test_html_draws_its_charts_and_pictures_without_a_network(tmp_path: Path) ->
             assert page.evaluate("getComputedStyle(document.body).backgroundColor") == background
         browser.close()
     assert complaints == []
+
+
+@needs_chrome
+@pytest.mark.browser
+def test_no_table_of_a_report_is_cut_at_a_desktop_window(tmp_path: Path) -> None:
+    """A column beyond the window's edge is found by nobody: a scrollbar is hidden until it is used."""
+    page_file = tmp_path / "report.html"
+    page_file.write_text(report([*SWEEP, *make_sweep((0.5,), (32, 4), noisy=True)]))
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chrome().path, args=["--no-sandbox"])
+        page = browser.new_context(offline=True, viewport={"width": 1440, "height": 900}).new_page()
+        page.goto(page_file.as_uri())
+        beyond = page.evaluate(
+            "[...document.querySelectorAll('.table')].map(one => one.scrollWidth - one.clientWidth)"
+        )
+        browser.close()
+    assert beyond == [0, 0, 0]
 
 
 def test_html_of_two_machines_warns() -> None:

@@ -2,7 +2,7 @@
 
 import json
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -23,8 +23,9 @@ from optimizer import on_demand
 from optimizer.analysis import fidelity, two_files, two_files_words
 from optimizer.analysis.two_files import CompareRequest, NetworkRef, TwoFiles
 from optimizer.data import memory
+from optimizer.engine import files_onnxruntime, files_openvino
 from optimizer.engine.files import ENGINES
-from optimizer.engine.opened import InnerLayer, Network
+from optimizer.engine.opened import InnerLayer, Network, Opened
 from optimizer.errors import InputError, WorkError
 from optimizer.export.artifacts import networks
 from optimizer.measurement import two_files as measurement
@@ -158,6 +159,18 @@ def test_each_figure_is_that_of_numpy(tmp_path: Path, engine: str) -> None:
     assert {layer.precision for side in (run.a, run.b) for layer in side.layers} == {"f32"}
     assert run.latency.threads == 1
     assert on_demand.compare(run.request, given=memory.for_evaluation((IMAGES, LABELS))) == run, "kept"
+
+
+@pytest.mark.parametrize("opened", [files_openvino.opened, files_onnxruntime.opened])
+def test_what_a_layer_gives_has_its_bias_and_its_clip_is_found(
+    tmp_path: Path, opened: Callable[..., Opened]
+) -> None:
+    file = opened(Network(onnx=save(network(), tmp_path / "a.onnx")), SIDES_1[1:], 1, 1)
+    first, second, _ = file.layers
+    assert (first.name, first.clip, second.clip) == ("Conv_first", (0.0, np.inf), None)
+    (given,) = file.inside(["Conv_first"])(IMAGES[:1])
+    (expected,) = answers(network(), ["first"], IMAGES[:1])
+    assert given == pytest.approx(expected, abs=1e-4)
 
 
 @pytest.mark.slow

@@ -65,7 +65,7 @@ def test_channels_range_and_stretch() -> None:
     grey = np.asarray(image.convert("L").resize((5, 3), INTERPOLATIONS["bilinear"]), np.float32)
     assert np.allclose(stretched(image)[0], (grey / 255 - 0.5) / 0.25)
     assert stretched.picture(image).size == (5, 3)
-    assert "values from -2 to 2" in stretched.describe()
+    assert "values from −2 to 2" in stretched.describe()
 
 
 @pytest.mark.parametrize("channels", ["RGB", "BGR", "grey"])

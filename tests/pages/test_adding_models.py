@@ -55,7 +55,7 @@ def test_a_checkpoint_is_looked_into_added_chosen_and_removed(
     facts = page.dataframe[0].value.set_index("field")["value"]
     assert facts["fits"] == "cifar-resnet20"
     assert facts["classes"] == "3"
-    assert "values from -2.12 to 2.64" in words(page)
+    assert "values from −2.12 to 2.64" in words(page)
     name = next(field for field in page.text_input if field.label == "Name")
     assert name.value == "my-net-best"
     name.set_value("mine").run()

@@ -20,8 +20,9 @@ def test_models_and_data_lists_what_there_is_and_reads_the_images(stored: AppTes
     started.do("images")
     assert "10,000" in words(page.run())
     table = page.dataframe[0].value.set_index("model")
-    assert table.loc["resnet18", "download"] > 40e6
-    assert table.loc["fashion-resnet", "top-1"] > 0.93
+    assert table.loc["resnet18", "download"] == pytest.approx(46.8, abs=0.1), "MB"
+    assert table.loc["resnet18", "weights"] == pytest.approx(11.69, abs=0.01), "millions"
+    assert table.loc["fashion-resnet", "top-1"] == pytest.approx(93.8, abs=0.1), "percent"
 
 
 def test_folders_that_are_no_classes_are_named(

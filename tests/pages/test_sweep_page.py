@@ -22,12 +22,12 @@ from pages import backlog, consent, devices, tasks
 GRID = Grid(replace(PLAIN, model="fashion-mlp", recipe=NORMAL), (0.0, 0.5), (32, 4), (32,), ("openvino",))
 
 
-def measure_next() -> None:
+def measure_next(noisy: bool = False) -> None:
     item = ledger.claim(tasks.store(), "me")
     assert item is not None
     assert item.request is not None
     tasks.store().put(
-        replace(make_result(item.request.recipe, quick=True), key=item.key, request=item.request)
+        replace(make_result(item.request.recipe, quick=True, noisy=noisy), key=item.key, request=item.request)
     )
     ledger.finish(tasks.store(), item, item.key, 2.0)
 
@@ -171,6 +171,16 @@ def test_results_are_shown_and_one_is_opened_or_pinned(started: Started) -> None
     assert page.select_slider(key="bits").value == 4
 
 
+def test_why_nothing_is_on_the_frontier_is_said(started: Started) -> None:
+    ledger.create(tasks.store(), encode(GRID), GRID.requests(), "ann")
+    measure_next(noisy=True)
+    page = open_page("sweep", {})
+    page.segmented_control(key="sweep_view").set_value("on the frontier").run()
+    assert "None can be ranked: every latency is noisy" in words(page)
+    measure_next()
+    assert len(page.run().dataframe[0].value) == 1
+
+
 def test_what_was_not_measured_says_why(started: Started) -> None:
     store_some(3)
     item = ledger.claim(tasks.store(), "me")
@@ -178,7 +188,8 @@ def test_what_was_not_measured_says_why(started: Started) -> None:
     ledger.fail(tasks.store(), item, "no *such* engine")
     page = open_page("sweep", {})
     page.segmented_control(key="sweep_view").set_value("not measured").run()
-    assert page.dataframe[0].value[["engine", "why"]].values.tolist() == [["OpenVINO", "no *such* engine"]]
+    row = ["50 % of layer weights pruned · 4-bit weights", "OpenVINO", "no *such* engine"]
+    assert page.dataframe[0].value[["recipe", "engine", "why"]].values.tolist() == [row]
 
 
 @pytest.mark.slow

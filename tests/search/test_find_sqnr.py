@@ -90,10 +90,8 @@ def test_the_most_sqnr_under_another_limit_is_found(bench: Bench) -> None:
     steps = answer.answer.progress.steps
     assert steps[-1].value == summarise(answer.best).measures["sqnr"].value
     assert search_info(steps, "sqnr").y.unit == "dB"
-    said = (
-        f"{100 * steps[-1].covered:.0f} % of the losses and times within the limits are no better than what"
-    )
-    assert search_info(steps, "sqnr").note == f"{said} was found (hypervolume)"
+    covered = f"{100 * steps[-1].covered:.0f} %"
+    assert search_info(steps, "sqnr").note == f"hypervolume: {covered} of what the limits allow is dominated"
 
 
 def test_accuracy_lost_is_refused_with_the_way_out(bench: Bench) -> None:
