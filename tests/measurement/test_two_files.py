@@ -350,7 +350,7 @@ def test_that_preprocessing_is_guessed_or_said_is_told(tmp_path: Path) -> None:
     assert guessed.startswith("Neither file says how images are preprocessed for it. A guess was taken: ")
     told, *_ = prepared(replace(request, b=said)).notes
     assert told.startswith("Images are preprocessed as said.zip says: ")
-    assert "values from -0.5 to 4.5" in told
+    assert "values from −0.5 to 4.5" in told
     differs = of_clothes(tmp_path / "differs.zip", {"mean": "[0.1]", "std": "[0.1]"})
     both = prepared(replace(request, a=said, b=differs))
     assert "differs.zip says otherwise: " in both.notes[0]
