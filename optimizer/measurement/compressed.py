@@ -139,10 +139,11 @@ def _is_learnt(recipe: Recipe) -> bool:
 
 @dataclass(frozen=True)
 class Learnt:
-    """A network whose outputs were matched, or which learnt; the thresholds of its pruning, and what is to be
-    said of it."""
+    """A network whose outputs were matched, or which learnt; the masks and thresholds of its pruning, and
+    what is to be said of it."""
 
     module: nn.Module
+    masks: dict[str, Tensor]
     thresholds: dict[str, float]
     notes: tuple[str, ...] = ()
 
@@ -163,8 +164,9 @@ def _learnt(workspace: Workspace, recipe: Recipe, *, report: Report) -> Learnt:
             module = matched(teacher, module, workspace.statistics_images, report=report) or module
         if recipe.learns:
             module, notes = _taught(workspace, module, student, recipe, report)
+    masks = {name: weight.mask for name, weight in student.weights.items()}
     thresholds = {name: weight.threshold for name, weight in student.weights.items()}
-    return Learnt(module, thresholds, notes)
+    return Learnt(module, masks, thresholds, notes)
 
 
 def _taught(
@@ -204,8 +206,9 @@ def _rounded(workspace: Workspace, recipe: Recipe, report: Report) -> Compressed
     layers = tuple(replace(one, sparsity=None, pruning=None) for one in recipe.layers)
     rest = Recipe(PruneSpec(threshold=0.0), recipe.quantize, layers)  # zeros stay zeros
     made = compress(pruned.module, rest, statistics=_statistics_of(workspace, pruned.module, rest, report))
-    weights = {
-        name: replace(weight, threshold=pruned.thresholds[name]) for name, weight in made.weights.items()
+    weights = {  # not all zeros were pruned: a batch norm with a gain of 0 leaves some
+        name: replace(weight, mask=pruned.masks[name], threshold=pruned.thresholds[name])
+        for name, weight in made.weights.items()
     }
     return replace(made, recipe=recipe, weights=weights, notes=pruned.notes)
 

@@ -58,6 +58,20 @@ def test_whole_weights_of_small_layers_are_no_ties() -> None:
     assert not notes_on_ties(uniform, found)
 
 
+def test_what_a_gain_of_zero_leaves_was_not_pruned_of_a_network_whose_outputs_were_matched() -> None:
+    torch.manual_seed(0)
+    norm = nn.BatchNorm2d(8)
+    nn.init.zeros_(norm.weight[:4])
+    module = nn.Sequential(nn.Conv2d(1, 8, 5), norm, nn.ReLU(), nn.Flatten(), nn.Linear(8 * 4, 4))
+    images = for_calibration(torch.randn(24, 1, 6, 6))
+    workspace = Workspace(open_model(own_model(module, (1, 6, 6))), given=images)
+    asked = Recipe(PruneSpec(sparsity=0.25, allocation="uniform", match=True))
+    found = inspection_of(workspace.model, compressed_model(workspace, asked))
+    assert found.pruned_percent == pytest.approx(25)
+    assert found.size.nonzero < 0.75 * found.size.elements
+    assert not notes_on_ties(asked, found)
+
+
 class FewCanGo(nn.Module):
     """A small branch beside a layer whose channels are the outputs."""
 
