@@ -100,7 +100,7 @@ class _Calls(Watch):
     """Counts the calls of layers."""
 
     def __init__(self, layers: Iterable[Layer]) -> None:
-        super().__init__(layers, {})
+        super().__init__(layers)
         self.found = Counter[str]()
 
     def add(self, name: str, inputs: Tensor) -> None:
@@ -136,7 +136,7 @@ class _Inputs(Watch):
     """Keeps inputs at positions that are the same for every network, in the same batch."""
 
     def __init__(self, layers: Iterable[Layer], positions: int, seed: int) -> None:
-        super().__init__(layers, {})
+        super().__init__(layers)
         self.positions, self.seed, self.found = positions, seed, dict[str, Tensor]()
 
     def add(self, name: str, inputs: Tensor) -> None:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from small_models import Indexed, Small, assert_same_statistics, half_never_on
 from torch import Tensor, nn
+from torch.nn import functional
 
 from optimizer.compression.apply import compress
 from optimizer.compression.asymmetric import refined
@@ -18,6 +19,7 @@ from optimizer.compression.prune.channels import shrink
 from optimizer.compression.prune.compensated import prune
 from optimizer.compression.prune.matching import matched
 from optimizer.compression.prune.plan import plan
+from optimizer.engine import engine_named
 from optimizer.model.folding import fold_batch_norm
 from optimizer.model.layers import walk
 from optimizer.recipe import PruneSpec, Recipe
@@ -45,6 +47,30 @@ class SharedBias(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.b(self.a(x).relu()).relu().mean((2, 3)))
+
+
+class PartOfBias(nn.Module):
+    """Leaves out a part of its first layer's bias in each forward, as Swin V2's attention does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.head = nn.Linear(64, 24), nn.Linear(24, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        bias = self.first.bias.clone()
+        bias[8:16].zero_()
+        return self.head(functional.linear(x.flatten(1), self.first.weight, bias).relu())
+
+
+def test_a_bias_that_the_forward_changes_takes_up_nothing_on_any_engine(small_images: Tensor) -> None:
+    torch.manual_seed(5)
+    model = PartOfBias().eval().requires_grad_(False)
+    statistics = make(model, small_images)
+    assert statistics.biased == {"head.weight"}
+    compressed = compress(model, Recipe.of(sparsity=0.5), statistics=statistics)
+    build = engine_named("openvino").prepare(model, tuple(small_images.shape[1:]))
+    found = build(compressed, small_images, threads=1, batch=1).score(small_images.numpy())
+    torch.testing.assert_close(torch.from_numpy(found), compressed.module(small_images))
 
 
 def test_a_bias_that_layers_share_takes_up_nothing(small_images: Tensor) -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from optimizer.compression.calibration.curvature import row_effects
-from optimizer.compression.calibration.moments import channels_last, collect
+from optimizer.compression.calibration.moments import channels_last, watched
 from optimizer.compression.calibration.sensitivity import Trial, divergences
 from optimizer.compression.calibration.statistics import (
     NEGLIGIBLE,
@@ -40,12 +40,13 @@ def make(model: nn.Module, images: Tensor, report: Report = quiet) -> Statistics
     """
     model, images = channels_last(model, collapse_copies(images))
     seen, held_out = seen_and_held_out(images)
-    moments = collect(model, seen, report)
+    watch = watched(model, seen, report)
+    moments = watch.moments()
     if not moments:  # each product is the model's own code's
         return Statistics({}, {}, frozenset())
     layers = {layer.name: layer for layer in walk(model) if layer.name in moments}
     biased = frozenset(name for name, layer in layers.items() if layer.bias is not None)
-    biased -= with_shared_bias(model)
+    biased -= with_shared_bias(model) | watch.with_other_bias
     effects = row_effects(model, seen[:CURVATURE_IMAGES], moments, report)
     silent = {name for name, one in effects.items() if not one.any()}
     weights = {name: layer.weight.detach() for name, layer in layers.items()}

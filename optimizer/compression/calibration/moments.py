@@ -7,7 +7,7 @@ Stork 1993; layer by layer as in arXiv 2208.11580).
 """
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -98,20 +98,24 @@ def collect(model: nn.Module, images: Tensor, report: Report = quiet) -> dict[st
 
     Raises InputError without images, or with pixels that are not finite.
     """
+    return watched(model, images, report).moments()
+
+
+def watched(model: nn.Module, images: Tensor, report: Report = quiet) -> "Watch":
+    """What was seen of a model as it ran over ``images`` ``[N, C, H, W]``. Raises what :func:`collect`
+    does."""
     if not len(images):
         raise InputError("there are no calibration images: give a folder that has some, a hundred or more")
     if not torch.stack(images.aminmax()).isfinite().all():  # one that is not a number is both
         raise InputError("calibration images have pixels that are not finite: look at the preprocessing")
-    sums: dict[str, Sums] = {}
-    watch = Watch(walk(model), sums)
+    watch = Watch(walk(model))
     with whole_attention(), torch.inference_mode():
         for start, end in pairwise([0, *range(FIRST_BATCH, len(images), BATCH), len(images)]):
             report(start / len(images), f"reading layer inputs: image {start:,} of {len(images):,}")
             watch.batch = end - start
             with watch:
                 model(images[start:end])
-    names = [layer.name for layer in walk(model) if layer.name in sums and layer.name not in watch.in_part]
-    return {name: sums[name].moments() for name in names}
+    return watch
 
 
 def positions_for(columns: int) -> int:
@@ -123,13 +127,15 @@ class Watch(TorchDispatchMode):
     """Sees every product with the weight of one of the ``layers`` (by address), whichever module or
     function makes it, and adds its inputs to ``sums``. Layers ``in_part`` had products with some of their
     rows, or with their weight the other way round (as a tied decoder's), which are not added: those see
-    something else."""
+    something else. Of those ``with_other_bias`` another is added than their own, such as one that their
+    forward makes of it."""
 
-    def __init__(self, layers: Iterable[Layer], sums: dict[str, "Sums"]) -> None:
+    def __init__(self, layers: Iterable[Layer]) -> None:
         super().__init__()
-        self.layers = {one.weight.data_ptr(): (one.name, one.weight) for one in layers}
-        self.sums = sums
+        self.layers = {one.weight.data_ptr(): one for one in layers}
+        self.sums: dict[str, Sums] = {}
         self.in_part: set[str] = set()
+        self.with_other_bias: set[str] = set()
         self.generator = torch.Generator().manual_seed(0)
         self.batch = 0
 
@@ -138,12 +144,19 @@ class Watch(TorchDispatchMode):
     ) -> Any:
         known = operation is aten.linear.default or operation in CONVOLUTIONS + PADDED_BY_NAME
         if known and (layer := self.layers.get(arguments[1].data_ptr())):
-            name, weight = layer
+            name, weight = layer.name, layer.weight
+            if layer.bias is not None and _is_another(arguments[2:3], layer.bias):
+                self.with_other_bias.add(name)
             if len(arguments[1]) < len(weight) or not _alike(arguments[1], weight):
                 self.in_part.add(name)
             elif arguments[1][0].numel() <= MAX_COLUMNS:
                 self.add(name, self._inputs(operation, *arguments))
         return operation(*arguments, **(options or {}))
+
+    def moments(self) -> dict[str, Moments]:
+        """By the name of each layer that ran, in the order of the layers."""
+        names = [one.name for one in self.layers.values() if one.name in self.sums.keys() - self.in_part]
+        return {name: self.sums[name].moments() for name in names}
 
     def add(self, name: str, inputs: Tensor) -> None:
         """Some inputs ``[B, G, n, d]`` of a layer."""
@@ -213,6 +226,15 @@ def _alike(one: Tensor, other: Tensor) -> bool:
         return True
     one, other = one.flatten(1), other.flatten(1)
     return one.shape[1] == other.shape[1] and one.stride() == other.stride()
+
+
+def _is_another(added: Sequence[Tensor | None], bias: Tensor) -> bool:
+    """Whether what is ``added`` to a product lies elsewhere than a layer's own bias; autocast casts that."""
+    own = bias.untyped_storage().data_ptr()
+    return any(
+        one is not None and one.dtype == bias.dtype and one.untyped_storage().data_ptr() != own
+        for one in added
+    )
 
 
 DEFAULTS: tuple[Any, ...] = (None, 1, 0, 1, 1)
