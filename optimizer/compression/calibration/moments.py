@@ -7,7 +7,7 @@ Stork 1993; layer by layer as in arXiv 2208.11580).
 """
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -145,7 +145,8 @@ class Watch(TorchDispatchMode):
         known = operation is aten.linear.default or operation in CONVOLUTIONS + PADDED_BY_NAME
         if known and (layer := self.layers.get(arguments[1].data_ptr())):
             name, weight = layer.name, layer.weight
-            if layer.bias is not None and _is_another(arguments[2:3], layer.bias):
+            added = arguments[2] if len(arguments) > 2 else None
+            if added is not None and layer.bias is not None and _is_another(added, layer.bias):
                 self.with_other_bias.add(name)
             if len(arguments[1]) < len(weight) or not _alike(arguments[1], weight):
                 self.in_part.add(name)
@@ -155,7 +156,8 @@ class Watch(TorchDispatchMode):
 
     def moments(self) -> dict[str, Moments]:
         """By the name of each layer that ran, in the order of the layers."""
-        names = [one.name for one in self.layers.values() if one.name in self.sums.keys() - self.in_part]
+        known = self.sums.keys() - self.in_part
+        names = (one.name for one in self.layers.values() if one.name in known)
         return {name: self.sums[name].moments() for name in names}
 
     def add(self, name: str, inputs: Tensor) -> None:
@@ -228,13 +230,10 @@ def _alike(one: Tensor, other: Tensor) -> bool:
     return one.shape[1] == other.shape[1] and one.stride() == other.stride()
 
 
-def _is_another(added: Sequence[Tensor | None], bias: Tensor) -> bool:
+def _is_another(added: Tensor, bias: Tensor) -> bool:
     """Whether what is ``added`` to a product lies elsewhere than a layer's own bias; autocast casts that."""
-    own = bias.untyped_storage().data_ptr()
-    return any(
-        one is not None and one.dtype == bias.dtype and one.untyped_storage().data_ptr() != own
-        for one in added
-    )
+    elsewhere = added.untyped_storage().data_ptr() != bias.untyped_storage().data_ptr()
+    return elsewhere and added.dtype == bias.dtype
 
 
 DEFAULTS: tuple[Any, ...] = (None, 1, 0, 1, 1)

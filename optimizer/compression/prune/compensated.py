@@ -49,9 +49,8 @@ def prune(
 
     ``published`` are those before it was folded: thresholds and the allocations by magnitude look at them.
     Each row's outputs keep their variance, those of logits their slope; see :func:`match_variance` and
-    :func:`match_slope`. Layers that the statistics lack lose
-    their smallest published weights and keep the others as they are. Raises InputError without statistics,
-    and for a sparsity that can't be met.
+    :func:`match_slope`. Layers that the statistics lack lose their smallest published weights and keep the
+    others as they are. Raises InputError without statistics, and for a sparsity that can't be met.
     """
     if statistics is None:
         raise InputError(
