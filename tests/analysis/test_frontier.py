@@ -1,6 +1,7 @@
 """The frontier against pictures and brute force."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from optimizer.analysis.frontier import chances, frontier_of, optimal_in_each, pareto_mask
+from optimizer.analysis import frontier
+from optimizer.analysis.frontier import FRONTIER, chances, frontier_of, optimal_in_each, pareto_mask
 from optimizer.analysis.summary import summarise
 from optimizer.charts import accuracy_info
 from optimizer.errors import InputError
@@ -112,6 +114,36 @@ def test_what_is_clearly_better_is_likely_and_what_shares_a_time_ties() -> None:
     assert chances([summarise(one) for one in clear], ("drop", "latency_ratio"))[0] == 1
     shared = [remade(clear[0], latency=clear[0].latency, notes=(name,)) for name in "ab"]
     assert chances([summarise(one) for one in shared], ("drop", "latency_ratio")).tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("metrics", [("drop", "compressed_size"), FRONTIER, ("accuracy",), ("drop", "sqnr")])
+def test_what_is_left_out_for_being_far_behind_was_never_on_a_frontier(
+    metrics: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = [
+        make_result(recipe(step / 40), images=2_000, engine="sparse", ratio=1.3 - step / 40, seed=step)
+        for step in range(40)
+    ]
+    worse = [  # of one size and time with another that loses less
+        remade(lossy, inspection=one.inspection, latency=one.latency)
+        for one, lossy in zip(made[:20], made[20:], strict=True)
+    ]
+    summaries, seen = [summarise(one) for one in [*made, *worse]], []
+
+    def watched(*given: Any) -> np.ndarray:
+        seen.append(far_behind(*given))
+        return seen[-1]
+
+    def none(summaries: list[Any], others: np.ndarray) -> np.ndarray:
+        return np.zeros(len(summaries), bool)
+
+    far_behind = frontier._far_behind
+    monkeypatch.setattr(frontier, "_far_behind", watched)
+    found = chances(summaries, metrics)
+    assert np.concatenate(seen).any()
+    frontier._chances.cache_clear()
+    monkeypatch.setattr(frontier, "_far_behind", none)
+    assert chances(summaries, metrics).tolist() == found.tolist()
 
 
 def test_a_network_that_had_the_name_before_is_no_rival() -> None:

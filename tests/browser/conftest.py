@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ from playwright.sync_api import (
     expect,
     sync_playwright,
 )
+from playwright.sync_api import Error as BrowserError
 from playwright.sync_api import TimeoutError as BrowserTimeoutError
 
 from optimizer.analysis.metrics import METRICS
@@ -79,6 +80,14 @@ SETTLED = """() => {
     return calm && performance.now() - window.calmSince > 300;
 }"""
 """No script runs and no job either, for longer than a slider waits before it tells its value (0.2 s)."""
+
+
+SAID = """() => [
+    document.querySelector("[data-testid=stApp]")?.dataset.testScriptState,
+    `asked ${window.asked}, answered ${window.answered}`,
+    [...new Set([...document.querySelectorAll("[data-testid]")].map(one => one.dataset.testid))].join(" "),
+    document.querySelector("[data-testid=stMain]")?.innerText,
+].join("\\n")"""
 
 
 WINDOW = {"viewport": {"width": 1440, "height": 900}, "accept_downloads": True}
@@ -235,15 +244,37 @@ def profile(chromium: Browser) -> Iterator[BrowserContext]:
     context.close()
 
 
+OPENED = pytest.StashKey[list[Page]]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Where a test fails, its report has what each of its pages said, and to which state it had come."""
+    report = yield
+    if report.when == "call" and report.failed:
+        for page in item.stash.get(OPENED, []):
+            with contextlib.suppress(BrowserError):  # one that is closed
+                report.sections.append((f"page {page.url}", page.evaluate(SAID)))
+    return report
+
+
 @pytest.fixture
-def visit(chromium: Browser, profile: BrowserContext, dashboard: Dashboard) -> Iterator[Visit]:
+def visit(
+    chromium: Browser, profile: BrowserContext, dashboard: Dashboard, request: pytest.FixtureRequest
+) -> Iterator[Visit]:
     """``visit("/compare?...")``: a visitor of their own in a fresh tab, at a settled page; with options of a
     browser context, in one of their own.
 
     Afterwards no page may have reported an error, and none may have asked another host for anything.
     """
     with visiting(chromium, dashboard, profile) as visit:
-        yield visit
+        opened = request.node.stash[OPENED] = []
+
+        def remembered(*address: str, **options: Any) -> Page:
+            opened.append(visit(*address, **options))
+            return opened[-1]
+
+        yield remembered
 
 
 def prepared(chromium: Browser, **options: Any) -> BrowserContext:
