@@ -14,6 +14,9 @@ PARALLEL := --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 # A dashboard has worker processes of its own: beside other tests a browser waits too long. One for each core; with
 # one more they wait longer in all.
 BROWSERS := --numprocesses $(CORES) --dist loadfile --no-loadscope-reorder
+# About one visit in a thousand of a browser on a busy machine breaks off: what failed has to pass by itself. Its
+# first report stays, with what its pages said.
+AGAIN = $(PYTEST) --last-failed --last-failed-no-failures none $(call marked,browser)
 # To find what has a mark, no other file needs to be imported.
 marked = $(sort $(shell grep -rl --include='*.py' 'mark\.$(1)' tests))
 
@@ -27,13 +30,13 @@ dashboard: $(VENV)/installed
 
 test: $(VENV)/installed-dev
 	$(PYTEST) $(PARALLEL) -m 'not (timing or browser or slow)'
-	$(PYTEST) $(BROWSERS) -m 'browser and not (timing or slow)' $(call marked,browser)
+	$(PYTEST) $(BROWSERS) -m 'browser and not (timing or slow)' $(call marked,browser) || $(AGAIN)
 	$(PYTEST) -m 'timing and not slow' $(call marked,timing)
 
 # What is slow comes after all else, by the same workers: to collect what there is takes each of them 15 s.
 test-all: $(VENV)/installed-dev
 	$(PYTEST) $(PARALLEL) -m 'not (timing or browser)'
-	$(PYTEST) $(BROWSERS) -m 'browser and not timing' $(call marked,browser)
+	$(PYTEST) $(BROWSERS) -m 'browser and not timing' $(call marked,browser) || $(AGAIN)
 	$(PYTEST) -m timing $(call marked,timing)
 
 soak: $(VENV)/installed-dev

@@ -424,9 +424,10 @@ class Latency:
 
     Round ``i`` visited two builds of the baseline and the variant, in an order shuffled from ``seed``.
     ``recipe`` is the one that ran: configurations of one execution signature run the same instructions and
-    share a measurement. ``processes`` are the rounds of each fresh process, in each of which all three were
-    built anew; one entry where all rounds ran in the process that asked. ``lost`` processes ended before
-    their time. ``instructions`` is None where the kernel gives no count of them.
+    share a measurement. ``processes`` are the rounds of each process, in each of which all three were built
+    anew: fresh ones in full; of a quick measurement the one that asked, and two more where it found a small
+    difference. ``lost`` ones ended before their time. ``instructions`` is None where the kernel gives no
+    count of them.
     """
 
     signature: str

@@ -286,8 +286,8 @@ def _timed(summary: Summary) -> str:
         return f"{rounds}, in shuffled order"
     low, high = min(summary.process_ratios), max(summary.process_ratios)
     return (
-        f"{rounds}, in {len(summary.processes)} fresh processes, whose ratios lie between {low:.3f}× and "
-        f"{high:.3f}×"
+        f"{rounds}, in {len(summary.processes)} processes, each with builds of its own, whose ratios lie "
+        f"between {low:.3f}× and {high:.3f}×"
     )
 
 

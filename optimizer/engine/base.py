@@ -104,7 +104,7 @@ class Runner:
     for another batch; its kernels never depend on a timing, so that the same recipe gives the same answers.
     ``session`` is entered around timed calls (thread counts are set and put back there). ``memory_probe``
     writes what a fresh process needs to load the model into a folder, and ``loader`` does so there: memory,
-    cold start and latency in full are measured in such processes.
+    cold start and latency in full are measured in such processes. ``loads_slowly``: that takes minutes.
 
     ``execution`` is read off what ``infer`` runs, at its batch and threads. ``scored`` reads the same off
     what ``score`` runs. None: each layer runs in the same precision there, whatever the batch.
@@ -119,6 +119,7 @@ class Runner:
     execution: Execution
     memory_probe: Callable[[str], None] | None = None
     loader: Loader | None = None
+    loads_slowly: bool = False
     session: Callable[[], AbstractContextManager[object]] = field(default=nullcontext)
     profile: Callable[[Array, int], tuple[KernelTime, ...]] | None = None
     serve: Serve | None = None

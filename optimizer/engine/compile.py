@@ -276,6 +276,7 @@ def build(
         ),
         memory_probe=partial(_save, module, precision),
         loader=saved,
+        loads_slowly=True,
         session=lambda: thread_count(threads),
         profile=profile,
     )

@@ -25,8 +25,6 @@ from optimizer.progress import Report
 from optimizer.records import Execution, Settings, Visits, decode, encode
 from optimizer.system.processes import run_module
 
-MAX_SECONDS = 900.0
-"""A process may take: torch.compile compiles a large network in minutes."""
 BASELINE = "baseline"
 
 
@@ -69,14 +67,14 @@ def time_in_processes(
             report(number / total, f"timing in fresh processes, {number + 1} of {total}{words}")
             own = time.monotonic()
             try:
-                found.append(_run(folder, number))
+                found.append(_run(folder, number, effort.process_seconds))
             except WorkError as error:
                 problem = str(error)
-                if time.monotonic() - own >= MAX_SECONDS:  # the others would, too
+                if time.monotonic() - own >= effort.process_seconds:  # the others would, too
                     break
     if not found:
         raise UnavailableError(f"none of {total} processes could time these networks: {problem}")
-    return _together(found, total)
+    return replace(joined(found), lost=total - len(found))
 
 
 def _save(runner: Runner, folder: Path) -> str:
@@ -88,13 +86,14 @@ def _save(runner: Runner, folder: Path) -> str:
     return loader
 
 
-def _run(folder: Path, number: int) -> LatencySeries:
+def _run(folder: Path, number: int, max_seconds: float) -> LatencySeries:
     """Raises WorkError."""
-    run_module("optimizer.measurement.fresh_processes", str(folder), str(number), max_seconds=MAX_SECONDS)
+    run_module("optimizer.measurement.fresh_processes", str(folder), str(number), max_seconds=max_seconds)
     return decode((folder / f"{number}.json").read_bytes(), LatencySeries)
 
 
-def _together(series: Sequence[LatencySeries], asked: int) -> LatencySeries:
+def joined(series: Sequence[LatencySeries]) -> LatencySeries:
+    """Those of several processes, one after the other."""
     first, second = (Visits.joined([one.baseline[build] for one in series]) for build in (0, 1))
     return LatencySeries(
         baseline=(first, second),
@@ -102,7 +101,7 @@ def _together(series: Sequence[LatencySeries], asked: int) -> LatencySeries:
         stolen_share=float(np.mean([one.stolen_share for one in series])),
         warmup_calls=min(one.warmup_calls for one in series),
         processes=tuple(rounds for one in series for rounds in one.processes),
-        lost=asked - len(series),
+        lost=sum(one.lost for one in series),
         instructions={
             name: tuple(count for one in series for count in one.instructions.get(name, ()))
             for name in max((one.instructions for one in series), key=len)

@@ -41,7 +41,8 @@ class LatencyEffort:
     calls that take seconds get fewer (:meth:`within`). A noisy
     series is measured again, up to ``attempts`` in all and each time longer: a short one may lie within a
     single disturbance, and more rounds tell better what the baseline is against itself. ``processes`` share
-    the rounds of a series, each with builds of its own; 0 is the process that asks."""
+    the rounds of a series, each with builds of its own, and may take ``process_seconds`` each; 0 is the
+    process that asks."""
 
     warmup_calls: int
     warmup_seconds: float
@@ -50,6 +51,7 @@ class LatencyEffort:
     visit: VisitEffort
     attempts: int = 1
     processes: int = 0
+    process_seconds: float = 900.0  # torch.compile compiles a large network in minutes
 
     def again(self, attempt: int) -> "LatencyEffort":
         """That of the first, second, ... attempt: longer each time."""

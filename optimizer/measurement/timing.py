@@ -1,19 +1,30 @@
-"""How a latency is measured: quick in this process, in full in several fresh ones; a noisy one again."""
+"""How a latency is measured: quick in this process, in full in several fresh ones; a noisy one again, and a
+small difference that a quick one finds in fresh ones too."""
 
+import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
 
+from optimizer.analysis.statistics import LatencySummary, LatencyVerdict
 from optimizer.engine.base import Runner
 from optimizer.errors import UnavailableError
-from optimizer.measurement.fresh_processes import time_in_processes
+from optimizer.measurement.fresh_processes import joined, time_in_processes
 from optimizer.measurement.latency import BASELINE, EFFORTS, LatencyEffort, LatencySeries, time_interleaved
 from optimizer.progress import Report, quiet
 from optimizer.recipe import Recipe
 from optimizer.records import Instructions, Latency, Settings
 
 VARIANT = "variant"
+SMALL_CHANGE = 0.15
+"""Of a time, as a share. Builds of small networks were seen to scatter by 4 %, which makes two builds of the
+baseline alike by chance, and the variant's another."""
+CONFIRMING = 2
+"""Fresh processes. With the one that found a difference they are the fewest whose scatter says much."""
+CONFIRMING_SECONDS = 20.0
+"""So long each of them may take, and twice what the rounds of the first series took."""
 
 
 def time_latency(
@@ -76,16 +87,36 @@ def time_series(
     efforts: Mapping[bool, LatencyEffort] = EFFORTS,
 ) -> tuple[LatencySeries, int]:
     """Time the variants by name, quick or in full, and the attempts it took: a series that is ``noisy`` for
-    one of them is measured again, the last kept as it is."""
+    one of them is measured again, the last kept as it is.
+
+    A quick one that finds a small difference goes on in fresh processes, which build the networks anew:
+    rounds of the same builds would find it again, whatever the networks.
+    """
     effort = efforts[settings.quick]
     for attempt in range(1, effort.attempts + 1):
         report(None, "timing" if attempt == 1 else "timing again, since it was noisy")
+        began = time.monotonic()
         series = _time(baselines, variants, images, settings, effort.again(attempt), report)
         if not any(summary.noise for summary in series.summaries.values()):
             break
         if attempt < effort.attempts:
             noisy(series, attempt)
+    doubtful = not effort.processes and any(map(_is_small, series.summaries.values()))
+    if doubtful and not any(one.loads_slowly for one in (*baselines, *variants.values())):
+        report(None, "timing in fresh processes, since the difference is small")
+        seconds = CONFIRMING_SECONDS + 2 * (time.monotonic() - began)
+        effort = replace(EFFORTS[True], processes=CONFIRMING, process_seconds=seconds)
+        other = replace(settings, seed=settings.seed + 1)  # another order of the visits
+        with suppress(UnavailableError):  # as it is, where no process can load the networks
+            found = time_in_processes(baselines[0], variants, images, other, effort, report)
+            series = joined([series, found])
     return series, attempt
+
+
+def _is_small(summary: LatencySummary) -> bool:
+    """Whether a difference is told that builds alone may make."""
+    told = summary.verdict in (LatencyVerdict.FASTER, LatencyVerdict.SLOWER)
+    return told and abs(summary.ratio - 1) < SMALL_CHANGE
 
 
 def _time(

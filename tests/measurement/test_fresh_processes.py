@@ -110,7 +110,7 @@ def test_a_process_that_is_killed_costs_its_share(ready: Ready) -> None:
 
 
 @pytest.mark.slow
-def test_where_no_process_can_time_the_reason_is_said(ready: Ready, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_no_process_can_time_the_reason_is_said(ready: Ready) -> None:
     made = runner("onnxruntime", ready)
     broken = replace(made, memory_probe=lambda folder: None)
     with pytest.raises(
@@ -119,18 +119,15 @@ def test_where_no_process_can_time_the_reason_is_said(ready: Ready, monkeypatch:
         time_in_processes(broken, {}, IMAGES.numpy(), SETTINGS, SHORT, quiet)
     with pytest.raises(UnavailableError, match="can't load its networks in another process"):
         time_in_processes(replace(made, loader=None), {}, IMAGES.numpy(), SETTINGS, SHORT, quiet)
-    monkeypatch.setattr(fresh_processes, "MAX_SECONDS", 0.01)
+    short = replace(SHORT, processes=1, process_seconds=0.01)
     with pytest.raises(UnavailableError, match=r"took longer than 0\.01 s"):
-        time_in_processes(made, {}, IMAGES.numpy(), SETTINGS, replace(SHORT, processes=1), quiet)
+        time_in_processes(made, {}, IMAGES.numpy(), SETTINGS, short, quiet)
 
 
-def test_after_a_process_that_takes_too_long_no_other_is_tried(
-    ready: Ready, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    made, words = runner("torch", ready), list[str]()
-    monkeypatch.setattr(fresh_processes, "MAX_SECONDS", 0.01)
+def test_after_a_process_that_takes_too_long_no_other_is_tried(ready: Ready) -> None:
+    made, words, short = runner("torch", ready), list[str](), replace(SHORT, process_seconds=0.01)
     with pytest.raises(UnavailableError, match=r"took longer than 0\.01 s"):
         time_in_processes(
-            made, {}, IMAGES.numpy(), SETTINGS, SHORT, lambda share, message: words.append(message)
+            made, {}, IMAGES.numpy(), SETTINGS, short, lambda share, message: words.append(message)
         )
     assert words == ["timing in fresh processes, 1 of 2"]
