@@ -38,11 +38,10 @@ MIN_LONG_ROUNDS = 2
 @dataclass(frozen=True, slots=True)
 class LatencyEffort:
     """Warm-up and length of one series. Rounds stop at ``seconds``, but not before ``min_rounds``, of which
-    calls that take seconds get fewer (:meth:`within`). A noisy
-    series is measured again, up to ``attempts`` in all and each time longer: a short one may lie within a
-    single disturbance, and more rounds tell better what the baseline is against itself. ``processes`` share
-    the rounds of a series, each with builds of its own, and may take ``process_seconds`` each; 0 is the
-    process that asks."""
+    calls that take seconds get fewer (:meth:`within`). There are up to ``attempts``, each longer, while a
+    series is noisy: a short one may lie within a single disturbance, and more rounds tell better what the
+    baseline is against itself. ``processes`` share the rounds of a series, each with builds of its own, and
+    may take ``process_seconds`` each; 0 is the process that asks."""
 
     warmup_calls: int
     warmup_seconds: float
@@ -73,7 +72,7 @@ EFFORTS = {
         warmup_seconds=0.05,
         seconds=0.4,
         min_rounds=8,
-        visit=VisitEffort(settle_seconds=0.1, seconds=0.004, min_calls=4, max_calls=32),
+        visit=VisitEffort(settle_seconds=0.1, seconds=0.004, min_calls=8, max_calls=32),
         attempts=2,
     ),
     False: LatencyEffort(

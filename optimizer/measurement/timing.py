@@ -1,13 +1,14 @@
-"""How a latency is measured: quick in this process, in full in several fresh ones; a noisy one again, and a
-small difference that a quick one finds in fresh ones too."""
+"""How a latency is measured: quick in this process, in full in fresh ones; for longer where it is noisy, and
+a small difference that a quick one finds in fresh ones too."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
 
+from optimizer.analysis.noise import NoiseKind
 from optimizer.analysis.statistics import LatencySummary, LatencyVerdict
 from optimizer.engine.base import Runner
 from optimizer.errors import UnavailableError
@@ -87,18 +88,22 @@ def time_series(
     efforts: Mapping[bool, LatencyEffort] = EFFORTS,
 ) -> tuple[LatencySeries, int]:
     """Time the variants by name, quick or in full, and the attempts it took: a series that is ``noisy`` for
-    one of them is measured again, the last kept as it is.
+    one of them goes on where it had too few rounds, and is measured anew where it was disturbed; the last is
+    kept as it is.
 
     A quick one that finds a small difference goes on in fresh processes, which build the networks anew:
     rounds of the same builds would find it again, whatever the networks.
     """
-    effort = efforts[settings.quick]
+    effort, before = efforts[settings.quick], list[LatencySeries]()
     for attempt in range(1, effort.attempts + 1):
-        report(None, "timing" if attempt == 1 else "timing again, since it was noisy")
+        report(None, "timing" if attempt == 1 else "timing for longer, since it was noisy")
         began = time.monotonic()
-        series = _time(baselines, variants, images, settings, effort.again(attempt), report)
-        if not any(summary.noise for summary in series.summaries.values()):
+        other = replace(settings, seed=settings.seed + len(before))  # another order of the visits
+        series = _as_one([*before, _time(baselines, variants, images, other, effort.again(attempt), report)])
+        reasons = {reason.kind for summary in series.summaries.values() for reason in summary.reasons}
+        if not reasons:
             break
+        before = [series] if reasons == {NoiseKind.BUILDS_UNKNOWN} else []
         if attempt < effort.attempts:
             noisy(series, attempt)
     doubtful = not effort.processes and any(map(_is_small, series.summaries.values()))
@@ -111,6 +116,14 @@ def time_series(
             found = time_in_processes(baselines[0], variants, images, other, effort, report)
             series = joined([series, found])
     return series, attempt
+
+
+def _as_one(series: Sequence[LatencySeries]) -> LatencySeries:
+    """Those of this process, with the same builds, are of one process."""
+    found = joined(series)
+    if max(len(one.processes) for one in series) > 1:
+        return found
+    return replace(found, processes=(sum(found.processes),), instructions=series[-1].instructions)
 
 
 def _is_small(summary: LatencySummary) -> bool:

@@ -363,7 +363,7 @@ def test_a_noisy_latency_is_published_with_its_result_before_it_is_timed_again(
     with asked_by(Asker(told.append, lambda: False)):
         result = measure(request(FOUR_BITS), lambda share, message: told.append(message))
     (before,) = [one for one in told if isinstance(one, Result)]
-    assert told[told.index(before) + 1] == "timing again, since it was noisy"
+    assert told[told.index(before) + 1] == "timing for longer, since it was noisy"
     assert (before.latency.attempts, result.latency.attempts) == (1, 2)
     assert summarise(before).noise
     assert replace(before, latency=result.latency, created=result.created) == result

@@ -11,6 +11,7 @@ import torch
 from simulated_clock import Clock
 from torch import nn
 
+from optimizer.analysis.noise import NoiseKind
 from optimizer.analysis.rounds import MIN_ROUNDS
 from optimizer.analysis.statistics import SAME, first_call_ratio, summarise_visits
 from optimizer.compression.apply import compress
@@ -243,6 +244,36 @@ def test_a_noisy_series_is_measured_again_for_longer_and_then_kept(clock: Clock)
     assert once.again(1) == once
     assert once.again(2).seconds == 0.8
     assert once.again(2).min_rounds == 16, "of a large network these take longer than the seconds"
+
+
+@pytest.mark.parametrize("quick", [True, False])
+def test_what_had_too_few_rounds_goes_on_with_the_same_builds(clock: Clock, quick: bool) -> None:
+    """Its calls scatter, and nothing else is wrong with it: the rounds that it has are kept."""
+    random = np.random.default_rng(0)
+
+    def scattering(name: str) -> Runner:
+        return clock.runner(name, lambda since: 5e6 * np.exp(random.normal(0, 0.08)))
+
+    told: list[LatencySeries] = []
+    pair = scattering("baseline"), scattering("baseline again")
+    series, attempts = time_series(
+        pair,
+        {"one": scattering("one")},
+        IMAGES,
+        Settings(quick=quick),
+        noisy=lambda series, attempt: told.append(series),
+        efforts={True: EFFORTS[True], False: replace(EFFORTS[True], processes=5)},  # no process can load them
+    )
+    (first,) = told
+    assert attempts == 2
+    assert {reason.kind for reason in first.summaries["one"].reasons} == {NoiseKind.BUILDS_UNKNOWN}
+    assert len(series.processes) == 1, "of the same builds"
+    assert series.processes[0] >= 3 * first.processes[0]
+    for now, before in zip(
+        (*series.baseline, series.variants["one"]), (*first.baseline, first.variants["one"]), strict=True
+    ):
+        assert now.calls.values[: len(before.calls.values)].tolist() == before.calls.values.tolist()
+        assert len(now.timed) == series.processes[0]
 
 
 def test_a_time_that_is_taken_afresh_is_that_of_more_rounds(clock: Clock) -> None:
