@@ -1,12 +1,13 @@
 """Whether pages stay fast with a full store.
 
-    PYTHONPATH=tests python benchmarks/store.py [--json] [--results 100000] [--folder FOLDER]
+    OPENBLAS_NUM_THREADS=1 PYTHONPATH=tests python benchmarks/store.py [--json] [--results 100000] [--folder FOLDER]
 
 Fills a store with made-up results of honest sizes: 2,000 of one model, on the bundled 10,000 images, and the
 same under other models' names. Then: bytes a result, milliseconds of the processor to open the store, to read
 one model's summaries and to find its frontier, and those of each page's script at a position that is measured
-already, drawn for the first time and again. No workers run beside it. ``--folder`` keeps the store, and takes
-one that is there.
+already, drawn for the first time and again. Libraries are loaded before, as a server does when it starts, and
+no workers run beside it. (Other threads of OpenBLAS spin while they wait for work, which counts as if they had
+some.) ``--folder`` keeps the store, and takes one that is there.
 """
 
 import argparse
@@ -37,7 +38,7 @@ from optimizer.records import DataSpec, Request
 from optimizer.store import ledger, tables
 from optimizer.store.keys import request_keys
 from optimizer.store.results import Store
-from pages import backlog, tasks
+from pages import backlog, serve, tasks
 
 T = TypeVar("T")
 ROOT = Path(__file__).resolve().parents[1]
@@ -141,6 +142,7 @@ def bytes_each(store: Store) -> dict[str, float]:
 
 
 def measure(store: Store) -> dict[str, Any]:
+    serve.load_libraries()
     opening, _ = timed(lambda: Store(store.path))
     reading, found = timed(lambda: stored.summaries(store, MODEL, DataSpec()))
     again, _ = timed(lambda: stored.summaries(store, MODEL, DataSpec()))

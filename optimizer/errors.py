@@ -47,6 +47,8 @@ def unknown(kind: str, value: object, known: object) -> InputError:
 def number(name: str, value: object) -> Any:
     """A number from outside, such as one of NumPy's, as Python's own int or float. Raises InputError for
     text, and what else is none."""
+    if type(value) in (int, float):  # as of each recipe that is read: the questions below take long
+        return value
     if isinstance(value, Integral):
         return int(value)
     if isinstance(value, Real):

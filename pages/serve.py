@@ -1,5 +1,6 @@
 """Starts Streamlit's server, and goes on with the sweeps that an earlier one left. (Not a page.)"""
 
+import gc
 import importlib
 import logging
 import threading
@@ -19,8 +20,15 @@ NO_SESSION = "streamlit.runtime.scriptrunner_utils.script_run_context"
 
 def prepare() -> None:
     backlog.go_on()
+    load_libraries()
+
+
+def load_libraries() -> None:
+    """And leave them out when garbage is collected, which a page that reads 2,000 results has done several
+    times: they are most of what there is."""
     for library in SOON_NEEDED:
         importlib.import_module(library)
+    gc.freeze()
 
 
 if __name__ == "__main__":

@@ -195,7 +195,9 @@ def optimal_in_each(losses: np.ndarray) -> np.ndarray:
     resamples]``."""
     ranks = _ranks(losses)  # are compared sooner
     beaten = np.zeros(ranks.shape[1:], bool)
-    for index in ranks.sum(axis=(0, 2)).argsort():  # the best first: what they beat beats no more than they
+    for index in ranks.sum(
+        axis=(0, 2), dtype=int
+    ).argsort():  # the best first: what they beat beats no more than they
         if not beaten[index].all():
             one = ranks[:, index, None]
             beaten |= (one <= ranks).all(axis=0) & (one < ranks).any(axis=0)
@@ -210,7 +212,7 @@ def _ranks(losses: np.ndarray) -> np.ndarray:
     ranks, steps = np.zeros_like(order), np.zeros_like(order)
     steps[:, 1:] = rising[:, :-1] < rising[:, 1:]
     np.put_along_axis(ranks, order, steps.cumsum(axis=1), axis=1)
-    return ranks.astype(np.int32)
+    return ranks.astype(np.min_scalar_type(losses.shape[1]))
 
 
 def _sometimes_best(drawn: np.ndarray) -> np.ndarray:
