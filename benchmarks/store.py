@@ -1,13 +1,14 @@
 """Whether pages stay fast with a full store.
 
-    OPENBLAS_NUM_THREADS=1 PYTHONPATH=tests python benchmarks/store.py [--json] [--results 100000] [--folder FOLDER]
+    OPENBLAS_NUM_THREADS=1 PYTHONPATH=tests python benchmarks/store.py [--json] [--results 100000] \\
+        [--folder FOLDER]
 
 Fills a store with made-up results of honest sizes: 2,000 of one model, on the bundled 10,000 images, and the
 same under other models' names. Then: bytes a result, milliseconds of the processor to open the store, to read
 one model's summaries and to find its frontier, and those of each page's script at a position that is measured
 already, drawn for the first time and again. Libraries are loaded before, as a server does when it starts, and
-no workers run beside it. (Other threads of OpenBLAS spin while they wait for work, which counts as if they had
-some.) ``--folder`` keeps the store, and takes one that is there.
+no workers run beside it. (OpenBLAS's other threads spin while they wait for work, which counts as if they
+had some.) ``--folder`` keeps the store, and takes one that is there.
 """
 
 import argparse
