@@ -1,7 +1,7 @@
 """What makes a comparison of times noisy, and in words why."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -82,14 +82,22 @@ def aa_noise(ratio: float, low: float, high: float, told: bool) -> Iterator[Nois
         yield Noise(NoiseKind.BUILDS_UNKNOWN, half_width, AA_LIMIT)
 
 
-def series_noise(name: str, samples: NDArray[np.float64], means: NDArray[np.float64]) -> Iterator[Noise]:
-    """What lies in one series ``[K, R]``: its spread, its tail, and its drift between the two halves."""
+def series_noise(
+    name: str, samples: NDArray[np.float64], means: NDArray[np.float64], processes: Sequence[int]
+) -> Iterator[Noise]:
+    """What lies in one series ``[K, R]``: its spread, its tail, and its drift between the two halves; within
+    the processes that share its rounds. What they differ in is in the interval, which is over processes."""
+    ends = np.cumsum(processes)[:-1]
+    parts = np.split(samples, ends, axis=1)
+    level = np.concatenate([np.full(part.shape[1], np.median(part)) for part in parts])
+    samples, means = samples / level, means / level
     quartiles = np.percentile(samples, [25, 50, 75])
     if (spread := float((quartiles[2] - quartiles[0]) / quartiles[1])) > SPREAD_LIMIT:
         yield Noise(NoiseKind.SPREAD, spread, SPREAD_LIMIT, name)
     if abs(tail := float(means.mean() / quartiles[1] - 1)) > TAIL_LIMIT:
         yield Noise(NoiseKind.TAIL, tail, TAIL_LIMIT, name)
-    first, second = (np.median(half) for half in np.array_split(samples, 2, axis=1))
+    halves = zip(*(np.array_split(part, 2, axis=1) for part in np.split(samples, ends, axis=1)), strict=True)
+    first, second = (np.median(np.concatenate(half, axis=1)) for half in halves)
     if abs(drift := float(second / first - 1)) > HALVES_LIMIT:
         yield Noise(NoiseKind.DRIFT, drift, HALVES_LIMIT, name)
 

@@ -182,8 +182,8 @@ def summarise_latency(
     told = rounds >= MIN_ROUNDS and not low <= 1 <= high and abs(ratio - 1) > floor
     reasons = (
         *aa_noise(aa_ratio, aa_low, aa_high, told),
-        *series_noise("baseline", baseline, before),
-        *series_noise("variant", variant[None], after),
+        *series_noise("baseline", baseline, before, processes),
+        *series_noise("variant", variant[None], after, processes),
         *mean_noise(ratio, mean_ratio, told),
         *stolen_noise(stolen_share),
     )

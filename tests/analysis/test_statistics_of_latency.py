@@ -451,6 +451,18 @@ def test_builds_that_scatter_are_not_told_apart_and_a_change_of_five_percent_is(
         assert np.mean([verdict == LatencyVerdict.SLOWER for verdict in found]) >= least
 
 
+def test_noise_is_what_lies_within_processes_and_not_between_them() -> None:
+    """A machine that gets slower from one to the next slows all three networks down alike."""
+    times = times_in_processes(np.random.default_rng(46), 0.9, 0.002)
+    slowing = times * np.linspace(1, 1.25, len(PROCESSES)).repeat(PROCESSES[0])
+    found = summarise_latency(slowing[:2], slowing[2], processes=PROCESSES)
+    assert (found.verdict, found.reasons) == (LatencyVerdict.FASTER, ())
+    assert {one.kind for one in summarise_latency(slowing[:2], slowing[2]).reasons} >= {NoiseKind.DRIFT}
+    step = np.tile(np.repeat([1, 1.08], PROCESSES[0] // 2), len(PROCESSES))
+    drifts = summarise_latency(times[:2], times[2] * step, processes=PROCESSES).reasons
+    assert {(one.kind, one.series) for one in drifts} == {(NoiseKind.DRIFT, "variant")}
+
+
 def test_rounds_of_one_process_can_not_know_what_other_builds_would_give() -> None:
     """Why there are several: of the same rounds in one process the interval is far too narrow."""
     random = np.random.default_rng(43)
