@@ -17,6 +17,7 @@ from optimizer.analysis.gate import (
     instructions_check,
     overall,
     size_check,
+    slowdown_check,
 )
 from optimizer.errors import InputError
 from optimizer.records import Instructions, Latency, Request, Result
@@ -204,6 +205,29 @@ def counted(baseline: Sequence[float], variant: Sequence[float]) -> Result:
     return replace(
         HALF, latency=replace(HALF.latency, instructions=Instructions(*map(tuple, (baseline, variant))))
     )
+
+
+def timed(ratios: np.ndarray) -> Latency:
+    """A process for each ratio to the baseline."""
+    before, after = (np.repeat(1e6 * one, 6) for one in (np.ones(len(ratios)), ratios))
+    return replace(
+        make_latency(rounds=len(after)),
+        baseline=(visits(before), visits(before)),
+        variant=visits(after),
+        processes=(6,) * len(ratios),
+    )
+
+
+@pytest.mark.parametrize(("scatter", "can_tell"), [(1, True), (10, False)])
+def test_more_processes_are_asked_for_only_where_they_can_decide(scatter: int, can_tell: bool) -> None:
+    """However many there are, an earlier result stays as well known as it is."""
+    steps = np.linspace(-0.002, 0.002, 5)
+    earlier, now = replace(HALF, latency=timed(1 + scatter * steps)), timed(1 + 5 * steps)
+    few, many = (slowdown_check([now] * series, earlier, 0.8) for series in (1, 40))
+    assert few.outcome is Outcome.UNDECIDED
+    assert (many.outcome is Outcome.PASS) == can_tell
+    assert ("processes in all would decide it" in few.words) == can_tell
+    assert ("no number of processes is sure to decide it" in few.words) != can_tell
 
 
 @pytest.mark.parametrize(
