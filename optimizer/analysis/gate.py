@@ -310,6 +310,20 @@ def check_comparable(result: Result, against: Result) -> None:
         )
 
 
+def check_same_network(result: Result, against: Result) -> None:
+    """Whether the uncompressed models that two results of one name were timed beside are one network. Raises
+    InputError where another one had the name before."""
+    before, now = (
+        sorted((layer.shape, layer.macs) for layer in one.inspection.layers) for one in (against, result)
+    )
+    if before != now:
+        raise InputError(
+            f"the earlier result is of another network that had the name {result.request.model}: times are "
+            "compared through the same uncompressed model. Leave out --max-slowdown, or give both networks "
+            "as files"
+        )
+
+
 def _logs(latency: Latency) -> np.ndarray:
     """The logarithm of the ratio to the baseline that each process found."""
     ratios = process_ratios(latency)

@@ -11,6 +11,7 @@ from optimizer.analysis.gate import (
     GateLimits,
     Outcome,
     check_comparable,
+    check_same_network,
     drop_check,
     drop_of,
     drop_of_files,
@@ -71,6 +72,8 @@ def judge(
         others.append(size_check(result.inspection.size.file_bytes, limits.size_mb))
     if against is not None and {limits.slowdown_percent, limits.instructions_percent} != {None}:
         check_comparable(result, against)
+        if limits.slowdown_percent is not None:
+            check_same_network(result, against)
     verdict = Verdict(result, tuple(others), 0, clock() - begun)
     return _timed(
         verdict, limits, lambda: time_again(request), budget_seconds, against, report, lambda: clock() - begun

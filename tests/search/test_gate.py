@@ -207,6 +207,27 @@ def counted(baseline: Sequence[float], variant: Sequence[float]) -> Result:
     )
 
 
+def test_another_network_of_the_same_name_is_no_clock() -> None:
+    """Half of a large one's time may be more than all of a small one's. Instructions are counted of the two
+    themselves."""
+    first, *rest = HALF.inspection.layers
+    wider = replace(first, shape=(2 * first.shape[0], *first.shape[1:]), macs=2 * first.macs)
+    other = replace(HALF.inspection, layers=(wider, *rest))
+    with pytest.raises(InputError, match="another network that had the name fashion-resnet"):
+        gate(1.0, GateLimits(slowdown_percent=5), against=replace(HALF, inspection=other))
+    renamed = replace(HALF.inspection, layers=(*rest, replace(first, name="stem.weight")))
+    assert gate(1.0, GateLimits(slowdown_percent=5), against=replace(HALF, inspection=renamed)).checks
+    earlier, now = (counted([100, 100], [50, 50]) for _ in range(2))
+    judge(
+        REQUEST,
+        GateLimits(instructions_percent=10),
+        lambda request: now,
+        lambda request: now.latency,
+        9,
+        replace(earlier, inspection=other),
+    )
+
+
 def timed(ratios: np.ndarray) -> Latency:
     """A process for each ratio to the baseline."""
     before, after = (np.repeat(1e6 * one, 6) for one in (np.ones(len(ratios)), ratios))
