@@ -106,7 +106,7 @@ def build(
     *,
     threads: int,
     batch: int,
-    together: Callable[[], int] = lambda: SCORING_BATCH,
+    together: Callable[[], int],
 ) -> Runner:
     """A module takes any batch, so ``batch`` needs no preparation here; so many are scored ``together``."""
     model = compressed.module
