@@ -64,7 +64,7 @@ def fetch(
     name: str,
     report: Report,
     allow: Callable[[int], None],
-    check: Callable[[str, dict[str, Any]], None] = lambda architecture, settings: None,
+    check: Callable[[str, dict[str, Any]], None],
 ) -> Repository:
     """A repository's configuration and weights, from the cache or the network. ``allow`` is told how many
     bytes are to be downloaded, and raises where they may not be; ``check`` raises where an architecture and
