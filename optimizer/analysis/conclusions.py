@@ -37,7 +37,7 @@ def conclusions(run: ComplexityRun, others: Iterable[ComplexityRun] = ()) -> tup
     return (*of_each(run, others), *lesson(run))
 
 
-def of_each(run: ComplexityRun, others: Iterable[ComplexityRun] = ()) -> tuple[str, ...]:
+def of_each(run: ComplexityRun, others: Iterable[ComplexityRun]) -> tuple[str, ...]:
     """What the removal does to each execution, and the slopes."""
     removal = _removal(run, effects(run), [*others]) if run.request.removed_share else ()
     return (*removal, *_slopes(run))

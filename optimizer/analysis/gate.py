@@ -246,18 +246,26 @@ def slowdown_check(
     as ratios to the uncompressed model, which is timed beside each: what the machine has become slower by in
     between cancels.
     """
-    logs = np.concatenate([_logs(latency) for latency in latencies])
+    logs, earlier = np.concatenate([_logs(latency) for latency in latencies]), np.zeros(0)
     middle, half = mean_of_processes(logs, confidence)
     if against is not None:
         earlier = _logs(against.latency)
         middle, half = _difference(logs, earlier, confidence)
     value, low, high = (100 * (math.exp(one) - 1) for one in (middle, middle - half, middle + half))
     distance = abs(math.log1p(limit / 100) - middle)
-    needed = (
-        math.ceil(len(logs) * (half / (NARROWER * distance)) ** 2) if distance > 0 and half < math.inf else 0
-    )
-    takes = f"about {count(needed, 'process', 'processes')} in all would decide it" if needed else ""
+    takes = _takes(logs, earlier, half, NARROWER * distance) if 0 < half < math.inf else ""
     return Check("time added", "%", limit, value, low, high, takes)
+
+
+def _takes(logs: np.ndarray, earlier: np.ndarray, half: float, wanted: float) -> str:
+    """What brings half of an interval down to what is ``wanted``: more processes, which tell no more of an
+    earlier result's."""
+    own, theirs = _squared_error(logs), _squared_error(earlier) if len(earlier) else 0.0
+    left = (wanted / half) ** 2 * (own + theirs) - theirs
+    if left <= 0:
+        beside = f" beside the earlier result's {len(earlier)}" if len(earlier) else ""
+        return f"no number of processes is sure to decide it{beside}"
+    return f"about {count(math.ceil(len(logs) * own / left), 'process', 'processes')} in all would decide it"
 
 
 def instructions_check(latency: Latency, against: Result | None, limit: float) -> Check:
@@ -302,6 +310,20 @@ def check_comparable(result: Result, against: Result) -> None:
         )
 
 
+def check_same_network(result: Result, against: Result) -> None:
+    """Whether the uncompressed models that two results of one name were timed beside are one network. Raises
+    InputError where another one had the name before."""
+    before, now = (
+        sorted((layer.shape, layer.macs) for layer in one.inspection.layers) for one in (against, result)
+    )
+    if before != now:
+        raise InputError(
+            f"the earlier result is of another network that had the name {result.request.model}: times are "
+            "compared through the same uncompressed model. Leave out --max-slowdown, or give both networks "
+            "as files"
+        )
+
+
 def _logs(latency: Latency) -> np.ndarray:
     """The logarithm of the ratio to the baseline that each process found."""
     ratios = process_ratios(latency)
@@ -315,7 +337,7 @@ def _difference(logs: np.ndarray, earlier: np.ndarray, confidence: float) -> tup
     """Of two means, with half of its interval (Welch)."""
     if min(len(logs), len(earlier)) < 2:
         return float(logs.mean() - earlier.mean()), math.inf
-    parts = [one.var(ddof=1) / len(one) for one in (logs, earlier)]
+    parts = [_squared_error(one) for one in (logs, earlier)]
     if not sum(parts):  # counts can be alike to the last one
         return float(logs.mean() - earlier.mean()), 0.0
     freedom = sum(parts) ** 2 / sum(
@@ -323,3 +345,8 @@ def _difference(logs: np.ndarray, earlier: np.ndarray, confidence: float) -> tup
     )
     half = t_quantile(freedom, confidence) * math.sqrt(sum(parts))
     return float(logs.mean() - earlier.mean()), float(half)
+
+
+def _squared_error(logs: np.ndarray) -> float:
+    """Of their mean."""
+    return float(logs.var(ddof=1) / len(logs))

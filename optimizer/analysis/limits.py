@@ -108,8 +108,11 @@ LATER[Limits] = {"latency_ratio": (None, {})}
 
 
 def loss_of(name: str, value: float) -> float:
-    """A metric's value as what is above 0 and better the lower it is: of SQNR, noise over signal."""
-    return float(10 ** (-min(value, MAX_SQNR_DB) / 20)) if name == "sqnr" else value
+    """A metric's value as what is above 0 and better the lower it is: of SQNR, noise over signal. That is
+    finite where an end is not known, too: what is kept of a search can't hold another."""
+    if name != "sqnr":
+        return value
+    return float(10 ** (-max(-MAX_SQNR_DB, min(value, MAX_SQNR_DB)) / 20))
 
 
 def value_of(name: str, loss: float) -> float:
@@ -231,9 +234,10 @@ def relaxations(
     found = []
     for name, limit in limits.losses.items():
         others = {one: value for one, value in limits.losses.items() if one != name}
+        most = loss_of(name, -math.inf) if name == "sqnr" else math.inf  # what is not known is not offered
         within = [one for one in results if all(bound(one, other) <= others[other] for other in others)]
-        beyond = sorted((one for one in within if bound(one, name) > limit), key=lambda one: bound(one, name))
-        for one in beyond:
+        beyond = [one for one in within if limit < bound(one, name) < most]
+        for one in sorted(beyond, key=lambda one: bound(one, name)):
             gain = None if best is None else _gain(one, best, minimise)
             if best is None or gain is not None:
                 more = abs(value_of(name, bound(one, name)) - value_of(name, limit))

@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from optimizer.compression.apply import CompressedModel
 from optimizer.engine.base import Runner
 from optimizer.engine.realised import TAKES_TIME, simulated, unrounded
-from optimizer.engine.torch import RoundActivations, activation_ranges, unreached
-from optimizer.engine.torch import build as build_eager
+from optimizer.engine.torch import RoundActivations, activation_ranges, prepare, unreached
 from optimizer.model.layers import hooked, uses, walk
 from optimizer.recipe import Recipe
 from optimizer.records import Execution, LayerExecution
@@ -97,10 +96,9 @@ def build(compressed: CompressedModel, calibration: Tensor, *, threads: int, bat
         if path and module in faster:
             model.set_submodule(path, faster[module])
     model = faster.get(model, model)
+    eager = prepare(compressed.module, tuple(calibration.shape[1:]))
     timed, whole = (
-        build_eager(
-            replace(compressed, module=each, recipe=Recipe()), calibration, threads=threads, batch=batch
-        )
+        eager(replace(compressed, module=each, recipe=Recipe()), calibration, threads=threads, batch=batch)
         for each in (model, scored)
     )
     dense = {layer.name for layer in uses(model)}  # of those that share a weight, one may stay

@@ -14,9 +14,7 @@ ENGINES: dict[str, Callable[[Network, tuple[int, ...], int, int], Opened]] = {
 }
 
 
-def open_network(
-    network: Network, engine: str, shape: tuple[int, ...], threads: int, batch: int = 1
-) -> Opened:
+def open_network(network: Network, engine: str, shape: tuple[int, ...], threads: int, batch: int) -> Opened:
     """Compile for images ``[C, H, W]``. Raises InputError for a network that can't be run on them, or not by
     this engine, WorkError where a module can't be converted."""
     if engine not in ENGINES:

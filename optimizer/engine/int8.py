@@ -9,12 +9,12 @@ from openvino import opset13 as ops
 from torch import Tensor
 
 from optimizer.engine.openvino_core import compile_graph
+from optimizer.engine.realised import INT8
 from optimizer.errors import WorkError
 
 LEVELS = 256
 MAX_ERROR = 0.3
 """Of what rounding may change; ten matrices change 0.05."""
-INT8 = {"i8", "u8"}
 
 
 def chain(weights: Sequence[Tensor], inputs: np.ndarray, threads: int) -> Callable[[], object]:

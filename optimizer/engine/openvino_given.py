@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from optimizer.engine.base import Array
 from optimizer.engine.openvino_core import core
-from optimizer.engine.openvino_quantizers import WEIGHTED
+from optimizer.engine.openvino_quantizers import WEIGHTED, behind, nodes_of
 
 Rows = tuple[int, int]
 """The first row of a weight, and the one behind the last."""
@@ -132,7 +132,7 @@ def _values(graph: Any, asked: Sequence[tuple[str, int]], weights: Mapping[str, 
     import openvino
 
     graph = graph.clone()
-    nodes = {node.get_friendly_name(): node for node in graph.get_ops()}
+    nodes = nodes_of(graph)
     outputs = [nodes[name].input_value(number) for name, number in asked]
     images = np.zeros(graph.get_parameters()[0].get_shape(), np.float32)
     probe = openvino.Model(outputs, graph.get_parameters())
@@ -159,13 +159,4 @@ def _all_of(name: str, rows: int, cuts: Sequence[tuple[str, Any]], found: Sequen
 
 def of_images(node: Any) -> bool:
     """Whether what an operation gives depends on the values of the images, not on their shape alone."""
-    seen, waiting = set[str](), [node]
-    while waiting:
-        one = waiting.pop()
-        kind, name = one.get_type_name(), one.get_friendly_name()
-        if kind == "Parameter":
-            return True
-        if kind != "ShapeOf" and name not in seen:
-            seen.add(name)
-            waiting += [given.get_source_output().get_node() for given in one.inputs()]
-    return False
+    return any(one.get_type_name() == "Parameter" for one in behind(node, shapes=False))

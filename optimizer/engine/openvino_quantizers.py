@@ -102,8 +102,7 @@ def _grids(graph: Any) -> Iterator[Any]:
 
 def _constant(node: Any) -> bool:
     """Whether an operation gives the same whatever the images, as a weight does."""
-    sources = [one.get_source_output().get_node() for one in node.inputs()]
-    return all(map(_constant, sources)) if sources else node.get_type_name() == "Constant"
+    return all(one.get_input_size() or one.get_type_name() == "Constant" for one in behind(node, shapes=True))
 
 
 def ranges(
@@ -228,3 +227,17 @@ def nncf_quantized(graph: Any, images: Array, others: Sequence[str]) -> Any:
 def nodes_of(graph: Any) -> dict[str, Any]:
     """Operations by name."""
     return {node.get_friendly_name(): node for node in graph.get_ops()}
+
+
+def behind(node: Any, shapes: bool) -> Iterator[Any]:
+    """An operation, and all that it is worked out of; with ``shapes`` also what only a shape is taken of. Not
+    by recursion: a deep network has more operations in a row than Python nests calls."""
+    seen, waiting = set[str](), [node]
+    while waiting:
+        one = waiting.pop()
+        name = one.get_friendly_name()
+        if name not in seen:
+            seen.add(name)
+            yield one
+            if shapes or one.get_type_name() != "ShapeOf":
+                waiting += [given.get_source_output().get_node() for given in one.inputs()]

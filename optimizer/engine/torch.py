@@ -106,7 +106,7 @@ def build(
     *,
     threads: int,
     batch: int,
-    together: Callable[[], int] = lambda: SCORING_BATCH,
+    together: Callable[[], int],
 ) -> Runner:
     """A module takes any batch, so ``batch`` needs no preparation here; so many are scored ``together``."""
     model = compressed.module
@@ -137,7 +137,7 @@ def build(
         memory_probe=lambda folder: torch.save((model, dtype), Path(folder) / "model.pt"),
         loader=saved,
         session=lambda: thread_count(threads),
-        profile=partial(_profile, model, infer),
+        profile=partial(_profile, model, precision, infer),
         serve=lambda *, batch, threads, streams: Service(one_by_one(infer), lambda: thread_count(threads)),
     )
 
@@ -159,7 +159,7 @@ def _one_call(model: nn.Module, dtype: torch.dtype, images: Array) -> Array:
 
 
 def _profile(
-    model: nn.Module, infer: Callable[[Array], Array], images: Array, calls: int
+    model: nn.Module, precision: str, infer: Callable[[Array], Array], images: Array, calls: int
 ) -> tuple[KernelTime, ...]:
     """Each module's time, by hooks; which operation it is, by torch's profiler in one call more.
 
@@ -209,9 +209,9 @@ def _profile(
         kernel = FAKE_QUANTIZE if role == "conversion" else kernels.get(name, "no operation")
         time_ns = round(np.median(taken))
         rows.append(
-            KernelTime.of_layers([name], "f32", kernel, time_ns)
+            KernelTime.of_layers([name], precision, kernel, time_ns)
             if role == "layer"
-            else KernelTime(name, role, "f32", kernel, (time_ns,))
+            else KernelTime(name, role, "f32" if role == "conversion" else precision, kernel, (time_ns,))
         )
     rest = KernelTime.between_operations(
         round(np.median(between)), "functions, scheduling, and the call itself"

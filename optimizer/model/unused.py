@@ -103,7 +103,13 @@ def _traced(module: nn.Module, input_shape: tuple[int, ...]) -> tuple[set[int], 
     decides = _Decides()
     try:
         # One or two inputs: more threads would wait for each other, long where other work goes on.
-        with thread_count(1), torch.random.fork_rng(devices=()), torch.no_grad(), hooked(watched):
+        with (
+            thread_count(1),
+            torch.random.fork_rng(devices=()),
+            torch.inference_mode(False),  # in it a branch would be no operation of its own
+            torch.no_grad(),
+            hooked(watched),
+        ):
             torch.default_generator.manual_seed(0)
             one, two = (examples(module, input_shape, count) for count in (1, 2))
             with decides, reads:

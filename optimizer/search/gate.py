@@ -11,6 +11,7 @@ from optimizer.analysis.gate import (
     GateLimits,
     Outcome,
     check_comparable,
+    check_same_network,
     drop_check,
     drop_of,
     drop_of_files,
@@ -71,6 +72,8 @@ def judge(
         others.append(size_check(result.inspection.size.file_bytes, limits.size_mb))
     if against is not None and {limits.slowdown_percent, limits.instructions_percent} != {None}:
         check_comparable(result, against)
+        if limits.slowdown_percent is not None:
+            check_same_network(result, against)
     verdict = Verdict(result, tuple(others), 0, clock() - begun)
     return _timed(
         verdict, limits, lambda: time_again(request), budget_seconds, against, report, lambda: clock() - begun
@@ -81,12 +84,11 @@ def judge_files(
     limits: GateLimits,
     compare: Callable[[], tuple[TwoFiles, Callable[[], Latency]]],
     budget_seconds: float,
-    report: Report = quiet,
-    clock: Callable[[], float] = time.monotonic,
+    report: Report,
 ) -> Verdict:
     """As :func:`judge`, of two networks as they are: ``compare`` gives what was measured, and what times them
     once more."""
-    begun = clock()
+    begun = time.monotonic()
     report(None, "comparing")
     run, time_again = compare()
     others = []
@@ -96,8 +98,8 @@ def judge_files(
         others.append(sqnr_check(sqnrs(run.outputs), limits.sqnr_db))
     if limits.size_mb is not None:
         others.append(size_check(run.b.size_bytes, limits.size_mb))
-    verdict = Verdict(run, tuple(others), 0, clock() - begun)
-    return _timed(verdict, limits, time_again, budget_seconds, None, report, lambda: clock() - begun)
+    verdict = Verdict(run, tuple(others), 0, time.monotonic() - begun)
+    return _timed(verdict, limits, time_again, budget_seconds, None, report, lambda: time.monotonic() - begun)
 
 
 def _timed(

@@ -22,9 +22,11 @@ class KernelTimes:
 
 
 def same_kernels(request: Request) -> object:
-    """Equal where the same instructions run, whatever the weights' values; None where that can't be said."""
+    """Equal where the same instructions run, whatever the weights' values; None where that can't be said: an
+    engine that skips zeros skips those that rounding makes too."""
     prune, quantize = request.recipe.prune, request.recipe.quantize
-    if prune.shrinks or (ENGINES[request.engine].skips_zeros and prune.active):
+    makes_zeros = prune.active or quantize.integer
+    if prune.shrinks or (ENGINES[request.engine].skips_zeros and makes_zeros):
         return None
     integer = quantize.activation_bits == 8 and quantize.weight_bits <= 8
     return request.engine, request.settings, quantize.activation_bits, integer, quantize.precision

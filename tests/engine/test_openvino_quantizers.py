@@ -1,5 +1,6 @@
 """Quantizers placed once and given ranges for each recipe are those that NNCF gives each recipe's graph."""
 
+import sys
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from optimizer.engine.openvino import build
 from optimizer.engine.openvino_batches import run_batches
 from optimizer.engine.openvino_core import core
 from optimizer.engine.openvino_graph import Converted, convert
-from optimizer.engine.openvino_quantizers import REACHES, Quantizer, insert, ranges
+from optimizer.engine.openvino_quantizers import REACHES, Quantizer, insert, ranges, set_levels
 from optimizer.model.folding import fold_batch_norm
 from optimizer.recipe import PruneSpec, QuantizeSpec, Recipe
 
@@ -141,3 +142,17 @@ def test_a_weight_of_no_layer_stays_as_it_is(
     exact = model(small_images).detach().numpy()
     error = runner.score(small_images.numpy()) - exact
     assert np.square(error).mean() < 0.1 * np.square(exact - exact.mean(0)).mean()
+
+
+def test_a_network_has_more_operations_in_a_row_than_python_nests_calls() -> None:
+    import openvino
+    from openvino import opset13 as ops
+
+    value = images = ops.parameter([1, 4], np.float32)
+    for _ in range(sys.getrecursionlimit()):
+        value = ops.relu(value)
+    ends = [ops.constant(np.float32(end)) for end in (0, 1)]
+    rounded = ops.fake_quantize(value, *ends, *ends, 256)
+    graph = openvino.Model([rounded], [images])
+    set_levels(graph, 4)
+    assert rounded.get_attributes()["levels"] == 16

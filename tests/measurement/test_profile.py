@@ -10,7 +10,7 @@ from engine_runs import Ready
 from factories import recipe
 from torch import nn
 
-from optimizer.analysis.coverage import conclusions, layer_precisions, parts, rows
+from optimizer.analysis.coverage import Part, conclusions, layer_precisions, parts, rows
 from optimizer.compression.apply import compress
 from optimizer.engine import Runner
 from optimizer.engine.base import Build
@@ -86,6 +86,16 @@ def test_torch_times_the_rounding_of_activations_apart(ready: Ready) -> None:
     assert [row.name for row in rounding] == [f"{layer.name}: input to 8 bits" for layer in walk(model)]
     assert all(row.times_ns[0] > 0 for row in rounding)
     assert {row.kernel for row in told if row.name == "head.weight"} == {"aten::addmm"}
+
+
+def test_torch_names_the_precision_that_it_computes_in(ready: Ready) -> None:
+    """Rounding alone is in float32."""
+    half = replace(INT8, quantize=replace(INT8.quantize, precision="bf16"))
+    told = profiled(ready("torch", "cnn"), half)
+    assert {row.precision for row in told if row.role in ("layer", "other")} == {"bf16"}
+    assert {row.precision for row in told if row.role == "conversion"} == {"f32"}
+    assert {Part.HALF, Part.CONVERSION} <= parts(told).keys()
+    assert Part.DENSE not in parts(told)
 
 
 def test_torch_leaves_no_hook_behind(small) -> None:  # type: ignore[no-untyped-def]

@@ -111,6 +111,9 @@ def test_what_is_missing_gated_or_no_classifier_is_explained(
         ("me/list", InputError, "holds no settings"),
         ("../../etc", InputError, "is no id of the hub"),
         ("a/b/c", InputError, "is no id of the hub"),
+        ("me/model.git", InputError, "is no id of the hub"),
+        ("me/my--model", InputError, "is no id of the hub"),
+        ("me/model-", InputError, "is no id of the hub"),
     ):  # fmt: skip
         with pytest.raises(error, match=words) as refused:
             catalogue.examine_hub(name)

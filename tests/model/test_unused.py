@@ -11,7 +11,7 @@ from torch.nn import functional
 from optimizer.measurement.workspace import open_model
 from optimizer.model.folding import fold_batch_norm
 from optimizer.model.own import own_model
-from optimizer.model.unused import drop_unused, unused
+from optimizer.model.unused import drop_unused, unused, values_decide
 
 
 class Read(nn.Module):
@@ -91,6 +91,23 @@ def test_a_part_of_two_names_goes_under_both() -> None:
 @pytest.mark.parametrize("way", ["list", "int", "rows"])
 def test_what_values_decide_on_stays(way: str) -> None:
     assert unused(Experts(way).eval(), (4,)) == ()
+
+
+class Branches(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.bright, self.dark = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.bright(x) if x.mean() > 0 else self.dark(x)
+
+
+@pytest.mark.parametrize("inference", [False, True])
+def test_a_branch_is_seen_whoever_asks(inference: bool) -> None:
+    module = Branches().eval()
+    with torch.inference_mode(inference):
+        assert values_decide(module, (4,))
+        assert unused(module, (4,)) == ()
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from factories import loss_points
+from factories import BEFORE, PARTS, after, loss_points
 from hypothesis import given
 from hypothesis import strategies as st
 from search_bench import BASE, SMALL, Bench, question
@@ -19,9 +19,10 @@ from optimizer.charts import search_info
 from optimizer.cli.main import main
 from optimizer.errors import InputError
 from optimizer.export.report import answer_report
-from optimizer.records import OutputFidelity, PerImage, Request, decode, encode
+from optimizer.records import OutputFidelity, PerImage, Request, Result, decode, encode
 from optimizer.search.answers import answer_json, asked_words, command, details, headline, trial_frame
 from optimizer.search.records import Answer, Outcome, Progress
+from optimizer.tasks import accuracy_of
 
 
 def noise_of(request: Request) -> float:
@@ -155,3 +156,24 @@ def test_of_one_image_nothing_is_shown_and_of_a_silent_output_that_speaks_all_is
     assert sqnr_check(sqnrs([replace(equal, largest=0.0)]), 100).outcome == "pass"
     silent = replace(equal, largest=0.3, signal_images=None, noise_images=PerImage.of(np.ones(8)))
     assert sqnr_check(sqnrs([silent]), 1).outcome == "fail"
+
+
+class OfOneImage(Bench):
+    """A machine that has a single image."""
+
+    def result(self, request: Request) -> Result:
+        made = super().result(request)
+        one, before = (
+            accuracy_of(outputs[:1], BEFORE[:1], None, "", PARTS)
+            for outputs in (after(noise_of(request)), BEFORE)
+        )
+        return replace(made, accuracy=one, baseline_accuracy=before)
+
+
+def test_a_search_whose_sqnr_has_no_known_end_is_kept_and_answered_all_the_same() -> None:
+    bench = OfOneImage(noise=noise_of)
+    found = bench.ask(Limits(sqnr_db=30))
+    assert found.best is None, "of one image nothing is shown"
+    assert decode(encode(found.answer), Answer) == found.answer
+    assert decode(encode(bench.kept[-1]), Progress) == bench.kept[-1]
+    assert not found.answer.relaxations, "by how much is not known"

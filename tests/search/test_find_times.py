@@ -103,6 +103,16 @@ def test_what_may_keep_to_the_limit_of_time_is_timed_afresh_where_nothing_surely
     assert not any(early.confirmed_for), "who ends a search waits no longer than needed"
 
 
+def test_what_rounding_makes_zero_is_skipped_too_so_that_its_time_is_its_own() -> None:
+    def skips_what_4_bits_make_zero(request: Request) -> float:
+        return 0.5 if request.recipe.quantize.weight_bits == 4 else 1.0
+
+    space = replace(SMALL, engine=("sparse",), pruning=("none",))
+    found = Bench(skips_what_4_bits_make_zero).ask(Limits(drop_points=3), space=space)
+    assert found.best is not None
+    assert found.best.request.recipe.quantize.weight_bits == 4
+
+
 def test_time_for_the_winner_is_left_only_where_there_may_be_one() -> None:
     """A search that has found nothing goes on until its time is over."""
     slow, budget = Bench(), 10 * SECONDS

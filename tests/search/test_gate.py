@@ -17,6 +17,7 @@ from optimizer.analysis.gate import (
     instructions_check,
     overall,
     size_check,
+    slowdown_check,
 )
 from optimizer.errors import InputError
 from optimizer.records import Instructions, Latency, Request, Result
@@ -204,6 +205,50 @@ def counted(baseline: Sequence[float], variant: Sequence[float]) -> Result:
     return replace(
         HALF, latency=replace(HALF.latency, instructions=Instructions(*map(tuple, (baseline, variant))))
     )
+
+
+def test_another_network_of_the_same_name_is_no_clock() -> None:
+    """Half of a large one's time may be more than all of a small one's. Instructions are counted of the two
+    themselves."""
+    first, *rest = HALF.inspection.layers
+    wider = replace(first, shape=(2 * first.shape[0], *first.shape[1:]), macs=2 * first.macs)
+    other = replace(HALF.inspection, layers=(wider, *rest))
+    with pytest.raises(InputError, match="another network that had the name fashion-resnet"):
+        gate(1.0, GateLimits(slowdown_percent=5), against=replace(HALF, inspection=other))
+    renamed = replace(HALF.inspection, layers=(*rest, replace(first, name="stem.weight")))
+    assert gate(1.0, GateLimits(slowdown_percent=5), against=replace(HALF, inspection=renamed)).checks
+    earlier, now = (counted([100, 100], [50, 50]) for _ in range(2))
+    judge(
+        REQUEST,
+        GateLimits(instructions_percent=10),
+        lambda request: now,
+        lambda request: now.latency,
+        9,
+        replace(earlier, inspection=other),
+    )
+
+
+def timed(ratios: np.ndarray) -> Latency:
+    """A process for each ratio to the baseline."""
+    before, after = (np.repeat(1e6 * one, 6) for one in (np.ones(len(ratios)), ratios))
+    return replace(
+        make_latency(rounds=len(after)),
+        baseline=(visits(before), visits(before)),
+        variant=visits(after),
+        processes=(6,) * len(ratios),
+    )
+
+
+@pytest.mark.parametrize(("scatter", "can_tell"), [(1, True), (10, False)])
+def test_more_processes_are_asked_for_only_where_they_can_decide(scatter: int, can_tell: bool) -> None:
+    """However many there are, an earlier result stays as well known as it is."""
+    steps = np.linspace(-0.002, 0.002, 5)
+    earlier, now = replace(HALF, latency=timed(1 + scatter * steps)), timed(1 + 5 * steps)
+    few, many = (slowdown_check([now] * series, earlier, 0.8) for series in (1, 40))
+    assert few.outcome is Outcome.UNDECIDED
+    assert (many.outcome is Outcome.PASS) == can_tell
+    assert ("processes in all would decide it" in few.words) == can_tell
+    assert ("no number of processes is sure to decide it" in few.words) != can_tell
 
 
 @pytest.mark.parametrize(

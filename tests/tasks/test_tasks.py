@@ -167,6 +167,14 @@ def test_labels_are_kept_where_classes_have_unequal_numbers_of_images() -> None:
     assert accuracy_of(logits, logits, None).classes is None
 
 
+def test_labels_that_16_bits_do_not_hold_are_not_kept_as_others() -> None:
+    """Two classes would be one, and balanced accuracy wrong."""
+    logits = np.zeros((3, 2**16 + 1), np.float32)
+    logits[[0, 1, 2], [0, 0, 2**16]] = 1
+    assert accuracy_of(logits, logits, np.array([0, 0, 2**16])).classes is None
+    assert accuracy_of(logits, logits, np.array([0, 0, 2**16 - 1])).classes is not None
+
+
 def test_large_outputs_are_compared_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """All at once in float64 a segmentation network's would take ten times their memory."""
     random = np.random.default_rng(0)

@@ -23,7 +23,9 @@ from optimizer.progress import Report
 
 PREFIX = "hf-hub:"
 """Before an id, where a model's name is expected."""
-ID = re.compile(r"[A-Za-z0-9_.-]{1,96}/[A-Za-z0-9_.-]{1,96}")
+PART = r"\w(?:[\w.-]{0,94}\w)?"
+ID = re.compile(rf"(?!.*(?:--|\.\.|\.git$)){PART}/{PART}", re.ASCII)
+"""What huggingface_hub takes: of another it raises an error of its own."""
 CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 MAX_CONFIG_BYTES = 4 << 20
@@ -62,7 +64,7 @@ def fetch(
     name: str,
     report: Report,
     allow: Callable[[int], None],
-    check: Callable[[str, dict[str, Any]], None] = lambda architecture, settings: None,
+    check: Callable[[str, dict[str, Any]], None],
 ) -> Repository:
     """A repository's configuration and weights, from the cache or the network. ``allow`` is told how many
     bytes are to be downloaded, and raises where they may not be; ``check`` raises where an architecture and
