@@ -262,7 +262,7 @@ def search(
         before,
         [
             stored.timed_again(store, one) or one
-            for one in stored.known(store, store.several([trial.key for trial in before.trials]))
+            for one in stored.several(store, [trial.key for trial in before.trials])
         ],
         keep,
         satisfied(),

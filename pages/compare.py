@@ -110,7 +110,7 @@ def configurations() -> None:
         st.caption(AGAINST)
     with st.container(horizontal=True):
         drawing.export_menu(keys, "comparison", against=reference.key if reference else None)
-        drawing.report_button(lambda: report(stored.known(store, store.several(keys))), "report", "verdicts")
+        drawing.report_button(lambda: report(stored.several(store, keys)), "report", "verdicts")
     metric = st.segmented_control(
         "Metric",
         COMPARED,

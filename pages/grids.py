@@ -300,7 +300,7 @@ def table(sweep: Sweep, items: Sequence[Item], results: dict[str, Summary]) -> N
         drawing.export_menu(keys, f"sweep {sweep.id}")
         title = f"{capital(sweep.title)}: {describe(sweep)}"
         drawing.report_button(
-            lambda: report(stored.known(store, store.several(keys)), title),
+            lambda: report(stored.several(store, keys), title),
             f"sweep-{sweep.id}",
             "verdicts",
             disabled=not shown,
