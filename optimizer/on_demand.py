@@ -63,12 +63,13 @@ def load_or_measure(
         return result
     store.check_room()
     from optimizer.measurement import experiment
+    from optimizer.measurement.runners import TIMED_IMAGES
     from optimizer.measurement.workspace import open_workspace
 
     if workspace is None:
         check_at_hand(request.data)  # nothing is wrong with the request: who has its images may go on with it
     # A small device, to which the scores are given, may have no memory for more than it times with.
-    read, latency_of = experiment.TIMED_IMAGES if scores else None, store.latency
+    read, latency_of = TIMED_IMAGES if scores else None, store.latency
     if begun := store.get_document(UNFINISHED, request_key(request), Result):
         scores, latency_of = _scores_in(begun), lambda signature, quick: begun.latency
     try:
@@ -185,10 +186,10 @@ def check_request(request: Request, store: Store, report: Report = quiet) -> Non
     if store.get(request_key(request)) is not None:
         return
     store.check_room()
-    from optimizer.measurement import experiment
+    from optimizer.measurement.runners import checked
     from optimizer.measurement.workspace import open_workspace
 
-    experiment.checked(request)
+    checked(request)
     check_at_hand(request.data)
     workspace = open_workspace(request.model, request.data, report)
     report(None, "reading the images")

@@ -20,8 +20,8 @@ from optimizer.analysis.load import (
 )
 from optimizer.engine import Runner
 from optimizer.measurement import visits
-from optimizer.measurement.experiment import pair
 from optimizer.measurement.latency import batches, no_garbage_collection
+from optimizer.measurement.runners import pair
 from optimizer.measurement.visits import VisitEffort, settle, timed
 from optimizer.measurement.workspace import Workspace
 from optimizer.progress import Report, quiet, stop_if_cancelled

@@ -17,7 +17,7 @@ from optimizer.engine.base import Array, Runner
 from optimizer.engine.files import ENGINES, open_network
 from optimizer.engine.opened import Answer, Network, Opened
 from optimizer.errors import InputError, ParetoscopeError
-from optimizer.measurement.experiment import TIMED_IMAGES
+from optimizer.measurement.runners import TIMED_IMAGES
 from optimizer.measurement.timing import time_latency
 from optimizer.measurement.two_files_layers import clipped, matching
 from optimizer.model.added.cards import version_of
