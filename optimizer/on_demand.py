@@ -377,7 +377,7 @@ def compare(request: CompareRequest, report: Report = quiet, given: "Datasets | 
     memory, or those that the request names.
 
     Raises what :func:`optimizer.export.artifacts.networks.opened` and
-    :func:`optimizer.measurement.two_files.prepare` do.
+    :func:`optimizer.measurement.two_files_prepared.prepare` do.
     """
     return comparison(request, report, given)[0]
 
@@ -388,16 +388,17 @@ def comparison(
     """As :func:`compare`, and what times the two once more."""
     from optimizer.export.artifacts.networks import opened
     from optimizer.measurement import two_files
+    from optimizer.measurement.two_files_prepared import Comparison, like_of, prepare
     from optimizer.model import catalogue
 
     a, b = (opened(one, report) for one in (request.a, request.b))
     if request.data.path is not None and not request.like:
-        request = replace(request, like=two_files.like_of(a, b))
+        request = replace(request, like=like_of(a, b))
 
     @cache
-    def made() -> two_files.Comparison:
+    def made() -> Comparison:
         like = catalogue.load(request.like, report) if request.like else None
-        return two_files.prepare(a, b, request, like, given, report)
+        return prepare(a, b, request, like, given, report)
 
     store, key = Store(), two_files.key_of(a, b, request)
     run = store.get_document("compare", key, TwoFiles)
