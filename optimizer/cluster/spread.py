@@ -210,7 +210,7 @@ def check_address(address: str) -> None:
     if address.startswith(PREFIX):
         _slurm(address)
         return
-    from optimizer.cluster.dask_nodes import check_scheduler
+    from optimizer.cluster.dask_client import check_scheduler
 
     check_scheduler(address)
 
