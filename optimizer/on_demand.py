@@ -1,7 +1,7 @@
 """What is asked for, from the store or made now: results, answers to questions, times, files, comparisons.
 
-The page's workers, the command line, the tools and the Python interface all come here. torch and its kin are
-imported inside, so that naming this module costs nothing.
+The page's workers, the command line, the tools and the Python interface all come here, and find it in one
+file. torch and its kin are imported inside, so that naming this module costs nothing.
 """
 
 import math
