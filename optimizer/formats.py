@@ -91,6 +91,11 @@ def _signed(number: float, places: int) -> str:
     return f"{round(number, places) + 0.0:,.{places}f}".replace("-", "−")
 
 
+def significant(value: float, digits: int) -> str:
+    """With so many digits, a whole number of more with all it has, and without an exponent: ``12,346``."""
+    return f"{value:,.0f}" if abs(value) >= 10**digits - 0.5 else f"{value:.{digits}g}"
+
+
 def count(number: int, noun: str, plural: str | None = None) -> str:
     """``1 call``, ``1,200 calls``."""
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"

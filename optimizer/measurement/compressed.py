@@ -25,7 +25,7 @@ from optimizer.compression.step_time import keep_step_time
 from optimizer.engine.base import Build
 from optimizer.engine.faithful import prepare
 from optimizer.errors import unknown
-from optimizer.formats import count, listed
+from optimizer.formats import count, listed, significant
 from optimizer.measurement.size import size_of
 from optimizer.measurement.workspace import OpenModel, Workspace, once
 from optimizer.model.layers import walk
@@ -351,8 +351,7 @@ def notes_on_unread(workspace: Workspace, recipe: Recipe, report: Report = quiet
 def notes_on_channels(
     model: OpenModel, compressed: CompressedModel, inspection: Inspection
 ) -> tuple[str, ...]:
-    """What is to be said where the weights that went are far fewer or more than the share of channels lets one
-    expect."""
+    """What is to be said where far fewer or more weights went than the share of channels lets one expect."""
     prune, found = compressed.recipe.prune, inspection.pruned_percent
     if not prune.shrinks or found is None:
         return ()
@@ -365,7 +364,7 @@ def notes_on_channels(
     else:
         return ()
     asked = f"{100 * prune.share:.4g} % of the channels that can go"
-    return (f"{asked} is {found:.2g} % of layer weights: {why}",)
+    return (f"{asked} is {significant(found, 2)} % of layer weights: {why}",)
 
 
 def notes_on_ties(recipe: Recipe, inspection: Inspection) -> tuple[str, ...]:

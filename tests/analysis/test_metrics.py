@@ -18,6 +18,7 @@ from optimizer.formats import (
     format_percent,
     format_points,
     format_ratio,
+    significant,
 )
 
 
@@ -91,6 +92,21 @@ def test_missing_is_a_dash_and_never_zero(name: str, value: float | None) -> Non
 def test_counts_keep_every_digit() -> None:
     assert format_count(1_070_123) == "1,070,123"
     assert METRICS["operations"].format(13_790_720) == "13.8 M"
+
+
+@pytest.mark.parametrize(
+    ("value", "digits", "written"),
+    [
+        (0.1234, 2, "0.12"),
+        (99.4, 2, "99"),
+        (99.6, 2, "100"),
+        (150.2, 2, "150"),
+        (12_345.6, 4, "12,346"),
+        (50, 4, "50"),
+    ],
+)
+def test_digits_are_counted_without_an_exponent(value: float, digits: int, written: str) -> None:
+    assert significant(value, digits) == written
 
 
 def test_ratio_and_p() -> None:
