@@ -49,7 +49,7 @@ with tasks.errors_in_words(), one_moment():
     tasks.begin_page()
     with tasks.errors_in_words():
         page.run()
-    address.tell_left_out()
+    address.tell_left_out(sliders=not page.url_path)
     address.write(sliders=not page.url_path)
     with st.sidebar:
         tasks.show_others()

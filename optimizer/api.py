@@ -18,6 +18,8 @@ Without labels a classifier's figures are agreement with the uncompressed model.
 for calibration; without it some of ``data`` are set aside.
 
 Results are kept in the same store and under the same keys as those of page and command line.
+
+It is what a script can ask for, verb by verb, with all that is to be known of each: so it stays one file.
 """
 
 import copy

@@ -15,7 +15,7 @@ def decimals(value: float, low: float | None, high: float | None, significant: i
 
     Half the interval's width is written with two digits where it begins with 1, 2 or 3, otherwise with one
     (the Particle Data Group's rule), and the value to the same place. Without an interval: ``significant``
-    digits.
+    digits, counted in what rounding gives: 9.999 is 10.0.
     """
     half = (high - low) / 2 if low is not None and high is not None else 0.0
     if half > 0 and math.isfinite(half):
@@ -23,7 +23,8 @@ def decimals(value: float, low: float | None, high: float | None, significant: i
         return max(0, -place + (half / 10.0**place < 3.55))
     if value == 0 or not math.isfinite(value):
         return 0
-    return max(0, significant - 1 - math.floor(math.log10(abs(value))))
+    exponent = int(f"{value:.{significant - 1}e}".partition("e")[2])
+    return max(0, significant - 1 - exponent)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,19 +60,23 @@ class Formatter:
         """The value, with the digits that its interval leaves it, and the interval (empty without one)."""
         if value is None or math.isnan(value):
             return MISSING, ""
-        divisor, suffix = self.unit(value)
 
         def scaled(number: float | None) -> float | None:
             return None if number is None or math.isnan(number) else number / divisor
 
-        number, lower, upper = value / divisor, scaled(low), scaled(high)
-        places = min(self.most, decimals(number, lower, upper, self.significant))
+        for unit in self.units[self.units.index(self.unit(value)) :]:
+            divisor = unit[0]
+            number, lower, upper = value / divisor, scaled(low), scaled(high)
+            places = min(self.most, decimals(number, lower, upper, self.significant))
+            # Rounding may take it to the next unit: 999,999 B are 1.00 MB.
+            if self.unit(round(number, places) * divisor)[0] <= divisor:
+                break
         # Whether 0 is between the ends is to be read: one that is not 0 reads 0 if no decimal shows it.
         enough = (
             more for more in range(places, self.most + 1) if _shown(lower, more) and _shown(upper, more)
         )
         places = next(enough, places)
-        text = f"{_signed(number, places)}{suffix}"
+        text = f"{_signed(number, places)}{unit[1]}"
         if lower is None or upper is None:
             return text, ""
         return text, f"{_signed(lower, places)} to {_signed(upper, places)}"
@@ -84,6 +89,11 @@ def _shown(bound: float | None, places: int) -> bool:
 def _signed(number: float, places: int) -> str:
     """With a true minus sign, and never a negative zero."""
     return f"{round(number, places) + 0.0:,.{places}f}".replace("-", "−")
+
+
+def significant(value: float, digits: int) -> str:
+    """With so many digits, a whole number of more with all it has, and without an exponent: ``12,346``."""
+    return f"{value:,.0f}" if abs(value) >= 10**digits - 0.5 else f"{value:.{digits}g}"
 
 
 def count(number: int, noun: str, plural: str | None = None) -> str:

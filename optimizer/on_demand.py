@@ -1,7 +1,7 @@
 """What is asked for, from the store or made now: results, answers to questions, times, files, comparisons.
 
-The page's workers, the command line, the tools and the Python interface all come here. torch and its kin are
-imported inside, so that naming this module costs nothing.
+The page's workers, the command line, the tools and the Python interface all come here, and find it in one
+file. torch and its kin are imported inside, so that naming this module costs nothing.
 """
 
 import math
@@ -63,12 +63,13 @@ def load_or_measure(
         return result
     store.check_room()
     from optimizer.measurement import experiment
+    from optimizer.measurement.runners import TIMED_IMAGES
     from optimizer.measurement.workspace import open_workspace
 
     if workspace is None:
         check_at_hand(request.data)  # nothing is wrong with the request: who has its images may go on with it
     # A small device, to which the scores are given, may have no memory for more than it times with.
-    read, latency_of = experiment.TIMED_IMAGES if scores else None, store.latency
+    read, latency_of = TIMED_IMAGES if scores else None, store.latency
     if begun := store.get_document(UNFINISHED, request_key(request), Result):
         scores, latency_of = _scores_in(begun), lambda signature, quick: begun.latency
     try:
@@ -185,10 +186,10 @@ def check_request(request: Request, store: Store, report: Report = quiet) -> Non
     if store.get(request_key(request)) is not None:
         return
     store.check_room()
-    from optimizer.measurement import experiment
+    from optimizer.measurement.runners import checked
     from optimizer.measurement.workspace import open_workspace
 
-    experiment.checked(request)
+    checked(request)
     check_at_hand(request.data)
     workspace = open_workspace(request.model, request.data, report)
     report(None, "reading the images")
@@ -262,7 +263,7 @@ def search(
         before,
         [
             stored.timed_again(store, one) or one
-            for one in stored.known(store, store.several([trial.key for trial in before.trials]))
+            for one in stored.several(store, [trial.key for trial in before.trials])
         ],
         keep,
         satisfied(),
@@ -376,7 +377,7 @@ def compare(request: CompareRequest, report: Report = quiet, given: "Datasets | 
     memory, or those that the request names.
 
     Raises what :func:`optimizer.export.artifacts.networks.opened` and
-    :func:`optimizer.measurement.two_files.prepare` do.
+    :func:`optimizer.measurement.two_files_prepared.prepare` do.
     """
     return comparison(request, report, given)[0]
 
@@ -387,16 +388,17 @@ def comparison(
     """As :func:`compare`, and what times the two once more."""
     from optimizer.export.artifacts.networks import opened
     from optimizer.measurement import two_files
+    from optimizer.measurement.two_files_prepared import Comparison, like_of, prepare
     from optimizer.model import catalogue
 
     a, b = (opened(one, report) for one in (request.a, request.b))
     if request.data.path is not None and not request.like:
-        request = replace(request, like=two_files.like_of(a, b))
+        request = replace(request, like=like_of(a, b))
 
     @cache
-    def made() -> two_files.Comparison:
+    def made() -> Comparison:
         like = catalogue.load(request.like, report) if request.like else None
-        return two_files.prepare(a, b, request, like, given, report)
+        return prepare(a, b, request, like, given, report)
 
     store, key = Store(), two_files.key_of(a, b, request)
     run = store.get_document("compare", key, TwoFiles)

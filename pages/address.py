@@ -112,9 +112,9 @@ def read(model: str) -> None:
         visit.model, visit.recipe = model, replace(visit.recipe, layers=())
 
 
-def tell_left_out() -> None:
+def tell_left_out(sliders: bool) -> None:
     """Say once, when a page was drawn, which settings of the link its controls were not set to, and what they
-    are set to instead."""
+    are set to instead; of one without ``sliders``, which are theirs."""
     visit = session()
     linked, visit.linked = visit.linked, {}
     if not linked or "open" in linked:  # a result, which sets them all
@@ -135,17 +135,25 @@ def tell_left_out() -> None:
         _tell(SETTINGS_LEFT_OUT, ", ".join(wrong))
     if unknown := sorted(linked.keys() - names() - visit.in_address.keys()):
         _tell(UNKNOWN, ", ".join(unknown)[:MAX_TOLD])
+    # Beside a recipe they are what Explore left there when the visitor went on from it.
+    if not sliders and "recipe" not in linked and (theirs := sorted(linked.keys() & slider_names())):
+        _tell(SLIDERS_ALONE, ", ".join(theirs)[:MAX_TOLD])
 
 
 def names() -> set[str]:
     """All that an address may say, on whichever page."""
-    recipes = {
+    return {*SETTINGS, *NO_CONTROLS, *slider_names()}
+
+
+def slider_names() -> set[str]:
+    """The keys of controls that only Explore has: those of a recipe."""
+    return {
+        *SLIDERS,
         *PRUNE_OPTIONS,
         *QUANTIZE_OPTIONS,
         *(f"{method}_{what}" for method in (*PRUNERS, "threshold") for what in ("allocation", "rounding")),
         *(f"{rounding}_range" for rounding in QUANTIZERS),
     }
-    return {*SETTINGS, *NO_CONTROLS, *recipes}
 
 
 def write(sliders: bool) -> None:
@@ -252,11 +260,17 @@ EARLIER_LABELS = {
     "granularity": {"a tensor": "tensor", "a channel": "channel", "a group": "group"},
 }
 
+SLIDERS = frozenset(
+    (
+        *("method", "sparsity", "threshold", "bits", "activations", "mixed", "grid", "precision"),
+        *("effort", "finetune"),
+    )
+)
+"""The keys of Explore's controls, but for those that are a method's own."""
 SETTINGS = frozenset(
     (
         *("model", "engine", "timed_threads", "images", "calibration", "class_index", "limit"),
-        *("method", "sparsity", "threshold", "bits", "activations", "mixed", "grid", "precision"),
-        *("effort", "finetune", "layer", "of", "metric", "view", "family", "removed"),
+        *("layer", "of", "metric", "view", "family", "removed"),
         *("full", "complexity_full"),
         *("what", "batches", "threads", "streams", "limit_ms"),
         *("ask", "find_drop", "find_sqnr", "find_ms", "find_ratio", "find_mb"),
@@ -265,12 +279,13 @@ SETTINGS = frozenset(
         *("sweep_frontier_only", "sweep_on"),
     )
 )
-"""The keys of all pages' controls, but for those that are a method's own."""
+"""The keys of the other controls, on all pages."""
 NO_CONTROLS = frozenset(
     ("recipe", "layers", "pins", "configurations", "open", "training", "sweep", "against", "times", "files")
 )
 """What else an address says, and said."""
 UNKNOWN = "This link says what no page has a setting for"
+SLIDERS_ALONE = "Only Explore has these settings of this link"
 SETTINGS_LEFT_OUT = "Settings of this link are left out"
 LAYERS_LEFT_OUT = "The layer overrides of this link are left out"
 PARTS: dict[str, Callable[[], None]] = {

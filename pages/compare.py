@@ -1,7 +1,7 @@
 """Compare: pinned configurations side by side, or two files."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import streamlit as st
 
@@ -110,7 +110,7 @@ def configurations() -> None:
         st.caption(AGAINST)
     with st.container(horizontal=True):
         drawing.export_menu(keys, "comparison", against=reference.key if reference else None)
-        drawing.report_button(lambda: report(stored.known(store, store.several(keys))), "report", "verdicts")
+        drawing.report_button(lambda: report(stored.several(store, keys)), "report", "verdicts")
     metric = st.segmented_control(
         "Metric",
         COMPARED,
@@ -129,41 +129,40 @@ def take_pins() -> None:
 
 def reference_of(chosen: Sequence[Summary]) -> Summary | None:
     """The one that all are compared with; None is each one's own uncompressed model."""
-    by_key = {result.key: result for result in chosen}
-    short = short_labels(chosen)
-    asked = st.session_state.get("against", st.query_params.get("against"))
-    st.session_state["against"] = asked if asked in by_key else UNCOMPRESSED
-    key = st.selectbox(
+    key = one_of(
         "Compare against",
-        [UNCOMPRESSED, *by_key],
-        format_func=lambda key: short.get(key, "the uncompressed model"),
-        key="against",
-        width=560,
+        {UNCOMPRESSED: "the uncompressed model"} | short_labels(chosen),
+        "against",
         help="Against one of these, accuracy is paired image by image and time is the ratio of both ratios.",
     )
-    st.query_params["against"] = key
-    return by_key.get(key)
+    return next((result for result in chosen if result.key == key), None)
 
 
 def raw_times(chosen: Sequence[Summary]) -> None:
     """Every call that the clock timed for one of the configurations: nobody has to believe a median."""
     st.subheader("Raw times")
-    by_key = {result.key: result for result in chosen}
-    short = short_labels(chosen)
-    asked = st.session_state.get("times", st.query_params.get("times"))
-    st.session_state["times"] = asked if asked in by_key else chosen[0].key
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        key = st.selectbox(
-            "Raw times of", list(by_key), format_func=short.__getitem__, key="times", width=560
-        )
+        key = one_of("Raw times of", short_labels(chosen), "times")
         view = address.choice("Raw times as", VIEWS, "rounds", "view", label_visibility="collapsed")
-    st.query_params["times"] = key
     if opened := tasks.store().get(key):
         drawing.chart(charts.samples_info(opened, view), "samples", height=320)
-    timed_with = plain(by_key[key].shared_with or "")
+    timed_with = plain(next(result for result in chosen if result.key == key).shared_with or "")
     st.caption(
         HOW_TO_READ[view] + (f" Timed with: {timed_with}, which runs the same kernels." if timed_with else "")
     )
+
+
+def one_of(label: str, words: Mapping[str, str], key: str, help: str | None = None) -> str:
+    """A control of one of several, by their keys in words; the first to begin with. The address has the key:
+    Streamlit would have the words there."""
+    session().in_address[key] = words.__getitem__
+    asked = st.session_state.get(key, st.query_params.get(key))
+    st.session_state[key] = asked if asked in words else next(iter(words))
+    chosen: str = st.selectbox(
+        label, list(words), format_func=words.__getitem__, key=key, width=560, help=help
+    )
+    st.query_params[key] = chosen
+    return chosen
 
 
 def labels(results: Sequence[Summary]) -> dict[str, str]:

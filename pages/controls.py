@@ -6,6 +6,7 @@ from typing import Any
 import streamlit as st
 
 from optimizer.compression.step_time import step_time
+from optimizer.formats import significant
 from optimizer.methods.entries import Option
 from optimizer.methods.pruners import PRUNE_OPTIONS, PRUNERS, PrunerInfo
 from optimizer.methods.quantizers import QUANTIZE_OPTIONS, QUANTIZERS
@@ -324,7 +325,8 @@ def _step_words(model: str) -> str:
         return (
             "A step takes a few hundredths of a second for thumbnails, about half a second for photographs."
         )
-    return f"A step took {seconds:.2g} s for this model here, so 500 take {500 * seconds / 60:.2g} minutes."
+    took = f"A step took {significant(seconds, 2)} s for this model here"
+    return f"{took}, so 500 take {consent.in_words(500 * seconds)}."
 
 
 def _precision() -> str:

@@ -280,7 +280,7 @@ def export_menu(
 
 def _table_file(exporter: ExporterInfo, kept: Store, keys: Sequence[str], against: str | None) -> bytes:
     """Written when it is asked for, of results that are read then; ``against`` is one of the keys."""
-    results = stored.known(kept, kept.several(keys))
+    results = stored.several(kept, keys)
     return exporter.write(results, *[one for one in results if one.key == against])
 
 

@@ -335,7 +335,7 @@ def filled_by(asked: bytes, keys: set[str], missing: set[str]) -> tuple[Sweep | 
             return one, True
         if one.open and one.answer is None and not one.device and missing:
             items = ledger.items(tasks.store(), one.id)
-            if missing <= {item.key for item in items if item.state in ("queued", "running")}:
+            if missing <= {item.key for item in items if item.open}:
                 return one, {item.key for item in items} <= keys
     return None, False
 

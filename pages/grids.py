@@ -99,7 +99,10 @@ def ask() -> int | None:
         st.info(plain(error), icon=":material/info:")
         return None
     keyed = dict(zip(request_keys(requests, on), requests, strict=True))
-    missing = [keyed[key] for key in keyed.keys() - tasks.store().known(keyed)]
+    over = tasks.store().known(keyed)
+    if there:  # nor is what was screened out, was cancelled or has failed begun again by this
+        over |= {item.key for item in ledger.items(tasks.store(), there.id) if not item.open}
+    missing = [keyed[key] for key in keyed.keys() - over]
     each = ledger.seconds_each(tasks.store(), base, on)
     at_once = 1 if each is None else devices.slots_of(on, len(missing))
     # A sweep that is added to may be of another model.
@@ -244,7 +247,7 @@ def standing(sweep: Sweep) -> str:
         words.append(f"{failed:,} failed")
     if out := sweep.counts.get("screened out"):
         words.append(f"{out:,} screened out")
-    left = [item.request for item in items if item.state in ("queued", "running") and item.request]
+    left = [item.request for item in items if item.open and item.request]
     if left and (each := ledger.seconds_each(store, left[0], sweep.device)):
         others = line.before_last - len(line.questions)
         number = len(left) + max(0, others)
@@ -297,7 +300,7 @@ def table(sweep: Sweep, items: Sequence[Item], results: dict[str, Summary]) -> N
         drawing.export_menu(keys, f"sweep {sweep.id}")
         title = f"{capital(sweep.title)}: {describe(sweep)}"
         drawing.report_button(
-            lambda: report(stored.known(store, store.several(keys)), title),
+            lambda: report(stored.several(store, keys), title),
             f"sweep-{sweep.id}",
             "verdicts",
             disabled=not shown,

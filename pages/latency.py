@@ -1,6 +1,7 @@
 """Latency: throughput against latency as one would serve it, and the kernels that really ran."""
 
 from dataclasses import replace
+from typing import TypeVar
 
 import streamlit as st
 
@@ -21,6 +22,7 @@ from pages import address, consent, drawing, sidebar, tasks
 from pages.markup import plain
 from pages.session import session
 
+T = TypeVar("T")
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
 CHART_PIXELS, ROW_PIXELS, AROUND_ROWS_PIXELS = 400, 22, 150
 INT8 = QuantizeSpec(weight_bits=8, activation_bits=8)
@@ -66,21 +68,12 @@ def serve(request: Request) -> None:
     except ParetoscopeError as error:
         st.error(plain(error), icon=":material/error:")
         return
-    key = serving.serving_key(wanted)
-    run = tasks.store().get_document("throughput", key, ServingRun)
-    job = tasks.pool().get(key)
-    if run is None and (job is None or job.over):
-        words = (
-            f"{count(len(grid), 'configuration')}; each times the recipe, two builds of the uncompressed "
-            "model and torch eager, interleaved. More streams than threads are left out."
-        )
-        offer("Measure", "throughput", wanted, key, words)
-    elif job is not None and not job.over:
-        tasks.refresh_when_over([job])
-    if run is None and not wanted.quick:  # the quick one stays, with its badge, until there is the full one
-        run = tasks.store().get_document(
-            "throughput", serving.serving_key(replace(wanted, quick=True)), ServingRun
-        )
+    words = (
+        f"{count(len(grid), 'configuration')}; each times the recipe, two builds of the uncompressed model "
+        "and torch eager, interleaved. More streams than threads are left out."
+    )
+    keys = serving.serving_key(wanted), serving.serving_key(replace(wanted, quick=True))
+    run, waits = run_or_offer("Measure", "throughput", wanted, keys, ServingRun, words)
     limit_ns = limit_ms * 1e6 if limit_ms else None
     best = serving.best_under(run, limit_ns) if run and limit_ns else None
     if run:
@@ -90,7 +83,7 @@ def serve(request: Request) -> None:
     if run and limit_ns and best and best.met:
         time_afresh(run, best, limit_ns)
     if run is None:
-        empty, waits = charts.serving_info(None), job is not None and not job.over
+        empty = charts.serving_info(None)
         drawing.chart(replace(empty, empty=BEING_MEASURED) if waits else empty, "serving", 200)
         return
     left, right = st.container(key="charts-serving").columns(2)
@@ -177,6 +170,21 @@ def controls(request: Request) -> tuple[ServingRequest, float | None]:
     return wanted, limit
 
 
+def run_or_offer(
+    label: str, task: str, wanted: object, keys: tuple[str, str], record: type[T], words: str
+) -> tuple[T | None, bool]:
+    """What was measured under the first of ``keys``, until then under the second, the quick one; and whether
+    it is being measured. Where it is not and was not, it is offered."""
+    store, job = tasks.store(), tasks.pool().get(keys[0])
+    waits = job is not None and not job.over  # before the store is read: a run that ends meanwhile is in it
+    run = store.get_document(task, keys[0], record)
+    if job is not None and waits:
+        tasks.refresh_when_over([job])
+    elif run is None:
+        offer(label, task, wanted, keys[0], words)
+    return run or store.get_document(task, keys[1], record), waits
+
+
 def offer(label: str, task: str, wanted: object, key: str, words: str) -> None:
     """A button that has something measured, and what that is; why it failed, where it did."""
     with st.container(horizontal=True, vertical_alignment="center"):
@@ -196,19 +204,12 @@ def under_load(request: Request) -> None:
     full, limit_ms = bool(st.session_state.get("full")), st.session_state.get("limit_ms")
     settings = replace(request.settings, quick=not full)
     wanted = LoadRequest(request.model, request.recipe, request.engine, request.data, settings)
-    key = load_key(wanted)
-    run, job = tasks.store().get_document("load", key, LoadRun), tasks.pool().get(key)
-    if run is None and (job is None or job.over):
-        words = (
-            "Requests come at random moments, at rates up to what the faster network can serve, whether it "
-            "is free or not. A request's time includes its wait."
-        )
-        offer("Measure under load", "load", wanted, key, words)
-    elif run is None:
-        tasks.refresh_when_over([job] if job else [])
-    if run is None and full:
-        quick = replace(wanted, settings=replace(settings, quick=True))
-        run = tasks.store().get_document("load", load_key(quick), LoadRun)
+    words = (
+        "Requests come at random moments, at rates up to what the faster network can serve, whether it is "
+        "free or not. A request's time includes its wait."
+    )
+    keys = load_key(wanted), load_key(replace(wanted, settings=replace(settings, quick=True)))
+    run, _ = run_or_offer("Measure under load", "load", wanted, keys, LoadRun, words)
     if run is None:
         return
     drawing.badge_row(load.badges(run))

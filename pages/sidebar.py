@@ -18,7 +18,7 @@ from optimizer.system.environment import describe, environment, threads_availabl
 from optimizer.system.paths import asset
 from optimizer.work import Catalogue
 from pages import adding_images, backlog, tasks
-from pages.address import in_address, whole_number
+from pages.address import MAX_TOLD, in_address, whole_number
 from pages.consent import by_hand
 from pages.controls import with_defaults
 from pages.markup import plain
@@ -165,6 +165,9 @@ def open_result() -> None:
     key = st.query_params.pop(OPEN, None)
     result = tasks.store().get(key) if key else None
     if result is None:
+        if key:
+            words = f"The result {key[:MAX_TOLD]} is not stored here: measured elsewhere, or removed since."
+            st.info(plain(words), icon=":material/info:")
         return
     if problem := why_not_open(result.request):
         st.info(plain(problem), icon=":material/info:")

@@ -14,6 +14,7 @@ from optimizer.model.added import cards, uploads
 from optimizer.records import digest
 from optimizer.system.uploads import MAX_UPLOAD_MB
 from pages import drawing, sidebar, tasks
+from pages.address import MAX_TOLD
 from pages.markup import plain
 from pages.session import SidebarChoice, session
 
@@ -62,9 +63,13 @@ def show(chosen: SidebarChoice) -> None:
                 "sidebar. Without one, two files are compared on made-up images.",
                 icon=":material/info:",
             )
-    run = tasks.store().get_document("compare", st.query_params.get("files", ""), TwoFiles)
+    named = st.query_params.get("files", "")
+    run = tasks.store().get_document("compare", named, TwoFiles)
     if run is not None:
         _show(run)
+    elif named:
+        words = f"The comparison {named[:MAX_TOLD]} is not stored here: made elsewhere, or removed since."
+        st.info(plain(words), icon=":material/info:")
 
 
 def _shape(written: str) -> tuple[int, ...]:

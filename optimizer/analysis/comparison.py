@@ -10,8 +10,7 @@ from optimizer.analysis.measures import Measure
 from optimizer.analysis.metrics import metric
 from optimizer.analysis.noise import MIN_CHANGE
 from optimizer.analysis.outcomes import AccuracyVerdict, PairedDrop, disagreement, paired_drop
-from optimizer.analysis.rounds import MIN_ROUNDS
-from optimizer.analysis.statistics import LatencyVerdict
+from optimizer.analysis.statistics import LatencyVerdict, change_of
 from optimizer.analysis.summary import Measured, Summary
 from optimizer.records import unpacked
 
@@ -168,16 +167,12 @@ def _time(
     ratio = own.ratio / its.ratio
     below = math.hypot(math.log(own.ratio / own.ratio_low), math.log(its.ratio_high / its.ratio))
     above = math.hypot(math.log(own.ratio_high / own.ratio), math.log(its.ratio / its.ratio_low))
-    measure = Measure(ratio, ratio * math.exp(-below), ratio * math.exp(above), 1.0)
+    low, high = ratio * math.exp(-below), ratio * math.exp(above)
+    measure = Measure(ratio, low, high, 1.0)
     if own.noise or its.noise:
         return measure, LatencyVerdict.NOISY, None
     floor = max(MIN_CHANGE, *(end for one in (own, its) for end in (1 / one.aa_low - 1, one.aa_high - 1)))
-    differs = min(own.rounds, its.rounds) >= MIN_ROUNDS and (
-        below < math.log(ratio) or above < -math.log(ratio)
-    )
-    if not differs or abs(ratio - 1) <= floor:
-        return measure, LatencyVerdict.SAME, None
-    return measure, LatencyVerdict.FASTER if ratio < 1 else LatencyVerdict.SLOWER, None
+    return measure, change_of(ratio, low, high, min(own.rounds, its.rounds), floor), None
 
 
 def _timed(summary: Summary) -> tuple[object, ...]:

@@ -26,7 +26,7 @@ from optimizer.analysis.scaling import (
 )
 from optimizer.analysis.slopes import SLOPE_MARGIN, Fit, Growth, order_stays
 from optimizer.analysis.statistics import LatencySummary, LatencyVerdict
-from optimizer.formats import format_count, format_ns, format_ratio
+from optimizer.formats import format_count, format_ns, format_ratio, significant
 
 NAMES = {ExecutionKind.SPARSE: "Sparse kernel", ExecutionKind.CSR: "CSR"}
 
@@ -130,7 +130,7 @@ def _ten_times(run: ComplexityRun, summaries: Mapping[str, LatencySummary]) -> I
     small, large = pair
     factors = growth_factors(run, small, large)
     took = ", ".join(f"{execution.label} {format_ratio(*factor)}" for execution, factor in factors.items())
-    more = f"{large.n / small.n:.3g} times the {n_is(run)}"
+    more = f"{significant(large.n / small.n, 3)} times the {n_is(run)}"
     step = f"{more} ({format_count(small.n)} to {format_count(large.n)}) multiply the time: {took}"
     flat = [execution.label for execution, (_, low, _) in factors.items() if low <= 1]
     unsure = f" For {', '.join(flat)} these samples show no growth: measure again." if flat else ""

@@ -6,6 +6,7 @@ from typing import Any
 
 from optimizer.analysis.measures import Measure, sqnr, sqnr_ends
 from optimizer.analysis.metrics import METRICS
+from optimizer.analysis.noise import percent
 from optimizer.analysis.outcomes import skewed_mean_interval
 from optimizer.analysis.rounds import CONFIDENCE
 from optimizer.formats import MISSING
@@ -71,7 +72,7 @@ def rows(outputs: Iterable[OutputFidelity]) -> list[dict[str, str]]:
                 "shape": " × ".join(map(str, one.shape)),
                 "SQNR": sqnr_text(one),
                 "cosine": METRICS["cosine"].format(angle.value, angle.low, angle.high),
-                "largest difference": f"{one.largest:.3g} ({100 * one.largest_share:.2g} % of its range)",
+                "largest difference": f"{one.largest:.3g} ({percent(one.largest_share, 2)} of its range)",
                 "largest difference of an image, mean": _significant(typical),
             }
         )

@@ -19,7 +19,7 @@ from optimizer.analysis.noise import stolen_noise
 from optimizer.analysis.rounds import MIN_ROUNDS, PERCENTILE_ROUNDS, quantile_interval
 from optimizer.analysis.served import NAMES, Side
 from optimizer.errors import InputError
-from optimizer.formats import MISSING, capital, columns, format_ns, format_rate, format_share
+from optimizer.formats import MISSING, capital, columns, format_ns, format_rate, format_share, significant
 from optimizer.methods.engines import DEFAULT_ENGINE
 from optimizer.recipe import Recipe
 from optimizer.records import DataSpec, Environment, Request, Settings, Times, digest
@@ -211,7 +211,7 @@ def table(run: LoadRun) -> str:
                 for measure in percentiles(answered).values()
             ]
             busy = "the queue grows" if answered.behind else format_share(answered.busy)
-            lines.append((f"{point.rate:,.4g}", network, busy, *times))
+            lines.append((significant(point.rate, 4), network, busy, *times))
     return columns(lines)
 
 

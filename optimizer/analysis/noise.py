@@ -8,6 +8,8 @@ from enum import StrEnum
 import numpy as np
 from numpy.typing import NDArray
 
+from optimizer.formats import significant
+
 MIN_CHANGE = 0.02
 """Of a time, as a share: no smaller one is told."""
 AA_LIMIT = 0.03
@@ -116,5 +118,4 @@ def stolen_noise(share: float) -> Iterator[Noise]:
 
 def percent(share: float, digits: int = 3) -> str:
     """With so many digits."""
-    value = 100 * share
-    return f"{value:,.0f} %" if abs(value) >= 10**digits - 0.5 else f"{value:.{digits}g} %"
+    return f"{significant(100 * share, digits)} %"

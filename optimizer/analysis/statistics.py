@@ -179,7 +179,8 @@ def summarise_latency(
     aa_ratio, aa_low, aa_high = ratio_interval(np.log(baseline[:1] / baseline[1:]).T, processes)
     mean_ratio = float(after.mean() / before.mean())
     floor = max(smallest_change, 1 / aa_low - 1, aa_high - 1)
-    told = rounds >= MIN_ROUNDS and not low <= 1 <= high and abs(ratio - 1) > floor
+    change = change_of(ratio, low, high, rounds, floor)
+    told = change is not SAME
     reasons = (
         *aa_noise(aa_ratio, aa_low, aa_high, told),
         *series_noise("baseline", baseline, before, processes),
@@ -187,7 +188,6 @@ def summarise_latency(
         *mean_noise(ratio, mean_ratio, told),
         *stolen_noise(stolen_share),
     )
-    direction = LatencyVerdict.FASTER if ratio < 1 else LatencyVerdict.SLOWER
     half = math.expm1(math.log(high / low) / 2)
     single = np.asarray(single_ns, float)
     single = single if single.size else variant
@@ -204,9 +204,17 @@ def summarise_latency(
         aa_high=aa_high,
         mean_ratio=mean_ratio,
         detectable=max(floor, half) + POWER_SHARE * half if rounds >= MIN_ROUNDS else None,
-        verdict=LatencyVerdict.NOISY if reasons else direction if told else SAME,
+        verdict=LatencyVerdict.NOISY if reasons else change,
         reasons=reasons,
     )
+
+
+def change_of(ratio: float, low: float, high: float, rounds: int, floor: float) -> LatencyVerdict:
+    """What is said of a ratio and its 95 % interval, where nothing was noisy: a change is told where the
+    interval excludes 1 and the change exceeds the ``floor``."""
+    if rounds >= MIN_ROUNDS and not low <= 1 <= high and abs(ratio - 1) > floor:
+        return LatencyVerdict.FASTER if ratio < 1 else LatencyVerdict.SLOWER
+    return SAME
 
 
 def process_ratios(latency: Latency) -> tuple[float, ...]:

@@ -62,6 +62,11 @@ def best(store: Store, request: Request) -> Result | None:
     return known(store, [found])[0] if found else None
 
 
+def several(store: Store, keys: Sequence[str]) -> list[Result]:
+    """What :meth:`Store.several` gives, their summaries known to :func:`summarise`."""
+    return known(store, store.several(keys))
+
+
 def known(store: Store, results: list[Result]) -> list[Result]:
     """Results that were read from the store, their summaries now known to :func:`summarise`: nothing is
     summarised twice."""

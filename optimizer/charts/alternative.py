@@ -3,7 +3,7 @@
 from optimizer.analysis.metrics import METRICS
 from optimizer.charts.plotly_axis import ARROWS_ACROSS, ARROWS_UP, axis_title
 from optimizer.charts.spec import Lines, Parallel, Stacks
-from optimizer.formats import count
+from optimizer.formats import count, significant
 
 MAX_ROWS = 6
 """That are told one by one."""
@@ -56,4 +56,4 @@ def _rows(info: Lines) -> str:
 
 
 def _written(value: float, unit: str) -> str:
-    return FORMATS[unit](value) if unit in FORMATS else f"{value:.3g}"
+    return FORMATS[unit](value) if unit in FORMATS else significant(value, 3)

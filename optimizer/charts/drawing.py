@@ -12,7 +12,14 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from optimizer.charts.plotly_axis import ARROWS_UP, FACTORS, axis_layout, axis_title, parallel_axis, x_layout
+from optimizer.charts.plotly_axis import (
+    ARROWS_UP,
+    axis_layout,
+    axis_title,
+    axis_unit,
+    parallel_axis,
+    x_layout,
+)
 from optimizer.charts.spec import Axis, Lines, Parallel, Point, Series, Stacks
 from optimizer.charts.theme import FONT, Theme, theme
 
@@ -112,7 +119,7 @@ def _figure_of_stacks(info: Stacks, dark: bool = False, height: int | None = Non
     layout = _layout(info.title, info.note, dark, height or 150 + 48 * len(info.rows))
     if not info.rows:
         return go.Figure(layout=layout | _nothing(info.empty, colours))
-    factor, places = FACTORS.get(info.x.unit, 1), list(range(len(info.rows)))
+    (divisor, _), places = axis_unit(info.x), list(range(len(info.rows)))
     traces = []
     for part, style in info.parts.items():
         found = [next((one for one in segments if one.part == part), None) for _, segments in info.rows]
@@ -122,7 +129,7 @@ def _figure_of_stacks(info: Stacks, dark: bool = False, height: int | None = Non
                 "orientation": "h",
                 "name": html.escape(style.name),
                 "y": places,
-                "x": [one.value * factor if one else 0 for one in found],
+                "x": [one.value / divisor if one else 0 for one in found],
                 "marker": {
                     "color": colours.colours[style.colour],
                     "line": {"color": colours.page, "width": 1},
@@ -298,11 +305,11 @@ def _selected_trace(point: Point, info: Lines, colours: Theme) -> dict[str, Any]
 
 
 def _coordinates(points: Sequence[Point], info: Lines) -> dict[str, Any]:
-    across, up = FACTORS.get(info.x.unit, 1), FACTORS.get(info.y.unit, 1)
+    (across, _), (up, _) = axis_unit(info.x), axis_unit(info.y)
     trace: dict[str, Any] = {
         "type": "scatter",
-        "x": [point.x * across for point in points],
-        "y": [point.y * up for point in points],
+        "x": [point.x / across for point in points],
+        "y": [point.y / up for point in points],
         "hoverinfo": "text" if any(point.hover for point in points) else "skip",
         "hovertext": [point.hover for point in points],
     }
@@ -318,12 +325,12 @@ def _errors(points: Sequence[Point], info: Lines, colour: str) -> dict[str, Any]
         ("error_x", info.x, [(point.x, point.x_low, point.x_high) for point in points]),
     ):
         if any(low is not None and high is not None for _, low, high in ends):
-            factor = FACTORS.get(axis.unit, 1)
+            divisor, _ = axis_unit(axis)
             bars[name] = {
                 "type": "data",
                 "symmetric": False,
-                "array": [factor * ((value if high is None else high) - value) for value, _, high in ends],
-                "arrayminus": [factor * (value - (value if low is None else low)) for value, low, _ in ends],
+                "array": [((value if high is None else high) - value) / divisor for value, _, high in ends],
+                "arrayminus": [(value - (value if low is None else low)) / divisor for value, low, _ in ends],
                 "color": colour,
                 "thickness": 1.2,
                 "width": 2.5,
@@ -338,11 +345,11 @@ def _shapes(info: Lines, colours: Theme) -> tuple[list[dict[str, Any]], list[dic
     small = {"showarrow": False, "font": {"size": 11, "color": colours.muted}}
     if info.reference:
         low = _is_low(info.reference.y, info.y, LABEL_SHARE)
-        y = info.reference.y * FACTORS.get(info.y.unit, 1)
+        y = info.reference.y / axis_unit(info.y)[0]
         place: dict[str, Any] = {"xref": "paper", "x": 0 if info.reference.end == "left" else 1}
         place["xanchor"] = info.reference.end
         if info.reference.at is not None:
-            at = info.reference.at * FACTORS.get(info.x.unit, 1)
+            at = info.reference.at / axis_unit(info.x)[0]
             place = {"x": math.log10(at) if info.x.log else at, "xanchor": "center"}
         line = {"color": colours.colours["baseline"], "width": 1.5, "dash": "dash"}
         across = {"xref": "paper", "x0": 0, "x1": 1, "layer": "below"}
@@ -358,13 +365,14 @@ def _shapes(info: Lines, colours: Theme) -> tuple[list[dict[str, Any]], list[dic
             }
         )
     if info.cursor is not None:
+        cursor = info.cursor / axis_unit(info.x)[0]
         accent = colours.colours["accent"]
         shapes.append(
-            {"type": "line", "yref": "paper", "y0": 0, "y1": 1, "x0": info.cursor, "x1": info.cursor}
+            {"type": "line", "yref": "paper", "y0": 0, "y1": 1, "x0": cursor, "x1": cursor}
             | {"line": {"color": accent, "width": 1.5, "dash": "dot"}}
         )
     if info.limit:
-        x = info.limit.x * FACTORS.get(info.x.unit, 1)
+        x = info.limit.x / axis_unit(info.x)[0]
         line = {"color": colours.text, "width": 1.5, "dash": "dash"}
         shapes.append({"type": "line", "yref": "paper", "y0": 0, "y1": 1, "x0": x, "x1": x, "line": line})
         early = _is_low(info.limit.x, info.x)

@@ -40,9 +40,10 @@ def parts_info(run: Coverage) -> Stacks:
         )
         bars.append((name, segments))
     there = {segment.part for _, segments in bars for segment in segments}
+    longest = max(sum(segment.value for segment in segments) for _, segments in bars)
     return Stacks(
         "Where the time goes",
-        Axis("time of a call, from 0", "ns", "lower"),
+        Axis("time of a call, from 0", "ns", "lower", span=from_zero(longest)),
         {kind: StackPart(kind.label, COLOURS[kind]) for kind in Part if kind in there},
         tuple(bars),
         note="under the profiler",

@@ -8,41 +8,45 @@ from dataclasses import replace
 from typing import Any
 
 from optimizer.charts.spec import Axis
-from optimizer.formats import format_bytes
+from optimizer.formats import format_bytes, format_large, format_ns
 
 NEAR = 300
 """Ends of a log axis whose ratio is less have ticks between the powers of ten."""
-FACTORS = {"ns": 1e-9}  # drawn in seconds, so that d3 writes µs and ms by itself
-SUFFIXES = {"B": "B", "ns": "s", "×": "×"}  # units on the ticks; the others are in the title
+PREFIXED = {"B": format_bytes, "ns": format_ns, "": format_large}
+"""Units that take a prefix, which ticks have as text has it: 200 µs."""
+ON_TICKS = ("B", "ns", "×")
+"""The other units are in the title."""
 ARROWS_UP = {"lower": "↓ better", "higher": "↑ better", "": ""}
 ARROWS_ACROSS = {"lower": "← better", "higher": "better →", "": ""}
-PREFIXES = {-9: "n", -6: "µ", -3: "m", 0: "", 3: "k", 6: "M", 9: "G"}
 
 
 def axis_title(axis: Axis, arrows: Mapping[str, str]) -> str:
-    unit = f", {axis.unit}" if axis.unit and axis.unit not in SUFFIXES else ""
+    unit = f", {axis.unit}" if axis.unit and axis.unit not in ON_TICKS else ""
     return " · ".join(part for part in (f"{axis.title}{unit}", arrows[axis.better]) if part)
+
+
+def axis_unit(axis: Axis) -> tuple[float, str]:
+    """What its values are divided by to be drawn, and what its ticks end with: the unit that the end of the
+    axis reaches, so that all ticks have one, 0.5 ms beside 1 ms. Counts have one from 10,000."""
+    end = axis.span[1] if axis.span else 0.0
+    return _unit(axis.unit, end if axis.unit or end >= 10_000 else 0.0)
 
 
 def axis_layout(axis: Axis) -> dict[str, Any]:
     layout: dict[str, Any] = {"type": "log" if axis.log else "linear", "zeroline": not axis.log}
-    ends: list[float] = []
+    divisor, suffix = axis_unit(axis)
     if axis.span:
-        ends = [end * FACTORS.get(axis.unit, 1) for end in axis.span]
+        ends = [end / divisor for end in axis.span]
         layout["range"] = [math.log10(end) for end in ends] if axis.log else ends
     if axis.categories:
         labels = [html.escape(label).replace("\n", "<br>") for label in axis.categories]
         return layout | {"tickvals": list(range(len(labels))), "ticktext": labels, "zeroline": False}
-    layout["ticksuffix"] = SUFFIXES.get(axis.unit, "")
-    if axis.unit in ("B", "ns") and not axis.log:  # one prefix for all its ticks: 0.5ms and 1ms, not 500µs
-        layout |= {"tickformat": "", "exponentformat": "SI", "minexponent": 0}
-    else:
-        layout["tickformat"] = "~s" if axis.unit in ("B", "ns", "") else ""
+    layout |= {"ticksuffix": suffix, "exponentformat": "none", "separatethousands": True}
     if axis.log:
         layout |= {"dtick": 1, "exponentformat": "power", "minor": {"showgrid": False}}  # powers of ten alone
-        if axis.span is not None and axis.span[1] < NEAR * axis.span[0]:
-            layout |= _near_ticks(*ends) | {"ticksuffix": ""}
-            layout["ticktext"] = [text + SUFFIXES.get(axis.unit, "") for text in layout["ticktext"]]
+        near = axis.span is not None and axis.span[1] < NEAR * axis.span[0]
+        if axis.span and (near or axis.unit in PREFIXED):
+            layout |= _written_ticks(axis.unit, axis.span, (1, 2, 5) if near else (1,), divisor)
     return layout
 
 
@@ -58,7 +62,7 @@ def parallel_axis(axis: Axis, values: Sequence[float]) -> dict[str, Any]:
     if axis.unit == "B":
         divisor, suffix = format_bytes.unit(max(values, default=0.0))
         unit, factor = suffix.strip(), 1 / divisor
-    named = axis if axis.unit not in SUFFIXES else replace(axis, title=f"{axis.title}, {unit}", unit="ns")
+    named = axis if axis.unit not in ON_TICKS else replace(axis, title=f"{axis.title}, {unit}", unit="ns")
     title, *better = axis_title(named, ARROWS_UP).split(" · ")
     made: dict[str, Any] = {
         "label": "<br>".join([title, *better]) if better else re.sub(r"(?<!,) ", "<br>", title, count=1),
@@ -72,17 +76,19 @@ def parallel_axis(axis: Axis, values: Sequence[float]) -> dict[str, Any]:
     return made
 
 
-def _near_ticks(low: float, high: float) -> dict[str, Any]:
-    """Ticks at 1, 2 and 5 of each decade, written out: plotly has units at powers of ten alone."""
-    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    ticks = [(step, decade) for decade in decades for step in (1, 2, 5)]
-    return {
-        "tickvals": [step * 10.0**decade for step, decade in ticks],
-        "ticktext": [_prefixed(step, decade) for step, decade in ticks],
-    }
+def _unit(unit: str, value: float) -> tuple[float, str]:
+    if unit in PREFIXED:
+        return PREFIXED[unit].unit(value)
+    return 1.0, unit if unit in ON_TICKS else ""
 
 
-def _prefixed(step: int, decade: int) -> str:
-    """``200µ`` of 2 and -4."""
-    power = min(max(3 * (decade // 3), -9), 9)
-    return f"{step * 10.0 ** (decade - power):g}{PREFIXES[power]}"
+def _written_ticks(
+    unit: str, span: tuple[float, float], steps: Sequence[int], divisor: float
+) -> dict[str, Any]:
+    """Ticks of a log axis at these steps of each decade, each written with the unit that it reaches: plotly
+    has units at powers of ten alone, and none between a number and its prefix."""
+    decades = range(math.floor(math.log10(span[0])), math.ceil(math.log10(span[1])) + 1)
+    ticks = [step * 10.0**decade for decade in decades for step in steps]
+    units = [_unit(unit, tick) for tick in ticks]
+    texts = [f"{tick / own:g}{suffix}" for tick, (own, suffix) in zip(ticks, units, strict=True)]
+    return {"tickvals": [tick / divisor for tick in ticks], "ticktext": texts, "ticksuffix": ""}

@@ -5,7 +5,7 @@ import json
 
 from optimizer import on_demand
 from optimizer.analysis.limits import MINIMISED, Limits
-from optimizer.cli.options import add_image_options, check_alone, data_of, numbers, settings_of
+from optimizer.cli.options import add_image_options, add_limits, check_alone, data_of, numbers, settings_of
 from optimizer.cli.sweeps import work_off
 from optimizer.cli.terminal import end_of_line, first_interrupt, say
 from optimizer.errors import InputError, WorkError
@@ -28,8 +28,7 @@ NOT_FOUND = 3
 
 def add_find_options(parser: argparse.ArgumentParser) -> None:
     add_image_options(parser, "?")
-    limits = parser.add_argument_group("limits, kept by the bound of the 95 % interval")
-    limits.add_argument("--max-drop", type=float, metavar="POINTS", help="accuracy that may be lost")
+    limits = add_limits(parser, "limits, kept by the bound of the 95 % interval")
     limits.add_argument(
         "--max-latency-ms", type=float, metavar="MS", help="median time of a call, at its steady pace"
     )
@@ -41,12 +40,6 @@ def add_find_options(parser: argparse.ArgumentParser) -> None:
         "machine changes it less than the time itself",
     )
     limits.add_argument("--max-size-mb", type=float, metavar="MB", help="size of the file")
-    limits.add_argument(
-        "--min-sqnr",
-        type=float,
-        metavar="DB",
-        help="smallest SQNR of the outputs allowed; with several outputs, of the worst",
-    )
     limits.add_argument(
         "--minimise",
         choices=MINIMISED,

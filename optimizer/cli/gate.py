@@ -11,7 +11,7 @@ from optimizer import on_demand
 from optimizer.analysis.gate import GateLimits, Outcome
 from optimizer.analysis.two_files import TwoFiles, is_network_file
 from optimizer.cli.compare import add_files_options, compare_request
-from optimizer.cli.options import add_experiment_options, check_writable, recipe_of, request_of
+from optimizer.cli.options import add_experiment_options, add_limits, check_writable, recipe_of, request_of
 from optimizer.cli.terminal import end_of_line, tell
 from optimizer.errors import InputError, UnavailableError
 from optimizer.formats import capital
@@ -29,8 +29,7 @@ DEFAULT_BUDGET_SECONDS = 300.0
 
 def add_gate_options(parser: argparse.ArgumentParser) -> None:
     add_experiment_options(parser)
-    limits = parser.add_argument_group("limits")
-    limits.add_argument("--max-drop", type=float, metavar="POINTS", help="accuracy that may be lost")
+    limits = add_limits(parser, "limits")
     limits.add_argument(
         "--max-slowdown",
         type=float,
@@ -45,12 +44,6 @@ def add_gate_options(parser: argparse.ArgumentParser) -> None:
         "Linux performance counters (rare in virtual machines), and no --quick",
     )
     limits.add_argument("--max-size", type=float, metavar="MB", help="size of the file")
-    limits.add_argument(
-        "--min-sqnr",
-        type=float,
-        metavar="DB",
-        help="smallest SQNR of the outputs allowed; with several outputs, of the worst",
-    )
     limits.add_argument(
         "--against",
         metavar="FILE",

@@ -68,6 +68,19 @@ def add_experiment_options(
     add_timing_options(parser, f"{', '.join(ENGINES)} ({DEFAULT_ENGINE})", DEFAULT_ENGINE, grid)
 
 
+def add_limits(parser: argparse.ArgumentParser, title: str) -> argparse._ArgumentGroup:
+    """A group of limits, which begins with those of what may be lost."""
+    limits = parser.add_argument_group(title)
+    limits.add_argument("--max-drop", type=float, metavar="POINTS", help="accuracy that may be lost")
+    limits.add_argument(
+        "--min-sqnr",
+        type=float,
+        metavar="DB",
+        help="smallest SQNR of the outputs allowed; with several outputs, of the worst",
+    )
+    return limits
+
+
 def add_timing_options(
     parser: argparse.ArgumentParser, engines: str, engine: str = "", grid: bool = False
 ) -> None:

@@ -2,9 +2,10 @@
 
 Each works on one configuration at a time, so that nothing of ours runs beside what it times. How a scheduler
 and nodes are started, and TLS, is in docs/cluster.md; certificates are those of Dask's own configuration.
+
+The cluster and what it lends know of each other who is there and what was sent, so it stays one file.
 """
 
-import asyncio
 import math
 import threading
 import time
@@ -14,10 +15,11 @@ from collections.abc import Callable, Iterator, Mapping, Set
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from optimizer.cluster import content, node
 from optimizer.cluster.content import Asked, Parcel
+from optimizer.cluster.dask_client import CONNECT_SECONDS, client_of
 from optimizer.cluster.spread import Cluster, Device, Nodes, NotTaken, Pending, check_version
 from optimizer.errors import InputError, ParetoscopeError, UnavailableError, unknown, words_of
 from optimizer.progress import Report, ended_by, quiet, stop_if_cancelled
@@ -25,20 +27,12 @@ from optimizer.recipe import Recipe
 from optimizer.records import Environment, Request, decode, encode
 from optimizer.system.environment import lanes
 
-if TYPE_CHECKING:
-    from distributed import Client
-    from distributed.security import Security
-
 RESOURCE = "paretoscope"
 """Dask's name of what a worker has to offer."""
-INSTALL = "pip install 'paretoscope[cluster]'"
 START = (
     f"dask worker ADDRESS --resources {RESOURCE}=1 --nthreads 1 --no-nanny --memory-limit 0 "
     "--preload optimizer.cluster.node"
 )
-HOW = "give one such as tcp://10.0.0.5:8786 or tls://10.0.0.5:8786"
-CONNECT_SECONDS = 4.0
-"""Until a scheduler has answered."""
 ANSWER_SECONDS = 5.0
 """Until a node has said who it is."""
 TOLD_SECONDS = 9.0
@@ -81,7 +75,7 @@ class DaskCluster(Cluster):
 
     def __init__(self, address: str, report: Report = quiet) -> None:
         self._known_by = time.monotonic() + TOLD_SECONDS
-        self.client, self._report = _connect(address), report
+        self.client, self._report = client_of(address), report
         self._met: dict[str, Node | str] = {}
         self._silent: dict[str, float] = {}
         self._meeting, self._taking = threading.Lock(), threading.Lock()
@@ -434,68 +428,3 @@ def connect_to(address: str, on: str, report: Report) -> DaskNodes:
     except BaseException:
         cluster.close()
         raise
-
-
-def check_scheduler(address: str) -> None:
-    """Whether a scheduler answers. Raises InputError for what is no address, UnavailableError."""
-    with _connecting(address):
-        _security_of(address)
-
-
-def _connect(address: str) -> "Client":
-    """Raises what :func:`check_scheduler` does."""
-    with _connecting(address):
-        security = _security_of(address)
-        from distributed import Client
-
-        return Client(address, security=security, timeout=CONNECT_SECONDS, set_as_default=False)
-
-
-def _security_of(address: str) -> "Security":
-    """What a scheduler that answers is spoken to with."""
-    try:
-        from distributed import Security
-    except ImportError as error:
-        raise UnavailableError(f"a cluster needs Dask: {INSTALL}") from error
-    security = Security()
-    with ThreadPoolExecutor(1) as asking:  # a notebook has a loop of its own in this thread
-        kind = asking.submit(asyncio.run, _kind(address, security)).result()
-    if kind != "Scheduler":
-        raise InputError(f"{address} is the address of a {kind}, not of a scheduler: {HOW}")
-    return security
-
-
-@contextmanager
-def _connecting(address: str) -> Iterator[None]:
-    """What goes wrong where one connects to an address, in words."""
-    try:
-        yield
-    except ParetoscopeError:
-        raise
-    except OSError as error:
-        why = f" ({error})" if str(error) else ""
-        raise UnavailableError(
-            f"no Dask scheduler answers at {address}{why}: `dask scheduler` starts one; with TLS its address "
-            "begins with tls://, and Dask's configuration names the certificates"
-        ) from error
-    except TypeError as error:
-        raise InputError(
-            f"{address} needs certificates, which Dask's configuration names: {error}"
-        ) from error
-    except ValueError as error:
-        raise InputError(f"{address!r} is not the address of a scheduler ({error}): {HOW}") from error
-
-
-async def _kind(address: str, security: "Security") -> str:
-    """What answers at an address. (A client would wait for ever for what takes connections and is silent.)"""
-    from distributed.comm.core import connect
-
-    async def ask() -> str:
-        comm = await connect(address, CONNECT_SECONDS, **security.get_connection_args("client"))
-        try:
-            await comm.write({"op": "identity", "reply": True})
-            return str((await comm.read())["type"])
-        finally:
-            comm.abort()
-
-    return await asyncio.wait_for(ask(), CONNECT_SECONDS)

@@ -1,7 +1,8 @@
 """A sweep of the ledger handed to nodes: any executor takes configurations, and gives them back measured.
 
 Each is claimed from the ledger like any other work, submitted, and kept in this machine's store when its
-result comes home; so what a node was working on when it, or this machine, was lost waits again.
+result comes home; so what a node was working on when it, or this machine, was lost waits again. What nodes
+are stands beside what hands them work, which is all that asks anything of them.
 """
 
 import contextvars
@@ -210,7 +211,7 @@ def check_address(address: str) -> None:
     if address.startswith(PREFIX):
         _slurm(address)
         return
-    from optimizer.cluster.dask_nodes import check_scheduler
+    from optimizer.cluster.dask_client import check_scheduler
 
     check_scheduler(address)
 

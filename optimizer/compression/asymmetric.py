@@ -32,7 +32,7 @@ from optimizer.compression.quantize.columns import Coupling, Grid, by_column, by
 from optimizer.compression.quantize.compensated import UNBIASED, descend, fed_back, scale_factors
 from optimizer.compression.quantize.held import HeldGrid
 from optimizer.compression.segments import BATCH, chains, outputs
-from optimizer.model.layers import Layer, walk, whole_attention, with_shared_bias
+from optimizer.model.layers import Layer, walk, whole_attention
 
 IMAGES = 256
 """Of which every eighth is left for others to judge by. By half of them EfficientNet-Lite0 at 3 bits is 0.206
@@ -59,10 +59,10 @@ def refined(
 
     ``keep_going`` is asked before each layer, and told how many there were before it, of how many; those
     after a no stay as they are. So do layers that run more than once, or of another shape than the teacher's,
-    that share their bias, and those whose inputs hardly vary. Where all do, it is ``student`` itself.
+    and those whose inputs hardly vary. Where all do, it is ``student`` itself.
     """
     model = copy.deepcopy(student).eval()
-    asymmetry, positions = ROUNDED if grids else PRUNED
+    _, positions = ROUNDED if grids else PRUNED
     seen, _ = seen_and_held_out(images[:IMAGES])
     laid_out, seen = channels_last(teacher, seen)
     if laid_out is not teacher:
@@ -71,9 +71,9 @@ def refined(
     parts, originals = chains(model, teacher, seen[:1])
     dense = {layer.name: layer for layer in walk(teacher)}
     calls = calls_of(model, seen[:1])
+    biased = calls.biased(model)
     layers = {layer.name: layer for layer in walk(model) if layer.name in (grids or masks)}
-    shared = with_shared_bias(model)
-    layers = {name: one for name, one in layers.items() if calls[name] == 1 and name not in shared}
+    layers = {name: one for name, one in layers.items() if calls.once(name)}
     layers = {name: one for name, one in layers.items() if one.weight.shape == dense[name].weight.shape}
     count, given, wanted = len(layers), seen, seen
     with whole_attention():
@@ -91,7 +91,7 @@ def refined(
                     for batch in zip(now, before.pop(name), strict=True):
                         pairs.add(*batch)
                     mask = masks.get(name, torch.ones_like(layer.weight, dtype=torch.bool))
-                    _change(layer, dense[name], mask, grids.get(name), pairs, asymmetry)
+                    _change(layer, dense[name], mask, grids.get(name), pairs, name in biased)
             given, wanted = outputs(part, given), outputs(original, wanted)
     return model if count else student
 
@@ -106,14 +106,18 @@ class _Calls(Watch):
     def add(self, name: str, inputs: Tensor) -> None:
         self.found[name] += 1
 
+    def once(self, name: str) -> bool:
+        """Whether a layer ran once, with all of its rows."""
+        return self.found[name] == 1 and name not in self.in_part
 
-def calls_of(model: nn.Module, image: Tensor) -> Counter[str]:
-    """How often each layer runs for one image ``[1, ...]``, by name; 0 where not all of its rows do."""
+
+def calls_of(model: nn.Module, image: Tensor) -> _Calls:
+    """How the layers run for one image ``[1, ...]``."""
     watch = _Calls(walk(model))
     watch.batch = 1
     with whole_attention(), torch.inference_mode(), watch:
         model(image)
-    return Counter({name: times for name, times in watch.found.items() if name not in watch.in_part})
+    return watch
 
 
 def _together(sizes: Mapping[str, int]) -> list[list[str]]:
@@ -199,11 +203,12 @@ class Pairs:
 
 
 def _change(
-    layer: Layer, dense: Layer, mask: Tensor, grid: HeldGrid | None, pairs: Pairs, asymmetry: float
+    layer: Layer, dense: Layer, mask: Tensor, grid: HeldGrid | None, pairs: Pairs, biased: bool
 ) -> None:
     """Make ``layer``, whose inputs are the ``now`` of ``pairs``, give what ``dense`` gives of the ``wanted``
-    ones."""
-    moments, bias = pairs.sums.moments(), layer.bias
+    ones; with its bias, where it is ``biased`` (:meth:`Watch.biased`)."""
+    moments, bias = pairs.sums.moments(), layer.bias if biased else None
+    asymmetry, _ = PRUNED if grid is None else ROUNDED
     residual, covariance = pairs.residual(moments, bias is not None)
     matrix = damped(moments.second if bias is None else moments.covariance)
     rows, kept = (as_rows(part, len(matrix)) for part in (dense.weight, mask))

@@ -12,6 +12,8 @@ nearly as the uncompressed network does is kept, and that may be what was there 
 
 How long it takes is up to a budget: seconds (:mod:`optimizer.compression.effort`) or steps
 (:mod:`optimizer.compression.finetune`).
+
+One class: its steps share the networks, what is kept of them and the best so far, so it stays one file.
 """
 
 import copy

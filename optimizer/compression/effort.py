@@ -23,7 +23,7 @@ from optimizer.errors import InputError
 from optimizer.progress import Report, is_enough, quiet, stop_if_cancelled
 from optimizer.system.threads import pinned_threads
 
-VERSION = 7
+VERSION = 8
 """Raised with every change of what comes out that is not one of fine-tuning too."""
 REFINING_SHARE = 0.6
 """Of the budget at most, for rounding or refitting once more; layers that there is no time for stay."""

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from optimizer.compression.distillation import BATCH, MIN_IMAGES, Checkpoint, learning
 from optimizer.compression.quantize.held import HeldGrid
 from optimizer.errors import InputError
+from optimizer.formats import significant
 from optimizer.model.layers import tensors
 from optimizer.progress import Report, is_enough, quiet, stop_if_cancelled
 from optimizer.system.threads import pinned_threads
@@ -96,7 +97,7 @@ class Steps:
     def words(self, divergences: str) -> str:
         begun = f", going on from step {self.before:,}" if self.before else ""
         made = f"{self.made:,} of {self.steps:,} steps"
-        took = f", {self.step_seconds:.2g} s each" if self.made > self.before else ""
+        took = f", {significant(self.step_seconds, 2)} s each" if self.made > self.before else ""
         return f"fine-tuning{begun}: {made}{took}, {divergences}"
 
 

@@ -10,6 +10,8 @@ Weights of 8 bits or fewer are codes too, which Cast, Sub and Mul give back exac
 made; those of 16 are halves and a Cast. Of a DequantizeLinear and a product it makes a kernel that rounds
 activations to 8 bits (MatMulNBits, accuracy_level 4), or it dequantizes in every call; and beside rounded
 activations it rounds float32 weights to 8 bits (WeightBiasQuantization).
+
+Each step changes the same graph and relies on how the one before left it, so it stays one file.
 """
 
 import copy

@@ -25,7 +25,7 @@ from optimizer.compression.step_time import keep_step_time
 from optimizer.engine.base import Build
 from optimizer.engine.faithful import prepare
 from optimizer.errors import unknown
-from optimizer.formats import count, listed
+from optimizer.formats import count, listed, significant
 from optimizer.measurement.size import size_of
 from optimizer.measurement.workspace import OpenModel, Workspace, once
 from optimizer.model.layers import walk
@@ -34,8 +34,9 @@ from optimizer.recipe import PruneSpec, Recipe
 from optimizer.records import SAME_PERCENT, Anatomy, GroupSensitivity, Inspection, LayerFacts, Sensitivity
 from optimizer.system.machine_lock import exclusive
 
-MIN_REACHED = 0.5
-"""Of the share of channels that was asked for: a smaller share of the weights is told."""
+MIN_REACHED, MAX_REACHED = 0.5, 1.25
+"""Of the share of channels that was asked for, and of the weights that go with it where every layer loses
+that share of what it reads and of what it gives: a smaller and a larger share of the weights is told."""
 ENOUGH_CALIBRATION = 32
 """Images. With fewer, another few give clearly another network; a hundred or more are better."""
 
@@ -350,16 +351,20 @@ def notes_on_unread(workspace: Workspace, recipe: Recipe, report: Report = quiet
 def notes_on_channels(
     model: OpenModel, compressed: CompressedModel, inspection: Inspection
 ) -> tuple[str, ...]:
-    """What is to be said where the channels that can go are a small part of the network."""
+    """What is to be said where far fewer or more weights went than the share of channels lets one expect."""
     prune, found = compressed.recipe.prune, inspection.pruned_percent
-    if not prune.shrinks or found is None or found >= MIN_REACHED * 100 * prune.share:
+    if not prune.shrinks or found is None:
         return ()
-    layers = [*walk(model.module)]
-    fewer = sum(len(compressed.weights[one.name].values) < len(one.weight) for one in layers)
-    return (
-        f"{100 * prune.share:.4g} % of the channels that can go is {found:.2g} % of layer weights: "
-        f"{fewer} of {count(len(layers), 'layer')} gave up channels",
-    )
+    if found < MIN_REACHED * 100 * prune.share:
+        layers = [*walk(model.module)]
+        fewer = sum(len(compressed.weights[one.name].values) < len(one.weight) for one in layers)
+        why = f"{fewer} of {count(len(layers), 'layer')} gave up channels"
+    elif found > MAX_REACHED * 100 * (1 - (1 - prune.share) ** 2):
+        why = "those that went have many weights for their multiply-accumulates"
+    else:
+        return ()
+    asked = f"{100 * prune.share:.4g} % of the channels that can go"
+    return (f"{asked} is {significant(found, 2)} % of layer weights: {why}",)
 
 
 def notes_on_ties(recipe: Recipe, inspection: Inspection) -> tuple[str, ...]:

@@ -7,9 +7,7 @@ from functools import cached_property, partial
 import numpy as np
 
 from optimizer.analysis.screening import Bar, Screen
-from optimizer.compression.apply import CompressedModel, compress
-from optimizer.engine import Runner, engine_named
-from optimizer.engine.base import Build
+from optimizer.engine import Runner
 from optimizer.engine.memory import Start, measure_start
 from optimizer.engine.realised import named
 from optimizer.errors import words_of
@@ -26,14 +24,23 @@ from optimizer.measurement.compressed import (
     notes_on_unread,
 )
 from optimizer.measurement.latency import efforts_afresh
+from optimizer.measurement.runners import (
+    baseline_key,
+    checked,
+    first_baseline,
+    pair,
+    run_by,
+    second_baseline,
+    signature_of,
+    timed_images,
+    uncompressed,
+)
 from optimizer.measurement.scoring import score_at_random, score_unless_beaten
 from optimizer.measurement.timing import time_latency
 from optimizer.measurement.workspace import Workspace, once, uncompressed_alone
 from optimizer.methods.engines import engine_info
-from optimizer.model.added.cards import version_of
 from optimizer.model.examples import examples
 from optimizer.progress import Report, is_heard, publish, quiet, uninterrupted
-from optimizer.recipe import Recipe
 from optimizer.records import (
     Accuracy,
     ColdStart,
@@ -44,17 +51,14 @@ from optimizer.records import (
     Request,
     Result,
     Scores,
-    digest,
 )
 from optimizer.store.keys import request_key, short_version
-from optimizer.system.environment import check_precision, environment, resolve_threads, timestamp
+from optimizer.system.environment import environment, timestamp
 from optimizer.system.machine_lock import exclusive
 from optimizer.tasks import accuracy_of
 
 SharedLatency = Callable[[str, bool], Latency | None]
 """Gives an earlier measurement of an execution signature, a quick one where that will do."""
-
-TIMED_IMAGES = 64
 
 
 @dataclass(frozen=True)
@@ -126,8 +130,8 @@ def score(
     labels = None if images.labels is None else images.labels.numpy()
     with exclusive(report):
         report(None, f"scoring {len(images.images):,} images")
-        baseline = _baseline(workspace, *_baseline_key(request))
-        runner = _run_by(workspace, build, compressed, request)
+        baseline = _baseline(workspace, *baseline_key(request))
+        runner = run_by(workspace, build, compressed, request)
 
         def partly(logits: np.ndarray, of: np.ndarray) -> Accuracy:
             known = None if labels is None else labels[of]
@@ -166,49 +170,6 @@ def score(
     return scored
 
 
-def checked(request: Request) -> Request:
-    """With the number of threads that 0 stands for. Raises, before anything is compressed, InputError for an
-    unknown engine, more threads than there are cores and a precision that the CPU has not, and
-    UnavailableError for an engine that can't run here."""
-    engine_named(request.engine)
-    check_precision(request.recipe.quantize.precision, environment())
-    threads = resolve_threads(request.settings.threads)
-    return replace(request, settings=replace(request.settings, threads=threads))
-
-
-@dataclass(frozen=True)
-class RunnerPair:
-    """A compressed model and its baseline on one engine, with the same threads and folding, not yet run.
-
-    ``images`` ``[N, C, H, W]`` are some to time them with.
-    """
-
-    compressed: CompressedModel
-    runner: Runner
-    baseline: Runner
-    images: np.ndarray
-
-    @property
-    def removed_share(self) -> float:
-        """Of the layers' weights that are left, the share that is zero."""
-        weights = self.compressed.weights.values()
-        elements = sum(weight.values.numel() for weight in weights)
-        return 1 - sum(weight.nonzero for weight in weights) / max(1, elements)
-
-
-def pair(workspace: Workspace, request: Request, report: Report = quiet) -> RunnerPair:
-    """Compress and build, and score nothing. Raises InputError, UnavailableError, WorkError."""
-    request = checked(request)
-    images = _timed(workspace)
-    report(None, f"preparing {engine_info(request.engine).label}")
-    compressed = compressed_model(workspace, request.recipe, report=report)
-    build = build_of(workspace, request.recipe, request.engine, report)
-    with exclusive(report):
-        runner = _run_by(workspace, build, compressed, request)
-        baseline = _second_baseline(workspace, *_baseline_key(request))
-    return RunnerPair(compressed, runner, baseline, images)
-
-
 def measure(
     workspace: Workspace,
     request: Request,
@@ -228,10 +189,10 @@ def measure(
     are measured.
     """
     ready = checked(request)
-    settings, baseline_key = ready.settings, _baseline_key(ready)
+    settings, baseline_of = ready.settings, baseline_key(ready)
 
     def bar_of(runner: Runner, inspection: Inspection) -> Bar | None:
-        signature = _signature(workspace, request, runner.execution, settings.threads)
+        signature = signature_of(workspace, request, runner.execution, settings.threads)
         timed = shared_latency(signature, settings.quick) if screen else None
         return screen(inspection, timed) if screen and timed else None
 
@@ -241,17 +202,17 @@ def measure(
     else:
         runner = pair(workspace, request, report).runner
         with exclusive(report):
-            baseline = _first_baseline(workspace, *baseline_key)
-    signature = _signature(workspace, request, runner.execution, settings.threads)
+            baseline = first_baseline(workspace, *baseline_of)
+    signature = signature_of(workspace, request, runner.execution, settings.threads)
     made = partial(_result, workspace, scores, request, runner.execution)
     latency = shared_latency(signature, settings.quick)
     if latency is None:
         with exclusive(report):
-            builds = baseline, _second_baseline(workspace, *baseline_key)
+            builds = baseline, second_baseline(workspace, *baseline_of)
             latency = time_latency(
                 builds,
                 runner,
-                _timed(workspace),
+                timed_images(workspace),
                 settings,
                 signature,
                 request.recipe,
@@ -314,9 +275,9 @@ def time_again(
     ``seconds`` at least. Raises InputError, UnavailableError, WorkError."""
     ready = checked(request)
     found = pair(workspace, ready, report)
-    signature = _signature(workspace, request, found.runner.execution, ready.settings.threads)
+    signature = signature_of(workspace, request, found.runner.execution, ready.settings.threads)
     with exclusive(report):
-        builds = uncompressed(workspace, *_baseline_key(ready)), found.baseline
+        builds = uncompressed(workspace, *baseline_key(ready)), found.baseline
         return time_latency(
             builds,
             found.runner,
@@ -343,49 +304,12 @@ def _notes_on_scoring(runner: Runner) -> tuple[str, ...]:
     return (f"accuracy: {layers} ran in another precision than when timed ({named(names)})",)
 
 
-def _baseline_key(request: Request) -> tuple[str, int, int]:
-    """What a baseline depends on beside its workspace: engine, threads, batch."""
-    return request.engine, request.settings.threads, request.settings.batch
-
-
-def _timed(workspace: Workspace) -> np.ndarray:
-    """Some images ``[N, C, H, W]`` to time with."""
-    images: np.ndarray = workspace.images.evaluation.images[:TIMED_IMAGES].numpy()
-    return images
-
-
-def _run_by(workspace: Workspace, build: Build, compressed: CompressedModel, request: Request) -> Runner:
-    settings = request.settings
-    images = workspace.images_for(compressed.recipe)
-    return build(compressed, images, threads=settings.threads, batch=settings.batch)
-
-
 @once
 @uninterrupted()
 def _baseline(workspace: Workspace, engine: str, threads: int, batch: int) -> Baseline:
-    runner, images = _first_baseline(workspace, engine, threads, batch), workspace.images.evaluation.images
+    runner, images = first_baseline(workspace, engine, threads, batch), workspace.images.evaluation.images
     with uncompressed_alone():
         return Baseline(runner, runner.score(images.numpy()))
-
-
-@once
-def _first_baseline(workspace: Workspace, engine: str, threads: int, batch: int) -> Runner:
-    """The baseline as it is scored, and timed."""
-    return uncompressed(workspace, engine, threads, batch)
-
-
-@once
-def _second_baseline(workspace: Workspace, engine: str, threads: int, batch: int) -> Runner:
-    """The baseline once more, built for itself: what it differs in from the first is what noise is here."""
-    return uncompressed(workspace, engine, threads, batch)
-
-
-def uncompressed(workspace: Workspace, engine: str, threads: int, batch: int) -> Runner:
-    """A baseline's runner, built anew."""
-    compressed = compress(workspace.model.module, Recipe())
-    build, images = workspace.model.builder(engine), workspace.images_for(compressed.recipe)
-    with uncompressed_alone():
-        return build(compressed, images, threads=threads, batch=batch)
 
 
 def _with_memory(inspection: Inspection, memory_bytes: int, baseline_bytes: int) -> Inspection:
@@ -393,26 +317,4 @@ def _with_memory(inspection: Inspection, memory_bytes: int, baseline_bytes: int)
         inspection,
         size=replace(inspection.size, memory_bytes=memory_bytes),
         baseline_size=replace(inspection.baseline_size, memory_bytes=baseline_bytes),
-    )
-
-
-def _signature(workspace: Workspace, request: Request, execution: Execution, threads: int) -> str:
-    """Equal for configurations that run the same instructions: same shapes, kernels and precisions. How many
-    channels of each layer are left may hang on the calibration images."""
-    prune: object = None
-    if request.recipe.prune.shrinks:
-        weights = compressed_model(workspace, request.recipe).weights
-        prune = request.recipe.prune, [(name, one.values.shape) for name, one in weights.items()]
-    return digest(
-        [
-            request.model,
-            version_of(request.model),
-            request.engine,
-            execution.layers,
-            request.recipe.quantize.activation_bits,
-            prune,
-            threads,
-            request.settings.batch,
-            environment().key,
-        ]
     )

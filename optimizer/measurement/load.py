@@ -19,9 +19,10 @@ from optimizer.analysis.load import (
     load_key,
 )
 from optimizer.engine import Runner
+from optimizer.formats import significant
 from optimizer.measurement import visits
-from optimizer.measurement.experiment import pair
 from optimizer.measurement.latency import batches, no_garbage_collection
+from optimizer.measurement.runners import pair
 from optimizer.measurement.visits import VisitEffort, settle, timed
 from optimizer.measurement.workspace import Workspace
 from optimizer.progress import Report, quiet, stop_if_cancelled
@@ -85,7 +86,10 @@ def measure(workspace: Workspace, request: LoadRequest, report: Report = quiet) 
         rates = chosen_rates(request, service)
         points = []
         for number, rate in enumerate(rates):
-            report(number / len(rates), f"{rate:,.4g} requests a second, {number + 1} of {len(rates)} rates")
+            report(
+                number / len(rates),
+                f"{significant(rate, 4)} requests a second, {number + 1} of {len(rates)} rates",
+            )
             points.append(LoadPoint(rate, _at_rate(runners, images, rate, service, effort, random)))
     return LoadRun(
         key=load_key(request),

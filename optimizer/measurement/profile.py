@@ -12,7 +12,7 @@ import numpy as np
 from optimizer.analysis.coverage import Coverage, coverage_key
 from optimizer.engine import Runner
 from optimizer.errors import UnavailableError, WorkError
-from optimizer.measurement.experiment import pair
+from optimizer.measurement.runners import pair
 from optimizer.measurement.workspace import Workspace
 from optimizer.progress import Report, quiet
 from optimizer.records import KernelTime, Request

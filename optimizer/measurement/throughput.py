@@ -15,8 +15,8 @@ from optimizer.analysis.served import EAGER_EVERY, Configuration, Served, Served
 from optimizer.analysis.serving import ServingRequest, ServingRun, configurations, serving_key
 from optimizer.engine import Runner
 from optimizer.engine.base import Service, one_by_one
-from optimizer.measurement.experiment import RunnerPair, pair, uncompressed
 from optimizer.measurement.latency import BASELINE, batches, no_garbage_collection
+from optimizer.measurement.runners import RunnerPair, pair, uncompressed
 from optimizer.measurement.visits import settle
 from optimizer.measurement.workspace import Workspace
 from optimizer.methods.engines import REFERENCE_ENGINE

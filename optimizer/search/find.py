@@ -7,6 +7,8 @@ choose it where there are enough.
 
 A search that ended, however, goes on from its :class:`Progress`: the same question, whatever its budget, asks
 for the same positions in the same order, and what became of them is known.
+
+One class: all of it reads and moves what is known of a search so far, so it stays one file.
 """
 
 import math

@@ -84,9 +84,7 @@ def answer_of(store: Store, key: str | None, tried: bool = True) -> Answered | N
         if answer is None:
             continue
         others = [trial.key for trial in answer.progress.trials if tried]
-        results = {
-            result.key: result for result in stored.known(store, store.several([*answer.keys, *others]))
-        }
+        results = {result.key: result for result in stored.several(store, [*answer.keys, *others])}
         if results.keys() >= {*answer.keys}:
             return Answered(answer, results)
         with suppress(UnavailableError):
@@ -108,7 +106,7 @@ def so_far(store: Store, sweep: Sweep) -> Answered | None:
     if not progress.trials:
         return None
     keys = [trial.key for trial in progress.trials]
-    results = {result.key: result for result in stored.known(store, store.several(keys))}
+    results = {result.key: result for result in stored.several(store, keys)}
     good, _ = candidates([results[key] for key in keys if key in results], question)
     best = next((Confirmed(one.key, one.latency) for one in good if not loses(one, question)), None)
     return Answered(Answer(question, progress, best, (), (), is_early=True), results)

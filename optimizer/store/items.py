@@ -90,6 +90,11 @@ class Item:
     answer: str | None
     enough: bool
 
+    @property
+    def open(self) -> bool:
+        """Whether it waits or runs."""
+        return self.state in ("queued", "running")
+
 
 @dataclass(frozen=True, slots=True)
 class Line:

@@ -4,6 +4,8 @@ An item is one request of a sweep, or a question under limits, which is a sweep 
 works on it (a command, a dashboard's server) owns it, and tells every few seconds that it still does. What an
 owner that is gone had begun is taken up by the next who asks for work. A result or an answer is put into the
 store before its item is done, so that a kill in between costs nothing: the item is found done.
+
+Every function is a step of one life, from asked to done, in a transaction of its own: so it stays one file.
 """
 
 import time

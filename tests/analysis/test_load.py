@@ -153,6 +153,8 @@ def test_tables_have_a_row_for_each_rate_and_network() -> None:
     assert (rows["p50_low_ns"].dropna() < rows["p50_ns"].dropna()).all()
     lines = table(RUN).splitlines()
     assert len(lines) == 7
+    often = replace(RUN, points=(replace(RUN.points[0], rate=12_345.6),))
+    assert table(often).splitlines()[1].split()[0] == "12,346"
     assert "the queue grows" in lines[5]
     plain = as_json(RUN)
     assert plain["rates"][4]["p99_ns"] is None

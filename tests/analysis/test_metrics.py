@@ -18,6 +18,7 @@ from optimizer.formats import (
     format_percent,
     format_points,
     format_ratio,
+    significant,
 )
 
 
@@ -25,11 +26,13 @@ from optimizer.formats import (
     ("format", "value", "written"),
     [
         *((format_bytes, *one) for one in (
-            (0, "0 B"), (512, "512 B"), (999, "999 B"), (1_000, "1.00 kB"), (427_100, "427 kB"),
-            (1_230_000, "1.23 MB"), (44_660_000, "44.7 MB"), (2_500_000_000, "2.50 GB"),
+            (0, "0 B"), (512, "512 B"), (999, "999 B"), (999.6, "1.00 kB"), (1_000, "1.00 kB"),
+            (427_100, "427 kB"), (999_499, "999 kB"), (999_999, "1.00 MB"), (1_230_000, "1.23 MB"),
+            (9_999_000, "10.0 MB"), (44_660_000, "44.7 MB"), (2_500_000_000, "2.50 GB"),
         )),
         *((format_ns, *one) for one in (
-            (12, "12.0 ns"), (612_300, "612 µs"), (1_234_567, "1.23 ms"), (5_400_000_000, "5.40 s"),
+            (12, "12.0 ns"), (612_300, "612 µs"), (-999_999, "−1.00 ms"), (1_234_567, "1.23 ms"),
+            (5_400_000_000, "5.40 s"), (999_900_000_000_000, "999,900 s"),
         )),
     ],
 )  # fmt: skip
@@ -70,6 +73,8 @@ def test_whether_zero_is_in_an_interval_can_be_read(
 
 def test_interval_is_written_in_the_unit_of_the_value() -> None:
     assert format_ns(1_020_000, 980_000, 1_060_000) == "1.02 ms (0.98 to 1.06)"
+    assert format_ns(999_700, 994_700, 1_004_700) == "1.000 ms (0.995 to 1.005)"
+    assert format_ns(999_700, 999_600, 999_800) == "999.70 µs (999.60 to 999.80)"
 
 
 def test_negative_numbers_have_a_true_minus_and_no_negative_zero() -> None:
@@ -87,6 +92,21 @@ def test_missing_is_a_dash_and_never_zero(name: str, value: float | None) -> Non
 def test_counts_keep_every_digit() -> None:
     assert format_count(1_070_123) == "1,070,123"
     assert METRICS["operations"].format(13_790_720) == "13.8 M"
+
+
+@pytest.mark.parametrize(
+    ("value", "digits", "written"),
+    [
+        (0.1234, 2, "0.12"),
+        (99.4, 2, "99"),
+        (99.6, 2, "100"),
+        (150.2, 2, "150"),
+        (12_345.6, 4, "12,346"),
+        (50, 4, "50"),
+    ],
+)
+def test_digits_are_counted_without_an_exponent(value: float, digits: int, written: str) -> None:
+    assert significant(value, digits) == written
 
 
 def test_ratio_and_p() -> None:

@@ -23,7 +23,7 @@ def test_parts_add_up_to_the_call() -> None:
     assert sum(one.value for one in after) == 56_000
     drawn = figure(info)
     assert [bar.name for bar in drawn.data] == [one.name for one in info.parts.values()]
-    assert [sum(bar.x[row] for bar in drawn.data) for row in (0, 1)] == pytest.approx([100e-6, 56e-6])
+    assert [sum(bar.x[row] for bar in drawn.data) for row in (0, 1)] == pytest.approx([100, 56])
     assert "int8 kernels, 30.0 µs, 53.6 %" in alternative(info)
     assert len(parts_info(profile(layer("first", 60), made=Recipe())).rows) == 1
     exactly = Recipe(PruneSpec("compensated", 0.5), QuantizeSpec("compensated", 4, range="mse"))

@@ -89,7 +89,7 @@ def test_the_best_under_a_limit_is_marked() -> None:
     assert drawn.data[-1].name == "best under the limit"
     assert drawn.data[-1].marker.color == LIGHT.colours["accent"]
     (line,) = drawn.layout.shapes
-    assert (line.x0, line.x1) == pytest.approx((0.06, 0.06))
+    assert (line.x0, line.x1) == pytest.approx((60, 60))
     assert line.line.dash == "dash"
     assert "limit 60.0 ms" in [note.text for note in drawn.layout.annotations]
 

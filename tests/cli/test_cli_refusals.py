@@ -22,7 +22,7 @@ from torchvision.models import ResNet18_Weights
 from optimizer import on_demand
 from optimizer.cli import results
 from optimizer.cli.main import main
-from optimizer.cluster import dask_nodes
+from optimizer.cluster import dask_client
 from optimizer.model.sources.torchvision_hub import checkpoint_path
 from optimizer.recipe import Recipe
 from optimizer.store.results import Store
@@ -74,7 +74,7 @@ from optimizer.system.paths import asset
 def test_bad_input_is_answered_in_one_line(
     arguments: list[str], words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(dask_nodes, "CONNECT_SECONDS", 0.1)  # till then it is tried again and again
+    monkeypatch.setattr(dask_client, "CONNECT_SECONDS", 0.1)  # till then it is tried again and again
     assert words in refused(arguments, capsys)
 
 

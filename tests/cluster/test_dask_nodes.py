@@ -21,7 +21,7 @@ from image_folders import Fill
 
 import optimizer as px
 from optimizer.cli.main import main, parser
-from optimizer.cluster import content, dask_nodes
+from optimizer.cluster import content, dask_client, dask_nodes
 from optimizer.cluster.attached import Attached
 from optimizer.cluster.spread import Nodes, connect, work_off
 from optimizer.errors import InputError, UnavailableError
@@ -247,7 +247,7 @@ def website() -> Iterator[str]:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who connects tries again and again till then: seconds, of which a tenth will do here."""
-    monkeypatch.setattr(dask_nodes, "CONNECT_SECONDS", dask_nodes.CONNECT_SECONDS / 10)
+    monkeypatch.setattr(dask_client, "CONNECT_SECONDS", dask_client.CONNECT_SECONDS / 10)
 
 
 @pytest.mark.usefixtures("impatient")

@@ -96,7 +96,7 @@ class Client:
 @pytest.fixture
 def client(monkeypatch: pytest.MonkeyPatch) -> Client:
     made = Client()
-    monkeypatch.setattr(dask_nodes, "_connect", lambda address: made)
+    monkeypatch.setattr(dask_nodes, "client_of", lambda address: made)
     monkeypatch.setattr(dask_nodes, "time", made.clock)
     monkeypatch.setattr(spread, "time", made)
     return made
@@ -166,7 +166,7 @@ def test_what_is_wrong_is_told_within_10_s(
 
     client.workers, client.silent = workers, silent
     for begin in (lambda address: client, connect):
-        monkeypatch.setattr(dask_nodes, "_connect", begin)
+        monkeypatch.setattr(dask_nodes, "client_of", begin)
         client.clock.seconds = 0.0
         with pytest.raises(UnavailableError, match=words):
             connected(client)

@@ -54,7 +54,7 @@ TIMING, SCORING = (f"{one.__name__}-1" for one in (dask_nodes._while_wanted, das
 def connected(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Kinds, DaskNodes]]:
     def connect(**kinds: Environment) -> tuple[Kinds, DaskNodes]:
         client = Kinds(rpi5=OTHER_MACHINE, **kinds)
-        monkeypatch.setattr(dask_nodes, "_connect", lambda address: client)
+        monkeypatch.setattr(dask_nodes, "client_of", lambda address: client)
         monkeypatch.setattr(dask_nodes, "time", client.clock)
         monkeypatch.setattr(spread, "time", client)
         return client, connect_to("tcp://127.0.0.1:1", "rpi5", lambda share, words: client.told.append(words))

@@ -20,6 +20,7 @@ from optimizer.cluster import content, node, spread
 from optimizer.cluster.content import Asked, Parcel
 from optimizer.cluster.spread import NodeLost, Nodes, NotTaken, work_off
 from optimizer.measurement import experiment
+from optimizer.measurement.runners import TIMED_IMAGES
 from optimizer.measurement.workspace import Workspace, open_workspace
 from optimizer.on_demand import load_or_measure, scores_of
 from optimizer.recipe import QuantizeSpec, Recipe
@@ -337,7 +338,7 @@ def test_who_is_given_scores_reads_no_more_images_than_it_times_with(
     assert (result.key, result.accuracy.total) == (request_key(request), 200)
     (timed,) = [workspace.images.evaluation.images for workspace in opened]
     every = open_workspace("fashion-mlp", data).images
-    assert torch.equal(timed, every.evaluation.images[: experiment.TIMED_IMAGES])
+    assert torch.equal(timed, every.evaluation.images[:TIMED_IMAGES])
     assert torch.equal(opened[0].images.calibration.images, every.calibration.images)
     assert not folder or len(every.calibration.images) == 10
 

@@ -73,6 +73,16 @@ def test_a_bias_that_the_forward_changes_takes_up_nothing_on_any_engine(small_im
     torch.testing.assert_close(torch.from_numpy(found), compressed.module(small_images))
 
 
+def test_best_effort_leaves_a_bias_that_the_forward_changes(small_images: Tensor) -> None:
+    torch.manual_seed(5)
+    model = PartOfBias().eval().requires_grad_(False)
+    pruned = compress(model, Recipe.of(sparsity=0.5), statistics=make(model, small_images))
+    masks = {name: one.mask for name, one in pruned.weights.items()}
+    made = refined(pruned.module, model, masks, {}, small_images, lambda done, count: True)
+    assert torch.equal(made.first.bias, model.first.bias)
+    assert not torch.equal(made.head.bias, pruned.module.head.bias)
+
+
 def test_a_bias_that_layers_share_takes_up_nothing(small_images: Tensor) -> None:
     torch.manual_seed(5)
     model, images = SharedBias().eval().requires_grad_(False), small_images + 1

@@ -95,6 +95,23 @@ def test_it_is_told_where_the_channels_that_can_go_are_a_small_part(side: int, t
     assert notes == ((words,) if told else ())
 
 
+@pytest.mark.parametrize(("percent", "told"), [(56, True), (40, False)])
+def test_it_is_told_where_channels_that_went_have_far_more_of_the_weights(percent: int, told: bool) -> None:
+    """A fifth of what each layer reads and gives is 36 % of its weights."""
+    torch.manual_seed(0)
+    images = for_calibration(torch.randn(24, 1, 12, 12))
+    workspace = Workspace(open_model(own_model(FewCanGo(1), (1, 12, 12))), given=images)
+    made = compressed_model(workspace, Recipe(PruneSpec("channels", sparsity=0.2, allocation="uniform")))
+    found = inspection_of(workspace.model, made)
+    layers = tuple(replace(one, elements=100, pruned=percent) for one in found.layers)
+    notes = notes_on_channels(workspace.model, made, replace(found, layers=layers))
+    words = (
+        "20 % of the channels that can go is 56 % of layer weights: "
+        "those that went have many weights for their multiply-accumulates"
+    )
+    assert notes == ((words,) if told else ())
+
+
 @pytest.mark.parametrize(
     ("images", "recipe", "told"),
     [

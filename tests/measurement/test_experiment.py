@@ -24,7 +24,7 @@ from optimizer.data.selection import fingerprint
 from optimizer.engine import Runner, engine_named
 from optimizer.engine.memory import Start
 from optimizer.errors import EngineError, InputError, WorkError
-from optimizer.measurement import experiment, latency
+from optimizer.measurement import experiment, latency, runners
 from optimizer.measurement.latency import LatencyEffort
 from optimizer.measurement.visits import VisitEffort
 from optimizer.measurement.workspace import Workspace
@@ -305,8 +305,8 @@ def test_networks_of_other_widths_have_another_signature(monkeypatch: pytest.Mon
 
     def signature(recipe: Recipe, width: int) -> str:
         made = compress(nn.Sequential(nn.Linear(12, width), nn.Linear(width, 4)), Recipe())
-        monkeypatch.setattr(experiment, "compressed_model", lambda *_: made)
-        return experiment._signature(workspace, request(recipe), ran, 1)
+        monkeypatch.setattr(runners, "compressed_model", lambda *_: made)
+        return runners.signature_of(workspace, request(recipe), ran, 1)
 
     for recipe, differ in ((Recipe(channels), True), (HALF, False)):
         assert signature(recipe, 6) == signature(recipe, 6)

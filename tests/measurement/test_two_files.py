@@ -29,8 +29,9 @@ from optimizer.engine.opened import InnerLayer, Network, Opened
 from optimizer.errors import InputError, WorkError
 from optimizer.export.artifacts import networks
 from optimizer.measurement import two_files as measurement
-from optimizer.measurement.two_files import Candidate, Comparison, key_of
+from optimizer.measurement.two_files import key_of
 from optimizer.measurement.two_files_layers import matching
+from optimizer.measurement.two_files_prepared import Candidate, Comparison, paired
 from optimizer.model.added import cards, files, onnx_file
 from optimizer.model.added.network_reading import read_ir, read_zip
 from optimizer.model.added.onnx_reading import read_onnx
@@ -227,7 +228,7 @@ def test_a_saved_file_has_the_several_outputs_of_the_one_it_came_from(
     files.add(files.examine(file), cards.Choices("det"))
     saved.write_bytes(on_demand.artifact(kind, Request("det", EIGHT), None, None))
     a, b = (networks.opened(NetworkRef(str(one))) for one in (file, saved))
-    pair = measurement.paired(a, b, CompareRequest(NetworkRef("a"), NetworkRef("b")), 1)
+    pair = paired(a, b, CompareRequest(NetworkRef("a"), NetworkRef("b")), 1)
     assert pair.a.outputs == pair.b.outputs == (("logits", (8, 14, 14)), ("conv2d", (2, 14, 14)))
     with zipfile.ZipFile(saved) as archive:
         archive.extractall(tmp_path)

@@ -87,6 +87,27 @@ def test_a_name_that_no_page_has_is_said(started: Started) -> None:
     assert told == "This link says what no page has a setting for: weight_bits."
 
 
+@pytest.mark.parametrize(
+    ("name", "link", "said"),
+    [
+        ("explore", {"open": KEYS[0]}, f"The result {KEYS[0]} is not stored here"),
+        ("compare", {"of": "Two files", "files": "nope"}, "The comparison nope is not stored here"),
+    ],
+)
+def test_what_a_link_opens_and_is_not_stored_is_said(
+    started: Started, name: str, link: dict[str, str], said: str
+) -> None:
+    assert any(said in one.value for one in open_page(name, link).info)
+
+
+@pytest.mark.parametrize("name", [name for name in PAGES if name != "explore"])
+def test_sliders_of_a_link_to_a_page_without_them_are_said(started: Started, name: str) -> None:
+    page = open_page(name, {"method": "Magnitude", "sparsity": "50", "engine": "OpenVINO"})
+    (told,) = (one.value for one in page.toast)
+    assert told == "Only Explore has these settings of this link: method, sparsity."
+    assert not open_page(name, {"sparsity": "50", "recipe": compact(RECIPE)}).toast
+
+
 @pytest.mark.parametrize("name", PAGES)
 def test_each_control_that_is_kept_in_the_address_is_known_there(started: Started, name: str) -> None:
     for link in ({}, {"ask": "The best under limits"})[: 1 + (name == "sweep")]:

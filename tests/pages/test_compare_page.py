@@ -79,6 +79,15 @@ def test_compare_takes_any_configuration_as_the_reference(stored: AppTest) -> No
     assert "accuracy differs" not in page.dataframe[0].value
 
 
+def test_what_a_link_compares_with_and_is_not_here_is_said(stored: AppTest) -> None:
+    stored.query_params |= {"configurations": results()[Recipe()].key, "against": "f" * 20, "times": "e" * 20}
+    page = stored.switch_page("pages/compare.py").run()
+    assert not page.exception
+    (told,) = (one.value for one in page.toast)
+    assert f"against={'f' * 20} (the uncompressed model is shown)" in told
+    assert f"times={'e' * 20} (fashion-resnet" in told
+
+
 @pytest.mark.parametrize("link", [{}, {"configurations": "nope", "metric": "beauty"}])
 def test_compare_says_what_to_do_when_nothing_is_chosen(stored: AppTest, link: dict[str, str]) -> None:
     stored.query_params |= link

@@ -89,7 +89,9 @@ def test_a_sweep_of_the_frontier_lists_what_it_left_out_and_is_extended_as_one(s
     assert len(shown) == 23
     assert shown[["state", "why"]].values.tolist()[0] == ["screened out", "not on the frontier: 9 errors"]
     page = press(page, "Extend")
+    assert "24 configurations, 0 to measure." in words(page), "what was screened out or cancelled is not new"
     page = page.button_group(key="sweep_bits").set_value([6]).run()
+    assert "30 configurations, 6 to measure" in words(page)
     assert page.checkbox(key="sweep_frontier_only").disabled
     press(page, f"Extend sweep {sweep.id}")
     assert decode(newest().asked, Grid).frontier_only

@@ -5,7 +5,7 @@ information. Its part for one row and one input weight is the mean square of a g
 pass an image tells it for all rows of all layers at once, without labels.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from optimizer.compression.calibration.moments import ENOUGH_IMAGES, Moments, as_rows
 from optimizer.compression.divergence import direction, is_classifier
 from optimizer.compression.gradients import gradients, trainable
-from optimizer.model.layers import Layer, walk, with_shared_bias
+from optimizer.model.layers import Layer, walk
 from optimizer.progress import Report, quiet
 
 ROUNDING = 1e-12
@@ -22,7 +22,11 @@ ROUNDING = 1e-12
 
 
 def row_effects(
-    model: nn.Module, images: Tensor, moments: Mapping[str, Moments], report: Report = quiet
+    model: nn.Module,
+    images: Tensor,
+    moments: Mapping[str, Moments],
+    biased: Collection[str],
+    report: Report = quiet,
 ) -> dict[str, Tensor]:
     """Nats for each unit of ``change C change`` in each row, float32 ``[out]``, by layer of ``moments``.
 
@@ -31,11 +35,10 @@ def row_effects(
     is the Fisher information: steadier than drawing labels. Rows are shrunk towards their layer's mean as far
     as the sampling error, images being the samples, says: a classifier's rows for classes that none of the
     images shows would seem to be worth nothing. Layers that no gradient reaches have 0 everywhere, as
-    have those with a bias to take up inputs that never change; few images don't tell those.
+    have those whose bias takes up inputs that never change, the ``biased`` ones; few images don't tell those.
     """
     copied = trainable(model)
     layers = {layer.name: layer for layer in walk(copied) if layer.name in moments}
-    shared = with_shared_bias(copied)
     generator = torch.Generator().manual_seed(0)
     energies: dict[str, list[Tensor]] = {name: [] for name in layers}
     centred = len(images) >= ENOUGH_IMAGES
@@ -44,7 +47,7 @@ def row_effects(
             report(index / len(images), f"measuring sensitivities: image {index} of {len(images)}")
             _differentiate(copied, images[index : index + 1], generator)
             for name, layer in layers.items():
-                energies[name].append(_energies(layer, moments[name], centred and name not in shared))
+                energies[name].append(_energies(layer, moments[name], centred and name in biased))
     return {name: _shrunk(torch.stack(one)).nan_to_num(0, 0, 0) for name, one in energies.items()}
 
 

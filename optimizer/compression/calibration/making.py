@@ -19,7 +19,7 @@ from optimizer.compression.calibration.statistics import (
 from optimizer.compression.divergence import is_classifier
 from optimizer.compression.prune.allocation import change_costs
 from optimizer.compression.prune.compensated import growth, prune
-from optimizer.model.layers import hooked, walk, with_shared_bias
+from optimizer.model.layers import hooked, walk
 from optimizer.progress import Report, quiet
 from optimizer.system.threads import pinned_threads
 from optimizer.tasks.outputs import is_logits
@@ -45,9 +45,8 @@ def make(model: nn.Module, images: Tensor, report: Report = quiet) -> Statistics
     if not moments:  # each product is the model's own code's
         return Statistics({}, {}, frozenset())
     layers = {layer.name: layer for layer in walk(model) if layer.name in moments}
-    biased = frozenset(name for name, layer in layers.items() if layer.bias is not None)
-    biased -= with_shared_bias(model) | watch.with_other_bias
-    effects = row_effects(model, seen[:CURVATURE_IMAGES], moments, report)
+    biased = frozenset(watch.biased(model) & layers.keys())
+    effects = row_effects(model, seen[:CURVATURE_IMAGES], moments, biased, report)
     silent = {name for name, one in effects.items() if not one.any()}
     weights = {name: layer.weight.detach() for name, layer in layers.items()}
     growths = dict[str, tuple[float, ...]]()  # filled in below: what is kept for these statistics serves all

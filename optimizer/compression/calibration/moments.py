@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from optimizer.errors import InputError
-from optimizer.model.layers import Layer, walk, whole_attention
+from optimizer.model.layers import Layer, walk, whole_attention, with_shared_bias
 from optimizer.progress import Report, quiet
 
 FIRST_BATCH, BATCH = 16, 4
@@ -153,6 +153,12 @@ class Watch(TorchDispatchMode):
             elif arguments[1][0].numel() <= MAX_COLUMNS:
                 self.add(name, self._inputs(operation, *arguments))
         return operation(*arguments, **(options or {}))
+
+    def biased(self, model: nn.Module) -> set[str]:
+        """Layers whose bias takes up what a change does to the mean: it is theirs alone in the ``model`` that
+        ran, and added as it is."""
+        own = {one.name for one in self.layers.values() if one.bias is not None}
+        return own - with_shared_bias(model) - self.with_other_bias
 
     def moments(self) -> dict[str, Moments]:
         """By the name of each layer that ran, in the order of the layers."""

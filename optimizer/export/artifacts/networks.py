@@ -18,7 +18,7 @@ from optimizer.engine.opened import Network
 from optimizer.errors import InputError
 from optimizer.export.artifacts.archive import DENSE_FILE, PACKED_FILE, check_directory
 from optimizer.export.artifacts.restore import load, model_named
-from optimizer.measurement.two_files import Candidate
+from optimizer.measurement.two_files_prepared import Candidate
 from optimizer.measurement.workspace import open_workspace
 from optimizer.model.added import cards, declared, files, onnx_file
 from optimizer.model.added.limits import read_limited
