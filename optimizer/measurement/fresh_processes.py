@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from optimizer.engine.base import Array, Loader, Runner, save_for_process
-from optimizer.errors import UnavailableError, WorkError
+from optimizer.errors import UnavailableError, WorkError, words_of
 from optimizer.measurement.latency import LatencyEffort, LatencySeries, time_interleaved
 from optimizer.methods.entries import load
 from optimizer.progress import Report
@@ -50,28 +50,31 @@ def time_in_processes(
     """One series over ``images`` ``[N, C, H, W]``, its rounds in ``effort.processes`` processes, one after
     the other. One that dies costs its share, and one that takes too long that of those after it.
 
-    Raises UnavailableError where the engine has no loader, a network can't be written for another process, or
-    none could time anything.
+    Raises UnavailableError where the engine has no loader, a network can't be written for another process (as
+    on a full disk), or none could time anything.
     """
     runners = {BASELINE: baseline, **variants}
     found: list[LatencySeries] = []
     problem, began, total = "", time.monotonic(), effort.processes
-    with tempfile.TemporaryDirectory(prefix="paretoscope-") as name:
-        folder = Path(name)
-        loaders = {part: _save(runner, folder / part) for part, runner in runners.items()}
-        np.save(folder / "images.npy", images)
-        (folder / "task.json").write_bytes(encode(TimingTask(loaders, settings, effort)))
-        for number in range(total):
-            left = (time.monotonic() - began) / number * (total - number) if number else 0
-            words = f", about {left:.0f} s left" if left else ""
-            report(number / total, f"timing in fresh processes, {number + 1} of {total}{words}")
-            own = time.monotonic()
-            try:
-                found.append(_run(folder, number, effort.process_seconds))
-            except WorkError as error:
-                problem = str(error)
-                if time.monotonic() - own >= effort.process_seconds:  # the others would, too
-                    break
+    try:
+        with tempfile.TemporaryDirectory(prefix="paretoscope-") as name:
+            folder = Path(name)
+            loaders = {part: _save(runner, folder / part) for part, runner in runners.items()}
+            np.save(folder / "images.npy", images)
+            (folder / "task.json").write_bytes(encode(TimingTask(loaders, settings, effort)))
+            for number in range(total):
+                left = (time.monotonic() - began) / number * (total - number) if number else 0
+                words = f", about {left:.0f} s left" if left else ""
+                report(number / total, f"timing in fresh processes, {number + 1} of {total}{words}")
+                own = time.monotonic()
+                try:
+                    found.append(_run(folder, number, effort.process_seconds))
+                except WorkError as error:
+                    problem = str(error)
+                    if time.monotonic() - own >= effort.process_seconds:  # the others would, too
+                        break
+    except OSError as error:  # a full disk, or no temporary folder
+        raise UnavailableError(f"no other process can be given these networks: {words_of(error)}") from error
     if not found:
         raise UnavailableError(f"none of {total} processes could time these networks: {problem}")
     return replace(joined(found), lost=total - len(found))

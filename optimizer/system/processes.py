@@ -111,17 +111,20 @@ def release(guarding: "subprocess.Popen[bytes] | None") -> None:
 def run_module(module: str, *arguments: str, max_seconds: float) -> str:
     """What ``python -m module`` prints, in a process of its own that finds the same modules as this one.
 
-    Raises WorkError when it fails, or takes longer than ``max_seconds``. It ends where this work is
-    cancelled.
+    Raises WorkError when it can't be started, fails, or takes longer than ``max_seconds``. It ends where this
+    work is cancelled.
     """
     paths = os.pathsep.join(path for path in sys.path if isinstance(path, str))
-    process = subprocess.Popen(
-        [sys.executable, "-P", "-m", module, *arguments],
-        env={**os.environ, "PYTHONPATH": paths},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    try:
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", module, *arguments],
+            env={**os.environ, "PYTHONPATH": paths},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    except OSError as error:  # no memory for one more, or too many
+        raise WorkError(f"a fresh process can't be started: {error}") from error
     end = time.monotonic() + max_seconds
     with process:
         try:

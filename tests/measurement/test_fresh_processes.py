@@ -1,11 +1,14 @@
 """Rounds in real processes, some of which are killed."""
 
+import errno
 import subprocess
 import sys
 import threading
 import time
 from dataclasses import replace
+from types import ModuleType
 
+import numpy as np
 import psutil
 import pytest
 import torch
@@ -13,6 +16,7 @@ from engine_runs import Ready
 
 from optimizer.compression.apply import compress
 from optimizer.engine import Runner
+from optimizer.engine.torch import saved
 from optimizer.errors import UnavailableError
 from optimizer.measurement import fresh_processes
 from optimizer.measurement.fresh_processes import time_in_processes
@@ -21,7 +25,7 @@ from optimizer.measurement.visits import VisitEffort
 from optimizer.methods.engines import ENGINES
 from optimizer.progress import quiet
 from optimizer.recipe import QuantizeSpec, Recipe
-from optimizer.records import Settings
+from optimizer.records import Execution, Settings
 
 SHORT = LatencyEffort(
     warmup_calls=1,
@@ -131,3 +135,26 @@ def test_after_a_process_that_takes_too_long_no_other_is_tried(ready: Ready) -> 
             made, {}, IMAGES.numpy(), SETTINGS, short, lambda share, message: words.append(message)
         )
     assert words == ["timing in fresh processes, 1 of 2"]
+
+
+@pytest.mark.parametrize(
+    ("part", "number"), [(np, errno.ENOSPC), (subprocess, errno.ENOMEM)], ids=["disk is full", "no memory"]
+)
+def test_a_machine_that_is_full_has_no_other_process_to_time_in(
+    part: ModuleType, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A quick timing, which has found a difference by then, is kept as it is."""
+
+    def refuse(*given: object, **options: object) -> None:
+        raise OSError(number, "there is no room")
+
+    monkeypatch.setattr(part, "save" if part is np else "Popen", refuse)
+    made = Runner(
+        infer=lambda images: images,
+        score=lambda images: images,
+        execution=Execution((), ()),
+        memory_probe=lambda folder: None,
+        loader=saved,
+    )
+    with pytest.raises(UnavailableError, match="there is no room"):
+        time_in_processes(made, {"variant": made}, IMAGES.numpy(), SETTINGS, SHORT, quiet)
