@@ -72,14 +72,16 @@ AWAIT = "() => { window.asked = window.answered = false; window.calmSince = unde
 
 SETTLED = """() => {
     const app = document.querySelector("[data-testid=stApp]");
-    const works = "[data-testid=stProgress], [data-testid=stSpinner], [aria-label^=hourglass]";
+    const works = "[data-testid=stProgress], [data-testid=stSpinner], [data-testid=stSkeleton], "
+        + "[aria-label^=hourglass]";
     const calm = window.answered !== false && app?.dataset.testScriptState === "notRunning"
         && !document.querySelector(works)
         && document.querySelector("[data-testid=stMainBlockContainer]")?.innerText.trim();
     window.calmSince = calm ? window.calmSince ?? performance.now() : undefined;
     return calm && performance.now() - window.calmSince > 300;
 }"""
-"""No script runs and no job either, for longer than a slider waits before it tells its value (0.2 s)."""
+"""No script runs and no job either, for longer than a slider waits before it tells its value (0.2 s); and no
+widget waits for its code, which a fresh tab of a busy machine was seen to load for 18 s after its script."""
 
 
 SAID = """() => [
