@@ -49,6 +49,7 @@ others."""
 SHARING = (
     "tests/cli/",
     "tests/compression/test_compensation.py",
+    "tests/compression/test_heads.py",
     "tests/export/",
     "tests/pages/",
     "tests/search/",
