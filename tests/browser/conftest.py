@@ -201,11 +201,20 @@ def await_health(server: subprocess.Popen[bytes], url: str, log: Path) -> None:
     pytest.fail(f"the dashboard does not answer:\n{log.read_text()}")
 
 
+def make_home(home: Path, statistics: Path) -> Path:
+    """A data folder, empty but for the calibration statistics that all dashboards of a run share."""
+    home.mkdir(mode=0o700)
+    (home / "studies").symlink_to(statistics)
+    return home
+
+
 @pytest.fixture(scope="package")
-def dashboard(tmp_path_factory: pytest.TempPathFactory, chromium: Browser) -> Iterator[Dashboard]:
+def dashboard(
+    tmp_path_factory: pytest.TempPathFactory, chromium: Browser, statistics: Path
+) -> Iterator[Dashboard]:
     """A dashboard whose store has two results already, so that it starts no sweep of its own."""
     top = tmp_path_factory.mktemp("dashboard")
-    home, images = top / "home", make_images(top / "images")
+    home, images = make_home(top / "home", statistics), make_images(top / "images")
     run(home, "sweep", "fashion-resnet", "--sparsities", "0,0.5", "--bits", "32", "--quick")
     with serve(home, images) as running:
         yield running

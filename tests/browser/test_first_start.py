@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, expect
 
-from browser.conftest import act, serve, visiting
+from browser.conftest import act, make_home, serve, visiting
 from optimizer.search.sweep import STARTER_BITS, STARTER_SPARSITIES
 from optimizer.store.results import Store
 
@@ -14,15 +14,18 @@ pytestmark = pytest.mark.browser
 
 
 @pytest.mark.slow
-def test_starter_sweep_shows_its_progress_and_stops(chromium: Browser, tmp_path: Path) -> None:
+def test_starter_sweep_shows_its_progress_and_stops(
+    chromium: Browser, tmp_path: Path, statistics: Path
+) -> None:
+    home = make_home(tmp_path / "home", statistics)
     asked = len(STARTER_SPARSITIES) * len(STARTER_BITS)
-    with serve(tmp_path / "home", tmp_path) as dashboard, visiting(chromium, dashboard) as visit:
+    with serve(home, tmp_path) as dashboard, visiting(chromium, dashboard) as visit:
         page = visit(wait=False)
         progress = page.get_by_test_id("stProgress").filter(has_text="Filling the curves")
         expect(progress).to_have_text(re.compile(rf"[1-9]\d* of {asked} measured"))
         act(page, page.get_by_role("button", name="Stop filling").click)
 
-        measured = Store(tmp_path / "home" / "results.sqlite").count()
+        measured = Store(home / "results.sqlite").count()
         assert 1 <= measured < asked
         fill = page.get_by_role("button", name=f"({asked - measured} to measure)")
         expect(fill).to_be_enabled()
