@@ -116,17 +116,6 @@ class Dashboard:
     home: Path
     images: Path
 
-    def cli(self, *arguments: str, home: Path | None = None) -> subprocess.CompletedProcess[str]:
-        """Run a command in a process of its own, on the dashboard's data folder or on another."""
-        return subprocess.run(
-            [sys.executable, "-m", "optimizer.cli", *arguments],
-            env=_environment(home or self.home),
-            cwd=PACKAGE.parent,
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
-
     def measured(self, *arguments: str) -> dict[str, Any]:
         """What ``paretoscope measure ...`` says of what the page has measured already."""
         return self.said("measure", *arguments)
