@@ -4,6 +4,7 @@ import os
 import shutil
 import threading
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,8 @@ from optimizer.store import ledger
 from optimizer.store.results import Store
 from optimizer.system.environment import usable_cpus
 
-pytest.importorskip("distributed")
+if find_spec("distributed") is None:  # it takes a second to import, also where it is only collected
+    pytest.skip("needs the package distributed", allow_module_level=True)
 pytestmark = pytest.mark.skipif(
     len(usable_cpus()) < 2 or not shutil.which("taskset"), reason="needs two CPUs, and taskset"
 )
