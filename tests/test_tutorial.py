@@ -3,9 +3,7 @@
 from os import pathsep
 from pathlib import Path
 
-import nbformat
 import pytest
-from nbclient import NotebookClient
 
 TUTORIAL = Path(__file__).parents[1] / "docs" / "tutorial.ipynb"
 IN_A_FEW_CALLS = """
@@ -20,6 +18,9 @@ latency.EFFORTS[True] = A_FEW_CALLS
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of Jupyter's own packages
 def test_the_tutorial_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import nbformat  # here: Jupyter's packages take long to import, for who only collects this too
+    from nbclient import NotebookClient
+
     monkeypatch.setenv("PYTHONPATH", f"{TUTORIAL.parents[1]}{pathsep}{Path(__file__).parent}")
     monkeypatch.setenv("JUPYTER_PLATFORM_DIRS", "1")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # beside other tests, threads wait more than they work
