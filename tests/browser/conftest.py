@@ -68,6 +68,18 @@ LISTEN = """
 """Notes in every page when the server says something, once the page has asked it something. That the page
 *runs* can't be watched: where its thread is busy, the beginning and the end of a script are drawn as one."""
 
+STILL = """
+    document.addEventListener("DOMContentLoaded", () => {
+        const style = document.createElement("style");
+        style.textContent = `*, *::before, *::after {
+            animation-duration: 1ms !important; animation-iteration-count: 1 !important;
+            transition-duration: 0s !important;
+        }`;
+        document.head.append(style);
+    });
+"""
+"""Nothing fades or turns: each of its frames would be painted by the processor, while it measures."""
+
 AWAIT = "() => { window.asked = window.answered = false; window.calmSince = undefined; }"
 
 SETTLED = """() => {
@@ -279,6 +291,7 @@ def prepared(chromium: Browser, **options: Any) -> BrowserContext:
     context = chromium.new_context(**WINDOW | options)
     context.add_init_script("delete window.showSaveFilePicker")  # a table downloads instead of asking
     context.add_init_script(LISTEN)
+    context.add_init_script(STILL)
     context.set_default_timeout(PATIENCE_MS)
     return context
 
