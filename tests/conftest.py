@@ -96,6 +96,7 @@ def pytest_collection(session: pytest.Session) -> Generator[None, Any, Any]:
     finally:
         gc.freeze()
         gc.enable()
+        gc.set_threshold(10_000)  # garbage is looked for a tenth as often: tests make little that stays
 
 
 @pytest.hookimpl(tryfirst=True)
