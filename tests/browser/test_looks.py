@@ -56,9 +56,7 @@ def keep_a_complexity_run(dashboard: Dashboard) -> None:
     Store(dashboard.home / "results.sqlite").put_document("complexity", made.key, encode(made))
 
 
-def test_toolbars_that_a_touch_screen_always_shows_cover_no_words(
-    visit: Visit, dashboard: Dashboard
-) -> None:
+def test_toolbars_that_a_touch_screen_always_shows_cover_no_words(visit: Visit, dashboard: Dashboard) -> None:
     """In one browser, which loads Streamlit's scripts once."""
     telephone = {"viewport": {"width": 420, "height": 900}, "is_mobile": True, "has_touch": True}
     table = "[data-testid=stElementToolbar]"

@@ -40,7 +40,7 @@ def run(home: Path, threads: int, engines: Iterable[str] = ENGINES, **variables:
 
 @pytest.fixture(scope="module")
 def twice(tmp_path_factory: pytest.TempPathFactory) -> Twice:
-    """At the same time, on one thread in the data folder that is given back, and on two in another: everything
+    """At the same time, on one thread in the folder that is given back and on two in another: everything
     is made anew; but what inductor writes is compiled only where it isn't the same text."""
     home, other = (tmp_path_factory.mktemp(name) for name in ("one", "two"))
     anew = dict.fromkeys(("TORCHINDUCTOR_FX_GRAPH_CACHE", "TORCHINDUCTOR_AUTOGRAD_CACHE"), "0")

@@ -57,7 +57,7 @@ def described(about: Examined, choices: Choices) -> AddedModel:
 
 @cached(LRUCache(64), key=lambda file, name, shape: (file, shape), lock=Lock())
 def _checked(file: str, name: str, shape: tuple[int, int, int]) -> dict[str, Any]:
-    """How far it answers as ONNX Runtime does, once for a content, whatever it is called: a file may be opened
+    """How far it answers as ONNX Runtime does, once for a content, whatever it is called: it may be opened
     again and again."""
     return read_limited("onnx check", content_path(file), name, runs=True, shape=shape)
 
