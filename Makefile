@@ -66,6 +66,7 @@ $(VENV)/installed: pyproject.toml $(KERNELS)
 $(VENV)/installed-dev: pyproject.toml $(KERNELS)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --no-compile --editable '.[dev,imagenet,onnx]'
-	@# On every core, where pip takes one; without the packages' own tests. Some files are written for another Python.
-	$(BIN)/python -m compileall -qq -j 0 -x '/tests?/' $(VENV)/lib optimizer pages || true
+	@# On every core, where pip takes one; without the packages' own tests and those of which little is
+	@# imported. Some files are written for another Python.
+	$(BIN)/python -m compileall -qq -j 0 -x '/(tests?|pip|setuptools|mypyc?|torchgen|testing/_internal|graph_objs)/' $(VENV)/lib optimizer pages || true
 	touch $@ $(VENV)/installed

@@ -20,6 +20,7 @@ import torch
 from engine_runs import Ready
 from hypothesis import settings
 from image_folders import Fill
+from quick_timing import A_FEW_CALLS
 from small_models import SMALL_MODELS, SMALL_SHAPE, Small
 from torch import Tensor, nn
 
@@ -28,6 +29,7 @@ from optimizer.data.folders import RECENT_SECONDS
 from optimizer.engine import engine_named, onnx_export, openvino_kernels
 from optimizer.engine.base import Build
 from optimizer.engine.compile import CACHE_VARIABLE
+from optimizer.measurement import latency
 from optimizer.model.catalogue import LoadedModel, load
 from optimizer.model.folding import fold_batch_norm
 from optimizer.search.sweep import WORK_AHEAD_VARIABLE
@@ -47,12 +49,16 @@ others."""
 SHARING = (
     "tests/cli/",
     "tests/compression/test_compensation.py",
+    "tests/compression/test_heads.py",
     "tests/export/",
     "tests/pages/",
     "tests/search/",
     "tests/test_api.py",
 )
 """What only uses calibration statistics, by the beginning of its path: they are made once for all of it."""
+
+TIMED = ("tests/measurement/test_latency.py", "tests/measurement/test_self_test.py")
+"""What tests how long calls are timed, by the beginning of its path."""
 
 SLOW_UNTIL_VARIABLE, NO_TIME = "PARETOSCOPE_SLOW_TESTS_UNTIL", "no time is left on this machine"
 """Seconds since the epoch: CI, which must end on slow machines too, leaves slow tests out from then on, and
@@ -90,6 +96,7 @@ def pytest_collection(session: pytest.Session) -> Generator[None, Any, Any]:
     finally:
         gc.freeze()
         gc.enable()
+        gc.set_threshold(10_000)  # garbage is looked for a tenth as often: tests make little that stays
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -201,6 +208,15 @@ def kernels_chosen_once() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(openvino_kernels, "kept", in_this_process)
+        yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def in_a_few_calls(request: pytest.FixtureRequest) -> Iterator[None]:
+    """But for TIMED, tests ask what comes of a quick measurement, and not how long it took."""
+    with pytest.MonkeyPatch.context() as patch:
+        if not request.node.nodeid.startswith(TIMED):
+            patch.setitem(latency.EFFORTS, True, A_FEW_CALLS)
         yield
 
 

@@ -18,7 +18,6 @@ import torch
 from factories import make_result
 from hostile_graphs import classifier, save
 from PIL import Image
-from quick_timing import A_FEW_CALLS
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
@@ -31,7 +30,7 @@ from optimizer.cli.main import main, parser
 from optimizer.cli.options import data_of
 from optimizer.compression.divergence import is_classifier
 from optimizer.errors import InputError, UnavailableError, WorkError
-from optimizer.measurement import experiment, given, latency, workspace
+from optimizer.measurement import experiment, given, workspace
 from optimizer.measurement.workspace import Workspace
 from optimizer.progress import quiet
 from optimizer.records import DataSpec, Request, Result, digest
@@ -75,8 +74,7 @@ def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _short(monkeypatch: pytest.MonkeyPatch) -> None:
-    """How long calls are timed is tested elsewhere."""
-    monkeypatch.setitem(latency.EFFORTS, True, A_FEW_CALLS)
+    """How long a winner is timed is tested elsewhere."""
     monkeypatch.setattr(confirming, "MAX_CONFIRMING_SECONDS", 0.1)
 
 

@@ -6,12 +6,14 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from by_request import close_all
 from factories import make_result
 
 from optimizer import on_demand
 from optimizer.analysis.stored import timed_again
 from optimizer.engine import Engine, kernels
 from optimizer.errors import InputError, UnavailableError
+from optimizer.measurement import workspace
 from optimizer.methods.artifacts import ARTIFACTS
 from optimizer.methods.engines import ENGINES
 from optimizer.on_demand import measure_unless
@@ -176,8 +178,11 @@ def test_a_measurement_ends_early_by_what_is_known_by_its_time_and_by_whoever_as
 
 
 @pytest.mark.slow
-def test_what_is_over_ends_in_statistics_too_and_what_is_known_of_a_position_ends_that_alone() -> None:
+def test_what_is_over_ends_in_statistics_too_and_what_is_known_of_a_position_ends_that_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """A search keeps to its time; what all positions need is made to its end as long as it goes on."""
+    monkeypatch.setattr(workspace, "STATISTICS_IMAGES", 16)
     channels = Request(
         "fashion-resnet", Recipe(PruneSpec("channels", 0.3, allocation="measured")), data=DataSpec(limit=64)
     )
@@ -198,6 +203,7 @@ def test_what_is_over_ends_in_statistics_too_and_what_is_known_of_a_position_end
     assert measure_unless(channels, lambda known: known is not None, Store(), report) is None
     assert "reading layer inputs" not in begun, "they were kept"
     assert begun.count("ranking channels") > 1
+    close_all()
 
 
 def test_who_asked_for_it_all_may_say_that_it_is_over() -> None:

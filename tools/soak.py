@@ -25,7 +25,7 @@ import urllib.error
 import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import quote, urlencode
@@ -101,12 +101,17 @@ def soak(
     home.mkdir(mode=0o700)
     store = Store(home / "results.sqlite")
     sweep = ledger.create(store, encode(SWEEP), SWEEP.requests(), "soak")
-    with _serving(folder, port, report) as server:
+    with ExitStack() as servers:
+
+        def serving() -> "subprocess.Popen[bytes]":
+            return servers.enter_context(_serving(folder, port, report))
+
+        server = serving()
         if not report.problems:
             _disturb(server, port, seconds, visitors, kill_every, seed, report)
             _look(server, port, store.path, report)
-    if not report.problems:
-        _kill_servers(folder, port, store, sweep, server_kills, random.Random(seed), report)
+        if not report.problems:
+            _kill_servers(server, serving, store, sweep, server_kills, random.Random(seed), report)
     _read(folder / "server.log", report)
     return report
 
@@ -131,7 +136,13 @@ def _serving(folder: Path, port: int, report: Report) -> Iterator["subprocess.Po
 
 
 def _kill_servers(
-    folder: Path, port: int, store: Store, sweep: int, kills: int, chance: random.Random, report: Report
+    server: "subprocess.Popen[bytes]",
+    serving: Callable[[], "subprocess.Popen[bytes]"],
+    store: Store,
+    sweep: int,
+    kills: int,
+    chance: random.Random,
+    report: Report,
 ) -> None:
     """Kill the server in the middle of a sweep, again and again, and let it finish: nothing of it may be lost
     or measured twice. Nobody visits; a server goes on by itself."""
@@ -153,21 +164,21 @@ def _kill_servers(
 
     for _ in range(kills):
         before = done()
-        with _serving(folder, port, report) as server:
-            _until(goes_on, STANDS, report)
-            time.sleep(chance.uniform(0, 3))
-            for process in (_streamlit(server), server):
-                process.kill()
+        _until(goes_on, STANDS, report)
+        time.sleep(chance.uniform(0, 3))
+        for process in (_streamlit(server), server):
+            process.kill()
+        server.wait(60)
         report.counts["servers killed"] += 1
         check()
-    with _serving(folder, port, report):
+        server = serving()
 
-        def finished() -> bool:
-            if not ledger.any_open(store):
-                ledger.resume(store, sweep)
-            return done() == len(more.requests())
+    def finished() -> bool:
+        if not ledger.any_open(store):
+            ledger.resume(store, sweep)
+        return done() == len(more.requests())
 
-        _until(finished, STANDS, report)
+    _until(finished, STANDS, report)
     check()
     report.counts["configurations of a sweep"] = done()
 

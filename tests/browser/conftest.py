@@ -68,6 +68,18 @@ LISTEN = """
 """Notes in every page when the server says something, once the page has asked it something. That the page
 *runs* can't be watched: where its thread is busy, the beginning and the end of a script are drawn as one."""
 
+STILL = """
+    document.addEventListener("DOMContentLoaded", () => {
+        const style = document.createElement("style");
+        style.textContent = `*, *::before, *::after {
+            animation-duration: 1ms !important; animation-iteration-count: 1 !important;
+            transition-duration: 0s !important;
+        }`;
+        document.head.append(style);
+    });
+"""
+"""Nothing fades or turns: each of its frames would be painted by the processor, while it measures."""
+
 AWAIT = "() => { window.asked = window.answered = false; window.calmSince = undefined; }"
 
 SETTLED = """() => {
@@ -117,17 +129,6 @@ class Dashboard:
     url: str
     home: Path
     images: Path
-
-    def cli(self, *arguments: str, home: Path | None = None) -> subprocess.CompletedProcess[str]:
-        """Run a command in a process of its own, on the dashboard's data folder or on another."""
-        return subprocess.run(
-            [sys.executable, "-m", "optimizer.cli", *arguments],
-            env=_environment(home or self.home),
-            cwd=PACKAGE.parent,
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
 
     def measured(self, *arguments: str) -> dict[str, Any]:
         """What ``paretoscope measure ...`` says of what the page has measured already."""
@@ -203,11 +204,20 @@ def await_health(server: subprocess.Popen[bytes], url: str, log: Path) -> None:
     pytest.fail(f"the dashboard does not answer:\n{log.read_text()}")
 
 
+def make_home(home: Path, statistics: Path) -> Path:
+    """A data folder, empty but for the calibration statistics that all dashboards of a run share."""
+    home.mkdir(mode=0o700)
+    (home / "studies").symlink_to(statistics)
+    return home
+
+
 @pytest.fixture(scope="package")
-def dashboard(tmp_path_factory: pytest.TempPathFactory, chromium: Browser) -> Iterator[Dashboard]:
+def dashboard(
+    tmp_path_factory: pytest.TempPathFactory, chromium: Browser, statistics: Path
+) -> Iterator[Dashboard]:
     """A dashboard whose store has two results already, so that it starts no sweep of its own."""
     top = tmp_path_factory.mktemp("dashboard")
-    home, images = top / "home", make_images(top / "images")
+    home, images = make_home(top / "home", statistics), make_images(top / "images")
     run(home, "sweep", "fashion-resnet", "--sparsities", "0,0.5", "--bits", "32", "--quick")
     with serve(home, images) as running:
         yield running
@@ -283,6 +293,7 @@ def prepared(chromium: Browser, **options: Any) -> BrowserContext:
     context = chromium.new_context(**WINDOW | options)
     context.add_init_script("delete window.showSaveFilePicker")  # a table downloads instead of asking
     context.add_init_script(LISTEN)
+    context.add_init_script(STILL)
     context.set_default_timeout(PATIENCE_MS)
     return context
 

@@ -3,14 +3,27 @@
 import io
 import json
 import re
+from collections.abc import Iterator
 
 import pandas as pd
 import pytest
-from playwright.sync_api import Page, expect
+from faults.storing import make_result
+from playwright.sync_api import Browser, Page, expect
 
-from browser.conftest import Visit, act, downloaded
+from browser.conftest import Dashboard, Visit, act, downloaded, serve
+from optimizer.store.results import Store
 
 pytestmark = pytest.mark.browser
+
+
+@pytest.fixture(scope="module")
+def dashboard(tmp_path_factory: pytest.TempPathFactory, chromium: Browser) -> Iterator[Dashboard]:
+    """One of its own: nothing here needs the results that are measured for the others."""
+    home = tmp_path_factory.mktemp("dashboard") / "home"
+    home.mkdir(mode=0o700)
+    Store(home / "results.sqlite").put(make_result("there"))  # this is no first start
+    with serve(home, home.parent) as running:
+        yield running
 
 
 def ratio(page: Page, execution: str) -> float:

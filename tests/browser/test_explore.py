@@ -19,6 +19,7 @@ from browser.conftest import (
     flip,
     move,
     pick,
+    run,
     toggle,
 )
 from optimizer.store.results import Store
@@ -91,8 +92,8 @@ ACCURACY_WITHOUT_LATENCY = """
 
 @pytest.mark.slow
 def test_accuracy_is_there_while_timing_goes_on(visit: Visit) -> None:
-    page = visit("/?model=fashion-mlp&method=Magnitude&sparsity=10&bits=8&engine=ONNX+Runtime")
-    page.get_by_role("slider", name="Activation bits").press("ArrowLeft")  # other kernels: they are timed
+    recipe = "method=Magnitude&sparsity=10&bits=8&activations=8"
+    page = visit(f"/?model=fashion-mlp&{recipe}&engine=ONNX+Runtime", wait=False)
     page.wait_for_function(ACCURACY_WITHOUT_LATENCY, polling=20)
     expect(card(page, "Latency")).to_contain_text("ONNX Runtime, int8 kernels")
 
@@ -202,13 +203,11 @@ def test_matched_outputs_and_equalised_channels(visit: Visit, dashboard: Dashboa
     other = visit(page.url.removeprefix(dashboard.url))
     expect_figures(other, equalised)
 
-    choose(page, "Rounding", "GPTQ")
-    expect(toggle(page, "Cross-layer equalisation")).to_have_count(0)
-    page.keyboard.press("Escape")
-    pick(page, "Method", "Data-aware (OBS)")
+    page = visit("/?model=fashion-mlp&bits=4")  # data-aware and GPTQ, as above
     page.get_by_role("button", name="More").click()
     expect(page.get_by_role("combobox", name="Pattern")).to_be_visible()
-    expect(toggle(page, "Batch-norm re-estimation")).to_have_count(0)
+    for label in ("Batch-norm re-estimation", "Cross-layer equalisation"):
+        expect(toggle(page, label)).to_have_count(0)
 
 
 @pytest.mark.slow
@@ -226,16 +225,13 @@ def test_a_preset_sets_the_sliders(visit: Visit, dashboard: Dashboard) -> None:
 
 
 @pytest.mark.slow
-def test_another_model_scores_as_in_a_shell_of_its_own(
+def test_another_model_scores_as_in_a_data_folder_of_its_own(
     visit: Visit, dashboard: Dashboard, tmp_path: Path
 ) -> None:
     page = visit("/?sparsity=50&method=Magnitude")
     pick(page, "Model", "fashion-mlp")
-    done = dashboard.cli(
-        *("measure", "fashion-mlp", "--sparsity", "0.5", "--quick", "--json"), home=tmp_path / "home"
-    )
-    assert done.returncode == 0, done.stderr
-    elsewhere = json.loads(done.stdout)
+    measure = "measure", "fashion-mlp", "--sparsity", "0.5", "--quick", "--json"
+    elsewhere = json.loads(run(tmp_path / "home", *measure))
     expect_figures(page, elsewhere)
     here = dashboard.measured("fashion-mlp", "--sparsity", "0.5")
     for part in ("accuracy", "agreement", "drop", "weights"):
@@ -244,10 +240,10 @@ def test_another_model_scores_as_in_a_shell_of_its_own(
 
 @pytest.mark.slow
 def test_a_link_restores_the_view(visit: Visit, dashboard: Dashboard) -> None:
-    page = visit("/?model=fashion-mlp")
+    page = visit("/?model=fashion-mlp&method=Magnitude&bits=8")  # measured above, as are the next two
     pick(page, "Method", "Threshold")
     move(page, "Threshold", "PageUp")
-    move(page, "Weight bits", "ArrowLeft")
+    move(page, "Weight bits", "ArrowRight")
     pick(page, "Engine", "torch eager")
 
     other = visit(page.url.removeprefix(dashboard.url))

@@ -5,16 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from quick_timing import A_FEW_CALLS
 
-from optimizer.measurement import latency
 from optimizer.system.paths import asset
-
-
-@pytest.fixture(autouse=True)
-def in_a_few_calls(monkeypatch: pytest.MonkeyPatch) -> None:
-    """How long what is measured is timed is tested elsewhere."""
-    monkeypatch.setitem(latency.EFFORTS, True, A_FEW_CALLS)
 
 
 @pytest.fixture

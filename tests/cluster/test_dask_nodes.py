@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -35,7 +36,8 @@ from optimizer.store.results import Store
 from optimizer.system.environment import environment
 
 dask = pytest.importorskip("dask")
-pytest.importorskip("distributed")
+if find_spec("distributed") is None:  # it takes a second to import, also where it is only collected
+    pytest.skip("needs the package distributed", allow_module_level=True)
 REQUESTS = [Request("fashion-mlp", px.Recipe.of(sparsity=share / 10)) for share in range(1, 7)]
 
 

@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections import Counter
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,8 @@ from optimizer.store import ledger
 from optimizer.store.results import Store
 from optimizer.system.environment import usable_cpus
 
-pytest.importorskip("distributed")
+if find_spec("distributed") is None:  # it takes a second to import, also where it is only collected
+    pytest.skip("needs the package distributed", allow_module_level=True)
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
 
 RECIPES = [Recipe.of(sparsity=number / 100) for number in range(1, 41)]

@@ -3,6 +3,7 @@
 import functools
 import json
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,11 @@ from optimizer.model import catalogue
 from optimizer.model.added import architectures, hub, transformers_files
 from optimizer.system.downloads import DOWNLOADS_VARIABLE
 
-timm = pytest.importorskip("timm")
-huggingface_hub = pytest.importorskip("huggingface_hub")
+timm: Any
+huggingface_hub: Any
+pytestmark = pytest.mark.skipif(
+    not all(map(find_spec, ("timm", "huggingface_hub"))), reason="needs the packages timm and huggingface_hub"
+)
 
 REVISION = "a" * 40
 NAME = "mobilenetv3_small_050"
@@ -33,6 +37,14 @@ CFG = {
     "std": [0.2] * 3,
 }
 Repository = Callable[..., None]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _imported() -> None:
+    """Not in each process that collects these tests: it takes seconds."""
+    global timm, huggingface_hub
+    import huggingface_hub
+    import timm
 
 
 @pytest.fixture
@@ -200,9 +212,9 @@ def test_a_classifier_of_transformers_answers_as_its_own_class_does(
     assert "missing" in catalogue.examine_hub("me/part").problem
 
 
-@functools.wraps(timm.create_model)  # its arguments are looked at
-def unreached(*_: object, **__: object) -> None:
-    pytest.fail("timm was called")
+def unreached() -> Callable[..., None]:
+    """What stands for ``timm.create_model``, whose arguments are looked at."""
+    return functools.wraps(timm.create_model)(lambda *_, **__: pytest.fail("timm was called"))
 
 
 @pytest.mark.parametrize(
@@ -225,7 +237,7 @@ def test_a_repository_s_settings_lead_timm_to_no_file(
 ) -> None:
     """Which is known before its weights are fetched."""
     repository("me/led", {"config.json": timm_config(3, model_args=more)})
-    monkeypatch.setattr(timm, "create_model", unreached)
+    monkeypatch.setattr(timm, "create_model", unreached())
     words = f"{next(iter(more))} can't be set for timm/{NAME} by a repository"
     with pytest.raises(InputError, match=words):
         catalogue.examine_hub("me/led")
@@ -241,7 +253,7 @@ def test_an_architecture_that_leads_elsewhere_is_unknown(
 ) -> None:
     """Which is known before its weights are fetched."""
     repository("me/led", {"config.json": timm_config(3, architecture=name)})
-    monkeypatch.setattr(timm, "create_model", unreached)
+    monkeypatch.setattr(timm, "create_model", unreached())
     with pytest.raises(InputError, match="unknown architecture timm/"):
         catalogue.examine_hub("me/led")
     with pytest.raises(InputError, match="unknown architecture timm/"):

@@ -35,12 +35,13 @@ def scanned_once() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def measured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A data folder with a result: the uncompressed network.
+def measured(tmp_path_factory: pytest.TempPathFactory, statistics: Path) -> Iterator[Path]:
+    """A data folder with a result, the uncompressed network, and with the statistics that others share.
 
     The pages' tests share it and the workers, as visitors of one server do.
     """
     folder = tmp_path_factory.mktemp("measured")
+    (folder / "studies").symlink_to(statistics)
     on_demand.load_or_measure(SMALL, Store(folder / "results.sqlite"))
     st.cache_resource.clear()
     yield folder

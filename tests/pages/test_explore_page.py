@@ -225,11 +225,20 @@ def test_every_other_control_is_part_of_the_recipe(
 
 
 def test_outputs_are_matched_and_channels_equalised_when_asked(started: Started) -> None:
+    """Where the method has a use for it: the others don't offer it."""
     page = open_page("explore", BY_MAGNITUDE | {"sparsity": "50", "bits": "4"})
     page.toggle(key="match").set_value(True)
     page.toggle(key="equalise").set_value(True).run()
     spec = QuantizeSpec(weight_bits=4, equalise=True)
     assert Recipe(PruneSpec(sparsity=0.5, match=True), spec) in started.recipes()
+
+    def offered() -> set[str]:
+        return {"match", "equalise"} & {str(one.key) for one in page.toggle}
+
+    page.segmented_control(key="magnitude_rounding").set_value("compensated").run()
+    assert offered() == {"match"}
+    page.selectbox(key="method").set_value("compensated").run()
+    assert not offered()
 
 
 @pytest.mark.slow

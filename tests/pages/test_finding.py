@@ -155,7 +155,9 @@ def test_an_answer_is_told_with_what_it_rests_on_and_opens_in_explore(started: S
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("link", [{"find_drop": "0.5", "find_mb": "0.01"}, {"find_ms": "0.001"}], ids=str)
+@pytest.mark.parametrize(
+    "link", [{"find_drop": "0.5", "find_mb": "0.01", "find_seconds": "30 s"}, {"find_ms": "0.001"}], ids=str
+)
 def test_where_nothing_keeps_to_the_limits_that_is_said(started: Started, link: dict[str, str]) -> None:
     page, sweep = asked(**link)
     answer(sweep, Bench())

@@ -5,14 +5,13 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
 import pytest
 from faults.tasks import lines, until
-from quick_timing import A_FEW_CALLS
 
 import optimizer as px
 from optimizer import on_demand, work
@@ -21,7 +20,6 @@ from optimizer.analysis.screening import ScreenedOut
 from optimizer.analysis.summary import summarise
 from optimizer.cli.main import main
 from optimizer.errors import InputError
-from optimizer.measurement import latency
 from optimizer.progress import Cancelled, ended_by, quiet
 from optimizer.recipe import NORMAL, Recipe
 from optimizer.records import DataSpec, Request, Result, Settings, encode
@@ -40,19 +38,11 @@ WHOLE = Grid(BASE, (0.0, 0.6, 0.95), (32, 8, 3), (32,), ("openvino",))
 ASKED = replace(WHOLE, frontier_only=True)
 
 
-@pytest.fixture(autouse=True)
-def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    """How long a series of calls lasts is tested elsewhere."""
-    monkeypatch.setitem(latency.EFFORTS, True, A_FEW_CALLS)
-
-
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Result]]:
+def whole(tmp_path_factory: pytest.TempPathFactory) -> list[Result]:
     """The grid, all of it measured."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(latency.EFFORTS, True, A_FEW_CALLS)
-        store = Store(tmp_path_factory.mktemp("whole") / "results.sqlite")
-        yield [on_demand.load_or_measure(request, store) for request in WHOLE.requests()]
+    store = Store(tmp_path_factory.mktemp("whole") / "results.sqlite")
+    return [on_demand.load_or_measure(request, store) for request in WHOLE.requests()]
 
 
 def optimal(results: list[Result]) -> set[Recipe]:

@@ -2,9 +2,10 @@
 
 import importlib.util
 from dataclasses import replace
-from functools import lru_cache
+from threading import Lock
 from typing import Any
 
+from cachetools import LRUCache, cached
 from torch import nn
 
 from optimizer.errors import InputError, UnavailableError
@@ -54,9 +55,10 @@ def described(about: Examined, choices: Choices) -> AddedModel:
     )
 
 
-@lru_cache(maxsize=64)
+@cached(LRUCache(64), key=lambda file, name, shape: (file, shape), lock=Lock())
 def _checked(file: str, name: str, shape: tuple[int, int, int]) -> dict[str, Any]:
-    """How far it answers as ONNX Runtime does, once for a content: a file may be opened again and again."""
+    """How far it answers as ONNX Runtime does, once for a content, whatever it is called: it may be opened
+    again and again."""
     return read_limited("onnx check", content_path(file), name, runs=True, shape=shape)
 
 
