@@ -30,13 +30,15 @@ QUICK = {"model": "fashion-mlp", "quick": True, "limit": 200, "threads": 1, "eng
 @asynccontextmanager
 async def client(home: Path, *options: str) -> AsyncIterator[Any]:
     import mcp
+    from mcp.client.stdio import stdio_client
 
     command = mcp.StdioServerParameters(
         command=sys.executable,
         args=["-m", "optimizer.cli", "mcp", *options],
         env={**os.environ, "PARETOSCOPE_HOME": str(home), "PYTHONPATH": os.pathsep.join(sys.path)},
     )
-    async with mcp.Client(command, read_timeout_seconds=120) as connected:
+    errors = sys.__stderr__  # by default that which a test captured when the package was imported
+    async with mcp.Client(stdio_client(command, errors), read_timeout_seconds=120) as connected:
         yield connected
 
 

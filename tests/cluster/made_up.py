@@ -7,6 +7,7 @@ measured is; 5 scoring it goes on until it is wanted no more; 6 it is really mea
 
 import os
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -38,10 +39,10 @@ def load_or_measure(request: Request, store: Store, report: Report, scores: Scor
     notes = Path(os.environ[NOTES])
     images = len(list_folder(request.data.path).images) if request.data.path else 0
     note(notes, f"{os.environ['PARETOSCOPE_HOME']} {request.recipe.prune.share} {images}")
-    died = notes.with_name("died")
-    if request.settings.seed == DIES and not died.exists():
-        died.touch()
-        os._exit(1)
+    if request.settings.seed == DIES:
+        with suppress(FileExistsError):  # of two nodes that begin at once, one dies
+            notes.with_name("died").touch(exist_ok=False)
+            os._exit(1)
     while request.settings.seed == WAITS:
         report(None, "waiting")
         time.sleep(0.05)
