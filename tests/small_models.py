@@ -186,6 +186,17 @@ class Standardised(nn.Conv2d):
         return nn.functional.conv2d(x, weight, self.bias)
 
 
+class Branching(nn.Module):
+    """Takes ``[N, inputs]``: the sign of all that it is given chooses a layer."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.bright, self.dark = nn.Linear(inputs, outputs), nn.Linear(inputs, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.bright(x) if x.mean() > 0 else self.dark(x)
+
+
 def assert_same_statistics(one: Statistics, other: Statistics) -> None:
     assert one.effects.keys() == other.effects.keys()
     assert all(torch.equal(effects, other.effects[name]) for name, effects in one.effects.items())

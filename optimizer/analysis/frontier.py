@@ -195,9 +195,8 @@ def optimal_in_each(losses: np.ndarray) -> np.ndarray:
     resamples]``."""
     ranks = _ranks(losses)  # are compared sooner
     beaten = np.zeros(ranks.shape[1:], bool)
-    for index in ranks.sum(
-        axis=(0, 2), dtype=int
-    ).argsort():  # the best first: what they beat beats no more than they
+    best_first = ranks.sum(axis=(0, 2), dtype=int).argsort()  # what they beat beats no more than they
+    for index in best_first:
         if not beaten[index].all():
             one = ranks[:, index, None]
             beaten |= (one <= ranks).all(axis=0) & (one < ranks).any(axis=0)

@@ -2,7 +2,7 @@
 a small difference that a quick one finds in fresh ones too."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 
@@ -94,19 +94,22 @@ def time_series(
     A quick one that finds a small difference goes on in fresh processes, which build the networks anew:
     rounds of the same builds would find it again, whatever the networks.
     """
-    effort, before = efforts[settings.quick], list[LatencySeries]()
+    effort, before = efforts[settings.quick], None
     for attempt in range(1, effort.attempts + 1):
         report(None, "timing" if attempt == 1 else "timing for longer, since it was noisy")
         began = time.monotonic()
-        other = replace(settings, seed=settings.seed + len(before))  # another order of the visits
-        series = _as_one([*before, _time(baselines, variants, images, other, effort.again(attempt), report)])
-        reasons = {reason.kind for summary in series.summaries.values() for reason in summary.reasons}
+        other = replace(settings, seed=settings.seed + bool(before))  # another order of the visits
+        series = _time(baselines, variants, images, other, effort.again(attempt), report)
+        if before:
+            series = _longer(before, series)
+        summaries = series.summaries.values()
+        reasons = {reason.kind for summary in summaries for reason in summary.reasons}
         if not reasons:
             break
-        before = [series] if reasons == {NoiseKind.BUILDS_UNKNOWN} else []
+        before = series if reasons == {NoiseKind.BUILDS_UNKNOWN} else None
         if attempt < effort.attempts:
             noisy(series, attempt)
-    doubtful = not effort.processes and any(map(_is_small, series.summaries.values()))
+    doubtful = not effort.processes and any(map(_is_small, summaries))
     if doubtful and not any(one.loads_slowly for one in (*baselines, *variants.values())):
         report(None, "timing in fresh processes, since the difference is small")
         seconds = CONFIRMING_SECONDS + 2 * (time.monotonic() - began)
@@ -118,12 +121,12 @@ def time_series(
     return series, attempt
 
 
-def _as_one(series: Sequence[LatencySeries]) -> LatencySeries:
-    """Those of this process, with the same builds, are of one process."""
-    found = joined(series)
-    if max(len(one.processes) for one in series) > 1:
+def _longer(before: LatencySeries, series: LatencySeries) -> LatencySeries:
+    """One series of two. Those of this process, with the same builds, are of one process."""
+    found = joined([before, series])
+    if max(len(before.processes), len(series.processes)) > 1:
         return found
-    return replace(found, processes=(sum(found.processes),), instructions=series[-1].instructions)
+    return replace(found, processes=(sum(found.processes),), instructions=series.instructions)
 
 
 def _is_small(summary: LatencySummary) -> bool:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from small_models import Branching
 from torch import Tensor, nn
 
 from optimizer.compression.apply import CompressedModel, compress
@@ -114,20 +115,9 @@ def test_torch_is_the_measure(built: Any, monkeypatch: pytest.MonkeyPatch) -> No
     score(faithful.prepare("torch", network(), SHAPE), Recipe())
 
 
-class Chosen(nn.Module):
-    """The sign of its input chooses a layer."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.some, self.others = nn.Linear(4, 2), nn.Linear(4, 2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.some(x) if x.sum() > 0 else self.others(x)
-
-
 def test_every_answer_is_compared_where_values_choose_what_runs() -> None:
     """The first and the last image have the same layer: between them, one has the other."""
-    model, images = Chosen().eval(), torch.ones(3, 4)
+    model, images = Branching(4, 2).eval(), torch.ones(3, 4)
     hold(model, (4,), images)
     build = faithful.prepare("openvino", model, (4,))
     runner = build(compress(model, Recipe()), images, threads=1, batch=1)
@@ -139,7 +129,7 @@ def test_every_answer_is_compared_where_values_choose_what_runs() -> None:
 
 def test_torch_scores_one_image_at_a_time_where_values_choose_what_runs() -> None:
     """Else all of a batch would go where its sum does."""
-    model, images = Chosen().eval(), torch.cat([torch.ones(3, 4), -torch.ones(2, 4)])
+    model, images = Branching(4, 2).eval(), torch.cat([torch.ones(3, 4), -torch.ones(2, 4)])
     hold(model, (4,), images)
     runner = faithful.prepare("torch", model, (4,))(compress(model, Recipe()), images, threads=1, batch=1)
     expected = torch.cat([model(image) for image in images.split(1)])

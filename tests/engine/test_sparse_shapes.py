@@ -6,6 +6,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from small_models import Branching
 from torch import Tensor, nn
 
 from optimizer.compression.apply import compress
@@ -136,19 +137,8 @@ def test_without_kernels_inputs_of_any_number_of_axes_are_taken(shape: tuple[int
         np.testing.assert_allclose(runner.infer(inputs.numpy()), model(inputs), atol=1e-5)
 
 
-class Branching(nn.Module):
-    """Goes one way for all that it is given, by what is in it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.bright, self.dark = nn.Linear(6, 5), nn.Linear(6, 5)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.bright(x) if x.mean() > 0 else self.dark(x)
-
-
 def test_without_kernels_a_model_that_looks_at_values_scores_one_at_a_time() -> None:
-    model, inputs = Branching().eval(), torch.tensor([[3.0], [-1.0]]).expand(2, 6).contiguous()
+    model, inputs = Branching(6, 5).eval(), torch.tensor([[3.0], [-1.0]]).expand(2, 6).contiguous()
     runner = csr.build(compress(model, Recipe()), inputs, threads=1, batch=1, why="no compiler")
     with torch.inference_mode():
         np.testing.assert_allclose(

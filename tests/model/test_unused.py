@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from small_models import SMALL_SHAPE, WithAuxiliary
+from small_models import SMALL_SHAPE, Branching, WithAuxiliary
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -93,18 +93,9 @@ def test_what_values_decide_on_stays(way: str) -> None:
     assert unused(Experts(way).eval(), (4,)) == ()
 
 
-class Branches(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.bright, self.dark = nn.Linear(4, 4), nn.Linear(4, 4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.bright(x) if x.mean() > 0 else self.dark(x)
-
-
 @pytest.mark.parametrize("inference", [False, True])
 def test_a_branch_is_seen_whoever_asks(inference: bool) -> None:
-    module = Branches().eval()
+    module = Branching(4, 4).eval()
     with torch.inference_mode(inference):
         assert values_decide(module, (4,))
         assert unused(module, (4,)) == ()
