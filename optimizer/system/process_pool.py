@@ -28,6 +28,11 @@ STOP_SECONDS = 2.0
 """A running job that is cancelled has so long to end by itself; then its worker is killed."""
 PATIENT = math.inf
 """In place of it: as long as it takes to end by itself."""
+AWAY_SECONDS = 3.0
+"""A running job that nobody has waited for so long makes way for one that somebody waits for: a connection
+that drops comes back within a moment."""
+PRESENCE_SECONDS = 0.5
+"""While jobs wait it is looked so often who is there."""
 MAX_KEPT = 500
 """Finished jobs that are remembered."""
 MAX_KEPT_BYTES = 256 * 2**20
@@ -80,6 +85,11 @@ class Job:
         return self.state in ("done", "failed", "cancelled")
 
     @property
+    def running(self) -> bool:
+        """Whether a worker is on it."""
+        return self.state == "running"
+
+    @property
     def seconds(self) -> float:
         """How long it has run, retries included; 0 before it starts."""
         if self.begun is None:
@@ -101,8 +111,9 @@ class Pool:
     are thread-safe.
 
     A visitor is identified by any string. A job ends early only when no visitor who is ``present(visitor)``
-    waits for it any more; where none does, it goes after all others. Of jobs that are equally urgent, the
-    next is that of the visitor who was served longest ago.
+    waits for it any more; where none does, it goes after all others, and one that runs is put back into the
+    queue for them, to begin anew later. Of jobs that are equally urgent, the next is that of the visitor who
+    was served longest ago.
     """
 
     def __init__(
@@ -186,7 +197,7 @@ class Pool:
             queued = sorted((one for one in lane if one.state == "queued"), key=self._precedence)
             if job not in queued:
                 return 0
-            return queued.index(job) + sum(one.state == "running" for one in lane)
+            return queued.index(job) + sum(one.running for one in lane)
 
     def jobs(self) -> list[Job]:
         """Finished jobs, oldest first, then running and queued ones in order of arrival."""
@@ -251,7 +262,7 @@ class Pool:
         other who is there waits."""
         with self._changed:
             others = job.visitors - {visitor}
-            return job.state == "running" and not any(map(self._is_there, others))
+            return job.running and not any(map(self._is_there, others))
 
     def conclude(self, key: str, visitor: str = SERVER) -> bool:
         """Have a job end with the best that it has so far. False where it doesn't run, or others wait."""
@@ -381,12 +392,12 @@ class Pool:
     def _run(self, lane: "_Lane", job: Job) -> None:
         def report(progress: float | None, message: str) -> None:
             job.heard = time.monotonic()
-            if not job.over:
+            if job.running:
                 job.progress, job.message = progress, message
 
         def receive(known: bytes) -> None:
             with self._changed:
-                if not job.over:
+                if job.running:
                     job.known = pickle.loads(known)
                     self._changed.notify_all()
 
@@ -394,20 +405,23 @@ class Pool:
         while True:
             worker = self._ready(lane)
             with self._changed:
-                if job.over:  # cancelled while there was no worker to kill
+                if not job.running:  # cancelled or put back while there was no worker to kill
                     return
             job.attempts += 1
             try:
-                kind, answer = worker.run(job.task, payload, report, receive, lambda: not job.over)
+                kind, answer = worker.run(job.task, payload, report, receive, lambda: job.running)
                 break
             except WorkerDied as death:
+                if job.state == "queued":  # it was put back, and the worker took too long to let go of it
+                    return
                 if job.attempts == ATTEMPTS:
                     job.died = True
                     words = f"was given up: its worker process {death}, {ATTEMPTS} times in a row"
                     return self._end(job, "failed", error=f"{self._labels(job.task)} {words}")
                 report(None, f"its worker process {death}: trying once more")
         if kind == "cancelled":
-            self._end(job, "cancelled")
+            if job.state != "queued":
+                self._end(job, "cancelled")
         elif kind == "done":
             self._end(job, "done", result=pickle.loads(answer), result_bytes=len(answer))
         else:
@@ -415,7 +429,8 @@ class Pool:
             self._end(job, "failed", error=words)
 
     def _enforce_limits(self) -> None:
-        """A thread of its own: fail what runs for too long, and end its worker."""
+        """A thread of its own: fail what runs for too long, and end its worker; have what nobody waits for
+        make way."""
         with self._changed:
             while not self._closed:
                 for job in list(self._live.values()):
@@ -424,17 +439,39 @@ class Pool:
                 for lane in self._lanes.values():
                     if lane.strikes_at <= time.monotonic():
                         lane.kill()
+                    self._make_way(lane)
                 left = min(map(_seconds_left, self._live.values()), default=math.inf)
                 kill = min(lane.strikes_at for lane in self._lanes.values()) - time.monotonic()
-                self._changed.wait(min(left, kill, threading.TIMEOUT_MAX))
+                queued = any(job.state == "queued" for job in self._live.values())
+                look = PRESENCE_SECONDS if queued else threading.TIMEOUT_MAX
+                self._changed.wait(min(left, kill, look))
+
+    def _make_way(self, lane: "_Lane") -> None:
+        """Put back what a lane runs where nobody has waited for it for a while, and somebody waits for
+        another of its jobs. With ``self._changed`` held."""
+        jobs = [job for job in self._live.values() if job.lane == lane.name]
+        running = next((job for job in jobs if job.running), None)
+        if running is None or self._awaited(running):
+            lane.unawaited_since = math.inf
+            return
+        lane.unawaited_since = min(lane.unawaited_since, time.monotonic())
+        wanted = any(job.state == "queued" and self._awaited(job) for job in jobs)
+        if wanted and time.monotonic() >= lane.unawaited_since + AWAY_SECONDS:
+            running.state, running.begun, running.attempts = "queued", None, 0
+            running.progress, running.message, running.known = None, "", None
+            self._let_go(lane, running, STOP_SECONDS)
 
     def _interrupt(self, job: Job, state: State, error: str = "", grace: float = 0) -> None:
         """End a job before its time; the worker that runs it has ``grace`` seconds to end it by itself, or is
         killed. With ``self._changed`` held."""
-        running = job.state == "running"
+        running = job.running
         self._end(job, state, error=error)
-        lane = self._lanes[job.lane]
-        if running and lane.worker is not None:
+        if running:
+            self._let_go(self._lanes[job.lane], job, grace)
+
+    def _let_go(self, lane: "_Lane", job: Job, grace: float) -> None:
+        """Have a lane's worker end what it runs. With ``self._changed`` held."""
+        if lane.worker is not None:
             lane.kill_at, lane.ending = time.monotonic() + grace, job
             lane.worker.cancel() if grace else lane.kill()
             self._changed.notify_all()
@@ -461,12 +498,14 @@ class Pool:
 
 @dataclass(slots=True)
 class _Lane:
-    """``kill_at``: when the worker is killed if it still runs ``ending``, which was cancelled."""
+    """``kill_at``: when the worker is killed if it still runs ``ending``, which was cancelled or put back.
+    ``unawaited_since``: since when nobody has waited for what it runs."""
 
     name: str
     worker: Worker | None = None
     kill_at: float = math.inf
     ending: Job | None = None
+    unawaited_since: float = math.inf
 
     @property
     def strikes_at(self) -> float:

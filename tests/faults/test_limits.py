@@ -202,6 +202,27 @@ def test_who_is_there_is_served_before_those_who_are_gone(pool: Pool, tmp_path: 
     assert lines(order) == ["position", "sweep", "left"]
 
 
+@pytest.mark.parametrize("task", ["search", "wait"])
+def test_what_runs_for_nobody_makes_way_and_begins_anew(
+    pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task: str
+) -> None:
+    """A search ends when it is asked to, what waits for a file does not, and its worker is killed."""
+    monkeypatch.setattr(process_pool, "STOP_SECONDS", 0.2)
+    monkeypatch.setattr(process_pool, "AWAY_SECONDS", 60.0)
+    begun, go = tmp_path / "begun", tmp_path / "go"
+    left = pool.submit("measure", task, {"begun": str(begun), "go": str(go)}, "left", visitor="gone")
+    until(lambda: lines(begun))
+    asked = pool.submit("measure", "echo", 1, "asked", visitor="ann")
+    assert pool.wait(asked, 1.0).state == "queued", "they may be back within a moment"
+    monkeypatch.setattr(process_pool, "AWAY_SECONDS", 0.0)
+    assert state(pool, asked) == "done"
+    until(lambda: len(lines(begun)) == 2)
+    go.touch()
+    pool.conclude("left", "gone")
+    assert state(pool, left) == "done"
+    assert left.attempts == 1
+
+
 def test_what_the_server_asks_for_is_not_a_visitors_to_stop(pool: Pool, tmp_path: Path) -> None:
     gate = Gate(pool, tmp_path, visitor=process_pool.SERVER)
     assert not pool.may_stop(gate.job, "ann")
