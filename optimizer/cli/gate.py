@@ -20,6 +20,7 @@ from optimizer.records import Result, decode, encode
 from optimizer.search.gate import Verdict, judge, judge_files
 from optimizer.store.results import Store
 from optimizer.system.counters import counting
+from optimizer.system.whole_files import write_whole
 
 EXIT_CODES = {Outcome.PASS: 0, Outcome.FAIL: 1, Outcome.UNDECIDED: 3}
 NO_VERDICT = 2
@@ -110,7 +111,7 @@ def run_gate(options: argparse.Namespace) -> int:
 
 def _write(path: str, content: bytes) -> None:
     try:
-        Path(path).write_bytes(content)
+        write_whole(Path(path), content)
     except OSError as error:
         raise UnavailableError(
             f"the verdict is above, but {path} can't be written ({error.strerror}): run it again with a file "

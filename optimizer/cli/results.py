@@ -23,6 +23,7 @@ from optimizer.search.presets import find
 from optimizer.store.keys import of_today
 from optimizer.store.results import Store
 from optimizer.store.rows import describe_unreadable
+from optimizer.system.whole_files import write_whole
 
 
 def add_measure_options(parser: argparse.ArgumentParser) -> None:
@@ -156,7 +157,7 @@ def _output(options: argparse.Namespace, extension: str) -> Path:
 
 def _write(path: Path, content: bytes) -> None:
     try:
-        path.write_bytes(content)
+        write_whole(path, content)
     except OSError as error:
         raise InputError(f"can't write {path} ({error.strerror}): give another --output") from error
     print(path, file=sys.stderr)

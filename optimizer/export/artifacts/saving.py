@@ -7,6 +7,7 @@ from pathlib import Path
 from optimizer.errors import UnavailableError
 from optimizer.methods import entries
 from optimizer.methods.artifacts import ARTIFACTS, CARD_FILE, RECIPE_FILE, holds_recipe
+from optimizer.system.whole_files import write_whole
 
 ZIPPED = "safetensors"
 """What a ``.zip`` holds where no format is given."""
@@ -26,13 +27,13 @@ def save(content: bytes, kind: str, path: Path) -> Path:
     Raises UnavailableError where it can't be written."""
     try:
         if path.suffix.lower() == ".zip" or not holds_recipe(content):
-            path.write_bytes(content)
+            write_whole(path, content)
             return path
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             files = [name for name in archive.namelist() if name not in (CARD_FILE, RECIPE_FILE)]
             places = [path.with_suffix(Path(name).suffix) for name in files] if len(files) > 1 else [path]
             for name, place in zip(files, places, strict=True):
-                place.write_bytes(archive.read(name))
+                write_whole(place, archive.read(name))
     except OSError as error:
         raise UnavailableError(f"can't write {path}: {error}. Give a folder that is there") from error
     return next((place for place in places if place.suffix == ARTIFACTS[kind].extension), places[0])

@@ -4,7 +4,6 @@ The file is ours: written by the process that read the user's (:mod:`optimizer.m
 digest of its content. Two cards may share one.
 """
 
-import os
 import re
 from collections.abc import Iterator
 from contextlib import suppress
@@ -18,6 +17,7 @@ from optimizer.model.added.declared import Declared
 from optimizer.model.preprocessing import IMAGENET, Preprocessing
 from optimizer.records import ModelCard, digest
 from optimizer.system.paths import home, home_path
+from optimizer.system.whole_files import write_whole
 
 SOURCE_NAME, FOLDER = "added", "models"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -255,15 +255,10 @@ def read_card(path: Path) -> AddedModel:
 def save_card(model: AddedModel) -> None:
     """Write a card whole, or not at all. Raises UnavailableError."""
     path = card_path(check_name(model.name))
-    partial = path.with_suffix(f".{os.getpid()}.partial")
     try:
-        partial.write_bytes(msgspec.json.encode(model))
-        partial.replace(path)
+        write_whole(path, msgspec.json.encode(model))
     except OSError as error:
         raise UnavailableError(f"can't write {path} ({error.strerror}): make room") from error
-    finally:
-        with suppress(OSError):
-            partial.unlink()
 
 
 def remove(name: str) -> None:
