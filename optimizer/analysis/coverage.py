@@ -210,9 +210,10 @@ def _kernels(run: Coverage) -> Iterator[str]:
         if row.layers:
             names.setdefault(part(row), set()).update(row.layers)
     total = len({name for row in kernel_rows for name in row.layers})
-    share = {name: time / _total(kernel_rows) for name, time in parts(run.kernels).items()}
+    taken, whole = parts(run.kernels), _total(kernel_rows)
     ran = [
-        f"{len(names[kind])} of {total} layers ran {kind.label} ({_percent(share[kind])} of the time)"
+        f"{len(names[kind])} of {total} layers ran {kind.label} "
+        f"({_percent(taken.get(kind, 0.0) / whole)} of the time)"
         for kind in Part
         if kind in names
     ]
