@@ -368,6 +368,7 @@ def test_questions_say_where_they_are_searched(lent: Lent) -> None:
         ("9" * 30, f"there is no sweep {'9' * 30}"),
         ("nope", "nope is not the number of a sweep"),
         ("²", "² is not the number of a sweep"),
+        ("9" * 5_000, f"{'9' * 80} is not the number of a sweep"),
     ],
 )
 def test_a_link_to_no_sweep_says_so(started: Started, named: str, said: str) -> None:
