@@ -142,7 +142,7 @@ def _alone(run: TwoFiles) -> Iterator[str]:
 
 def images_words(run: TwoFiles) -> str:
     if run.made_up:
-        return f"{run.total:,} made-up images (noise, and smooth shapes)"
+        return f"{count(run.total, 'made-up image')} (noise, and smooth shapes)"
     return describe_images(run.request.data, run.total)
 
 

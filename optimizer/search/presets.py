@@ -18,6 +18,7 @@ from optimizer.analysis.metrics import metric
 from optimizer.analysis.outcomes import PairedDrop, images_needed
 from optimizer.analysis.rounds import confidence_of_each
 from optimizer.analysis.summary import summarise
+from optimizer.formats import count
 from optimizer.progress import Report, quiet
 from optimizer.recipe import Preset
 from optimizer.records import Latency, Request, Result
@@ -84,7 +85,7 @@ def _by_sqnr(preset: Preset, result: Result, confidence: float) -> _Judged:
     shown = sqnr_check(sqnrs(result.accuracy), preset.sqnr_db)
     sqnr = metric("sqnr").format(shown.value, shown.low, shown.high)
     kept_words = "leaves the outputs equal" if shown.value == math.inf else f"keeps an SQNR of {sqnr}"
-    words = f"{kept_words} on {result.accuracy.total:,} images"
+    words = f"{kept_words} on {count(result.accuracy.total, 'image')}"
     return _Judged(result, kept, noise(result.accuracy), words)
 
 

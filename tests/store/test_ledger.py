@@ -295,6 +295,7 @@ def test_a_sweep_says_what_was_asked_by_whom_and_what_came_of_it(store: Store) -
     assert ledger.cancel(store, sweep) == 2
     assert [one.state for one in ledger.sweeps(store)] == ["cancelled"]
     assert ledger.create(store, b"", asked_for(["b"]), "bob") == sweep + 1
+    assert ledger.find(store, sweep + 1).described() == "1 configuration, 1 done"
     assert [(one.id, one.state) for one in ledger.sweeps(store)] == [
         (sweep + 1, "done"),
         (sweep, "cancelled"),
