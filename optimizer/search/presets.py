@@ -11,7 +11,6 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from optimizer.analysis.fidelity import sqnrs
 from optimizer.analysis.gate import Outcome, sqnr_check
 from optimizer.analysis.limits import MIN_CONFIRMING, halves, noise
 from optimizer.analysis.metrics import metric
@@ -81,8 +80,8 @@ class _Judged:
 
 
 def _by_sqnr(preset: Preset, result: Result, confidence: float) -> _Judged:
-    kept = sqnr_check(sqnrs(result.accuracy, confidence), preset.sqnr_db).outcome is Outcome.PASS
-    shown = sqnr_check(sqnrs(result.accuracy), preset.sqnr_db)
+    kept = sqnr_check(result.accuracy, preset.sqnr_db, confidence).outcome is Outcome.PASS
+    shown = sqnr_check(result.accuracy, preset.sqnr_db)
     sqnr = metric("sqnr").format(shown.value, shown.low, shown.high)
     kept_words = "leaves the outputs equal" if shown.value == math.inf else f"keeps an SQNR of {sqnr}"
     words = f"{kept_words} on {count(result.accuracy.total, 'image')}"
