@@ -266,7 +266,7 @@ def _compared(summary: Summary, reference: Summary) -> dict[Column, str]:
     drop, ratio = compared.drop, compared.ratio
     accuracy, time = drop.verdict if drop else compared.no_drop, compared.time_verdict or compared.no_ratio
     return {
-        Column.LOST_AGAINST: metric("drop").format(drop.points, drop.low, drop.high) if drop else MISSING,
+        Column.LOST_AGAINST: drop.words if drop else MISSING,
         **dict.fromkeys(DIFFERS, accuracy.label if accuracy else MISSING),
         Column.TIME_OVER: metric("latency_ratio").format(ratio.value, ratio.low, ratio.high),
         Column.TIME_DIFFERS: time.label if time else MISSING,

@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from optimizer.analysis.labels import Labelled
 from optimizer.analysis.rounds import CONFIDENCE, normal_quantile, skewed, t_quantile
 from optimizer.errors import InputError
+from optimizer.formats import format_points
 
 MAX_RARE = 3
 """A share of so many counts or fewer, from either end, has the exact interval's end there."""
@@ -139,6 +140,11 @@ class PairedDrop:
         if self.low > 0:
             return AccuracyVerdict.WORSE
         return AccuracyVerdict.BETTER if self.high < 0 else AccuracyVerdict.SAME
+
+    @property
+    def words(self) -> str:
+        """``1.2 points (0.4 to 2.0)``."""
+        return format_points(self.points, self.low, self.high)
 
     def high_at(self, confidence: float) -> float:
         """The upper end of the interval at another confidence."""

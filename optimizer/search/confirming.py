@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 
 from optimizer.analysis.gate import Outcome, drop_check
 from optimizer.analysis.limits import MIN_CONFIRMING, TIMES, halves, in_order, keeping
-from optimizer.analysis.metrics import metric
 from optimizer.analysis.outcomes import PairedDrop
 from optimizer.analysis.summary import summarise
 from optimizer.progress import Report
@@ -73,9 +72,10 @@ def confirmed(
     return None, tuple(refused)
 
 
-def points_words(drop: PairedDrop) -> str:
-    """The points that are lost, with their interval."""
-    return metric("drop").format(drop.points, drop.low, drop.high)
+def lost_words(chosen: PairedDrop, others: PairedDrop | None, joint: str = "") -> str:
+    """What is lost on the images that chose it, and on others where there are enough."""
+    rest = f"{joint}{others.words} on {others.total:,} others" if others else "too few to confirm it on others"
+    return f"{chosen.words} on the {chosen.total:,} images that chose it, {rest}"
 
 
 def loses(result: Result, question: Question) -> bool:
