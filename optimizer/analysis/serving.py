@@ -295,7 +295,7 @@ def _noise(compared: Sequence[ServedComparison]) -> Iterable[str]:
 def _against_eager(compared: Sequence[ServedComparison]) -> Iterable[str]:
     ratios = [one.eager for one in compared if one.eager]
     if ratios:
-        ends = sorted({min(one.ratio for one in ratios), max(one.ratio for one in ratios)})
+        ends = sorted({min(ratios), max(ratios)})
         yield (
             "Against torch eager, which is another engine and no baseline: "
             f"{' to '.join(map(format_ratio, ends))} of its time. "
@@ -325,7 +325,7 @@ def _row(one: ServedComparison, network: Side) -> dict[str, Any]:
         "fair_high": fair and fair.ratio_high,
         "verdict": fair and fair.verdict,
         "rounds": one.fair.rounds,
-        "eager_ratio": eager and eager.ratio,
+        "eager_ratio": eager,
     }
 
 
@@ -342,7 +342,7 @@ def table(run: ServingRun) -> str:
                 MISSING if performance.p95_ns is None else format_ns(performance.p95_ns),
                 f"{performance.throughput:,.0f}",
                 f"{one.fair.ratio_words} {one.fair.verdict.label}",
-                format_ratio(one.eager.ratio) if one.eager else MISSING,
+                format_ratio(one.eager) if one.eager else MISSING,
             )
         )
     return columns(lines)
@@ -374,7 +374,7 @@ def as_json(run: ServingRun) -> dict[str, Any]:
                     Side.RECIPE: one.variant,
                     Side.UNCOMPRESSED: one.baseline,
                     "fair": one.fair.to_dict(),
-                    "eager_ratio": one.eager and one.eager.ratio,
+                    "eager_ratio": one.eager,
                 }
                 for one in comparisons(run)
             ],
