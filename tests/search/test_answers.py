@@ -33,7 +33,7 @@ def fails(request: Request, unwanted: Unwanted, report: Report) -> Result | None
             None,
             Progress(),
             "nothing was measured in time",
-            "Nothing could be measured in 1e-09 s",
+            "Nothing could be measured in 1e-09 s: the first measurement takes longer. Give a larger budget.",
         ),
         (
             60,
@@ -41,7 +41,7 @@ def fails(request: Request, unwanted: Unwanted, report: Report) -> Result | None
             None,
             Progress(),
             "nothing was measured, ended early",
-            "Ended early. Nothing was measured",
+            "Ended early. Nothing was measured yet.",
         ),
         (
             60,
