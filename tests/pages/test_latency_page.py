@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from page_runs import SMALL, press, settled, try_again, words
-from started import Started, open_page
+from started import Started, go_to, open_page
 from streamlit.testing.v1 import AppTest
 from test_serving import make_run
 
@@ -105,7 +105,6 @@ def test_what_was_served_quickly_stays_until_there_is_the_full_measurement(start
 
 def test_latency_says_what_can_not_be_served(stored: AppTest) -> None:
     stored.query_params["threads"], stored.query_params["streams"] = ["1"], ["2"]
-    page = stored.switch_page("pages/latency.py").run()
-    assert not page.exception
+    page = go_to(stored, "latency")
     if page.error:  # on a machine of one core 2 streams can't be picked at all
         assert "2 streams are more than 1 thread" in page.error[0].value
