@@ -193,7 +193,7 @@ def test_a_worker_tells_a_dashboard_what_is_left_out(home: object, monkeypatch: 
     def screens(item: Item) -> bool:
         return is_frontier_only(ledger.find(store, item.sweep).asked)
 
-    first, second = drain(store, by_pool(cast(Pool, Workers()), "measure", 1, screens), sweep)
+    first, second = drain(store, by_pool(cast(Pool, Workers()), 1, screens), sweep)
     assert (first.state, first.message) == ("screened out", str(out))
     (_, task, given, key, _), _ = seen
     assert second.state == "screened out"
@@ -221,7 +221,7 @@ def test_who_waits_for_a_result_already_is_joined(home: object) -> None:
         def get(self, key: str) -> type[Live]:
             return Live
 
-    (item,) = drain(store, by_pool(cast(Pool, Workers()), "measure", 1, lambda item: True), sweep)
+    (item,) = drain(store, by_pool(cast(Pool, Workers()), 1, lambda item: True), sweep)
     ((_, task, _, key, _),) = seen
     assert (task, key, item.state) == ("measure", request_key(item.request or BASE), "done")
 
