@@ -327,7 +327,7 @@ def check_same_network(result: Result, against: Result) -> None:
 
 
 def _logs(latency: Latency) -> np.ndarray:
-    """The logarithm of the ratio to the baseline that each process found; of one alone, that of its rounds."""
+    """The logarithm of the ratio to the baseline that each process found; of one alone, of its rounds."""
     return np.log(process_ratios(latency) or [time_taken(latency).ratio])
 
 

@@ -74,7 +74,9 @@ def confirmed(
 
 def lost_words(chosen: PairedDrop, others: PairedDrop | None, joint: str = "") -> str:
     """What is lost on the images that chose it, and on others where there are enough."""
-    rest = f"{joint}{others.words} on {others.total:,} others" if others else "too few to confirm it on others"
+    rest = "too few to confirm it on others"
+    if others:
+        rest = f"{joint}{others.words} on {others.total:,} others"
     return f"{chosen.words} on the {chosen.total:,} images that chose it, {rest}"
 
 
