@@ -146,6 +146,12 @@ class PairedDrop:
         """``1.2 points (0.4 to 2.0)``."""
         return format_points(self.points, self.low, self.high)
 
+    @property
+    def turned(self) -> "PairedDrop":
+        """What the other model loses against this one."""
+        points, low, high = -self.points, -self.high, -self.low
+        return replace(self, points=points, low=low, high=high, lost=self.gained, gained=self.lost)
+
     def high_at(self, confidence: float) -> float:
         """The upper end of the interval at another confidence."""
         if self.p is None:

@@ -33,7 +33,6 @@ from optimizer.formats import (
     format_ns,
     format_p,
     format_percent,
-    format_points,
     format_ratio,
 )
 
@@ -88,7 +87,7 @@ def _accuracy_words(run: TwoFiles) -> Iterator[str]:
         case AccuracyVerdict.WORSE:
             yield f"loses {drop.words} of accuracy"
         case _:
-            yield f"gains {format_points(-drop.points, -drop.high, -drop.low)} of accuracy"
+            yield f"gains {drop.turned.words} of accuracy"
 
 
 def conclusions(run: TwoFiles) -> tuple[str, ...]:
