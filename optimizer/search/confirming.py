@@ -7,6 +7,7 @@ from optimizer.analysis.gate import Outcome, drop_check
 from optimizer.analysis.limits import MIN_CONFIRMING, TIMES, halves, in_order, keeping
 from optimizer.analysis.outcomes import PairedDrop
 from optimizer.analysis.summary import summarise
+from optimizer.formats import count
 from optimizer.progress import Report
 from optimizer.records import Latency, Result
 from optimizer.search.records import Confirmed, Question
@@ -77,7 +78,7 @@ def lost_words(chosen: PairedDrop, others: PairedDrop | None, joint: str = "") -
     rest = "too few to confirm it on others"
     if others:
         rest = f"{joint}{others.words} on {others.total:,} others"
-    return f"{chosen.words} on the {chosen.total:,} images that chose it, {rest}"
+    return f"{chosen.words} on the {count(chosen.total, 'image')} that chose it, {rest}"
 
 
 def loses(result: Result, question: Question) -> bool:
