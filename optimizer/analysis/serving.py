@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from optimizer import __version__
-from optimizer.analysis.badges import BadgeKind
+from optimizer.analysis.badges import BadgeKind, badges_of
 from optimizer.analysis.labels import engine_label
 from optimizer.analysis.metrics import metric
 from optimizer.analysis.rounds import confidence_of_each, median_interval
@@ -206,20 +206,10 @@ def networks(run: ServingRun) -> tuple[Side, ...]:
 
 def badges(run: ServingRun) -> dict[BadgeKind, str]:
     """How far the figures can be trusted: badges as of a result, and why."""
-    simulated, compared = "; ".join(run.execution.simulated), comparisons(run)
+    compared = comparisons(run)
     noisy = sum(bool(one.fair.noise) for one in compared)
-    found = {
-        BadgeKind.MEASURED: "" if simulated else "The kernels that ran compute in this precision.",
-        BadgeKind.SIMULATED: simulated,
-        BadgeKind.NOISY: f"{noisy} of {len(compared)} configurations: the machine was not quiet enough."
-        if noisy
-        else "",
-        BadgeKind.PRELIMINARY: "The short timing: measure in full for narrower intervals."
-        if run.request.quick
-        else "",
-        BadgeKind.OTHER_MACHINE: "" if run.environment.key == environment().key else run.environment.cpu,
-    }
-    return {kind: words for kind, words in found.items() if words}
+    why = f"{noisy} of {len(compared)} configurations: the machine was not quiet enough" if noisy else ""
+    return badges_of(run.execution.simulated, why, run.request.quick, run.environment)
 
 
 def conclusions(run: ServingRun) -> tuple[str, ...]:
