@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pandas as pd
 import pytest
+from faults.storing import claimed
 from page_runs import newest, press, words
 from search_bench import Bench
 from started import Started, open_page
@@ -18,7 +19,7 @@ from optimizer.search import answers
 from optimizer.search.questions import ask, question_of
 from optimizer.search.records import Progress, Step
 from optimizer.store import ledger
-from optimizer.store.items import Item, Sweep
+from optimizer.store.items import Sweep
 from optimizer.store.results import ANSWER, EARLY_ANSWER, SEARCH
 from pages import finding, sidebar, tasks
 
@@ -30,15 +31,9 @@ def asked(**link: str) -> tuple[AppTest, Sweep]:
     return page, newest()
 
 
-def claimed() -> Item:
-    item = ledger.claim(tasks.store(), "me")
-    assert item is not None
-    return item
-
-
 def answer(sweep: Sweep, bench: Bench, early: bool = False) -> None:
     """As who works on questions does."""
-    store, item = tasks.store(), claimed()
+    store, item = tasks.store(), claimed(tasks.store())
     assert item.answer is not None
     found = bench.go_on(question_of(sweep), Progress(), enough=lambda: early and len(bench.measured) > 2)
     for result in found.measured:
@@ -62,7 +57,7 @@ def test_the_history_is_read_where_it_is_open(started: Started, monkeypatch: pyt
     assert not read
     assert list(history_of(page)["outcome"]) == ["found"]
     assert read == [sweep.id]
-    item = claimed()
+    item = claimed(tasks.store())
     ledger.finish(tasks.store(), item, item.answer, 30.0)
     for _ in range(2):
         assert list(history_of(page)["outcome"]) == ["found"]
@@ -170,7 +165,7 @@ def test_where_nothing_keeps_to_the_limits_that_is_said(started: Started, link: 
 @pytest.mark.slow
 def test_a_search_is_followed_stopped_and_gone_on_with(started: Started) -> None:
     page, sweep = asked(find_drop="1", find_seconds="1 minute")
-    item = claimed()
+    item = claimed(tasks.store())
     steps = (Step(10.0, 3, 2e5, 0.5),)
     tasks.store().put_document(SEARCH, item.key, encode(Progress(12.0, (), steps)))
     page.run()
@@ -210,7 +205,7 @@ def test_a_question_is_cancelled_resumed_repeated_and_extended(started: Started)
 
 def test_the_best_until_a_question_was_cancelled_is_shown_and_in_the_history(started: Started) -> None:
     page, sweep = asked(find_drop="1", find_seconds="30 s")
-    item = claimed()
+    item = claimed(tasks.store())
     found = Bench().go_on(question_of(sweep), Progress())
     for result in found.measured:
         tasks.store().put(result)

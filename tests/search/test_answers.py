@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
+from faults.storing import claimed
 from search_bench import SMALL, Bench, question
 
 from optimizer.analysis.limits import Limits
@@ -60,8 +61,7 @@ def test_the_history_says_of_a_question_what_its_answer_says(
     store, bench = Store(), Bench()
     asked = question(Limits(size_mb=1e-6), budget=budget)
     ask(store, asked, "ann")
-    item = ledger.claim(store, "me")
-    assert item is not None
+    item = claimed(store)
     found = bench.go_on(asked, before, measure, enough=lambda: is_early)
     for result in found.measured:
         store.put(result)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import cast
 
 import pytest
+from faults.storing import claimed
 from faults.tasks import lines, until
 
 import optimizer as px
@@ -117,8 +118,7 @@ def test_one_that_goes_on_is_screened_by_what_today_s_images_and_weights_gave(
 ) -> None:
     store, grids = Store(), list[Sequence[str]]()
     sweep = begun(store)
-    item = ledger.claim(store, "ann", sweep)
-    assert isinstance(item, Item)
+    item = claimed(store, "ann", sweep)
     ledger.finish(store, item, "measured on other images", 1.0)
     monkeypatch.setattr(on_demand, "load_or_screen", lambda request, grid, *others: grids.append(grid))
     on_demand.measure_for(sweep, BASE, store)
