@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from faults.storing import claimed
 from page_runs import newest, press, words
-from search_bench import Bench
+from search_bench import Bench, winner
 from started import Started, open_page
 from streamlit.testing.v1 import AppTest
 
@@ -138,8 +138,7 @@ def test_an_answer_is_told_with_what_it_rests_on_and_opens_in_explore(started: S
     tried = next(table.value for table in page.dataframe if "outcome" in table.value)
     assert len(tried) == len(found.answer.progress.trials)
     assert "Open the answer in Explore" in [link.proto.label for link in page.get("page_link")]
-    assert found.best is not None
-    opened = open_page("explore", {sidebar.OPEN: found.best.key})
+    opened = open_page("explore", {sidebar.OPEN: winner(found).key})
     assert opened.select_slider(key="activations").value == 8
     report = answer_report(found)
     assert "What was asked" in report
@@ -213,11 +212,10 @@ def test_the_best_until_a_question_was_cancelled_is_shown_and_in_the_history(sta
     page = press(page.run(), "Cancel")
     told = words(page)
     assert "Cancelled. What was measured is kept: Resume goes on from there." in told
-    assert found.best is not None
-    assert f"Ended early. {capital(answers.named(found.best))}: accuracy" in told
+    assert f"Ended early. {capital(answers.named(winner(found)))}: accuracy" in told
     tried = next(table.value for table in page.dataframe if "outcome" in table.value)
     assert len(tried) == len(found.answer.progress.trials)
-    assert list(history_of(page)["outcome"]) == [f"cancelled; so far {answers.named(found.best)}"]
+    assert list(history_of(page)["outcome"]) == [f"cancelled; so far {answers.named(winner(found))}"]
 
 
 @pytest.mark.slow
@@ -236,11 +234,10 @@ def test_a_question_of_images_in_memory_is_shown_and_not_asked_again_of_others(s
     assert [link.disabled for link in links if link.label == "Open the answer in Explore"] == [True]
     found = finding.found_of(newest())
     assert found is not None
-    assert found.best is not None
-    opened = open_page("explore", {sidebar.OPEN: found.best.key, "images": sidebar.BUNDLED})
+    opened = open_page("explore", {sidebar.OPEN: winner(found).key, "images": sidebar.BUNDLED})
     assert "on images in memory: Explore has not got them" in words(opened)
     assert opened.select_slider(key="activations").value == 32, "nothing is set to it"
-    tasks.store().forget([found.best.key])
+    tasks.store().forget([winner(found).key])
     page.run()
     assert "was dropped." in words(page)
 
@@ -274,8 +271,7 @@ def test_what_is_there_no_more_is_said_and_found_anew(
     answer(sweep, Bench())
     found = finding.found_of(newest())
     assert found is not None
-    assert found.best is not None
-    lose(found.best.key)
+    lose(winner(found).key)
     page.run()
     assert "was dropped" in words(page)
     press(page, "Resume")

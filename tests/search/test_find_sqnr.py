@@ -8,7 +8,7 @@ import pytest
 from factories import BEFORE, PARTS, after, loss_points
 from hypothesis import given
 from hypothesis import strategies as st
-from search_bench import BASE, SMALL, Bench, question
+from search_bench import BASE, SMALL, Bench, question, winner
 
 from optimizer.analysis import gate
 from optimizer.analysis.fidelity import sqnrs
@@ -39,13 +39,12 @@ def bench() -> Bench:
 def test_what_is_found_keeps_to_it_by_the_bound_of_the_worst_output(bench: Bench) -> None:
     limits = Limits(sqnr_db=30, size_mb=1)
     found = bench.ask(limits)
-    assert found.best is not None
-    lows = [one.low for output in found.best.accuracy.outputs if (one := sqnr(output)).value is not None]
+    lows = [one.low for output in winner(found).accuracy.outputs if (one := sqnr(output)).value is not None]
     assert lows
     assert all(low is not None and low >= 30 for low in lows)
     everything = [bench.result(SMALL.request(BASE, position)) for position in SMALL.all()]
     kept = keeping(everything, limits)
-    assert bound(found.best, "latency") == min(bound(one, "latency") for one in kept)
+    assert bound(winner(found), "latency") == min(bound(one, "latency") for one in kept)
     assert 0 < len(kept) < len(everything)
     assert decode(encode(found.answer), Answer) == found.answer
 
@@ -86,11 +85,10 @@ def test_the_most_sqnr_under_another_limit_is_found(bench: Bench) -> None:
         bench.ask(limits)
     found = Bench(noise=noise_of)
     answer = found.go_on(replace(asked, minimise="sqnr"), Progress())
-    assert answer.best is not None
     kept = keeping(answer.measured, limits)
-    assert noise(answer.best.accuracy) == min(noise(one.accuracy) for one in kept)
+    assert noise(winner(answer).accuracy) == min(noise(one.accuracy) for one in kept)
     steps = answer.answer.progress.steps
-    assert steps[-1].value == summarise(answer.best).measures["sqnr"].value
+    assert steps[-1].value == summarise(winner(answer)).measures["sqnr"].value
     assert search_info(steps, "sqnr").y.unit == "dB"
     covered = f"{100 * steps[-1].covered:.0f} %"
     assert search_info(steps, "sqnr").note == f"hypervolume: {covered} of what the limits allow is dominated"
@@ -115,8 +113,7 @@ def test_the_shell_refuses_it_before_anything_is_measured(
 def test_a_classifier_has_it_too() -> None:
     bench = Bench()
     found = bench.ask(Limits(sqnr_db=59))
-    assert found.best is not None
-    assert sqnr(found.best.accuracy).value is None or sqnr(found.best.accuracy).value >= 59  # type: ignore[operator]
+    assert sqnr(winner(found).accuracy).value is None or sqnr(winner(found).accuracy).value >= 59  # type: ignore[operator]
     assert len(keeping(found.measured, Limits(sqnr_db=59))) < len(SMALL.all())
 
 
