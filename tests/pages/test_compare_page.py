@@ -2,7 +2,7 @@
 
 import pytest
 from factories import make_result
-from page_runs import HALF, press, results, words
+from page_runs import HALF, results, words
 from started import go_to
 from streamlit.testing.v1 import AppTest
 
@@ -10,21 +10,6 @@ from optimizer.analysis.comparison import compare
 from optimizer.analysis.summary import summarise
 from optimizer.recipe import PruneSpec, Recipe
 from optimizer.store.results import Store
-
-
-def test_compare_shows_pinned_configurations(stored: AppTest) -> None:
-    stored.query_params["pins"] = ".".join([results()[recipe].key for recipe in (Recipe(), HALF.recipe)])
-    page = go_to(stored, "compare")
-    assert len(page.dataframe[0].value) == 2
-
-
-@pytest.mark.slow
-def test_what_is_pinned_is_compared(stored: AppTest) -> None:
-    page = stored.run()
-    press(page, "Pin for Compare")
-    page.switch_page("pages/compare.py").run()
-    assert page.multiselect(key="configurations").value == [results()[Recipe()].key]
-    assert page.query_params["pins"] == results()[Recipe()].key
 
 
 def test_compare_tells_configurations_of_one_recipe_apart(stored: AppTest) -> None:

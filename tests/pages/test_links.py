@@ -99,19 +99,6 @@ def test_a_link_beyond_the_controls_is_shown_as_near_as_they_can_and_says_so(sto
     assert "99.9 % sparsity, shown as 99 %" in page.toast[0].value
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "link",
-    [{"sparsity": "500"}, {"bits": "9", "activations": "1"}, {"model": "nope", "engine": "tvm"}],
-)
-def test_bad_values_in_the_address_are_dropped(stored: AppTest, link: dict[str, str]) -> None:
-    stored.query_params |= link
-    page = stored.run()
-    assert not page.exception
-    assert shown(page) == expected(results()[Recipe()])
-    assert not page.query_params.keys() & link.keys()
-
-
 @pytest.mark.parametrize(
     ("name", "link", "kept"),
     [
