@@ -199,8 +199,8 @@ class Store:
     ) -> list[tuple[str, bytes | None]]:
         """Of results, newest last, the key and the summary of that version, None without; of every model and
         data where these are None. ``limit`` keeps the newest."""
-        asked = {"model": model, "data": data and digest(data)}
-        return self._asked(summaries.c.packed, _beside(version), limit, **asked)
+        images = digest(data) if data else None
+        return self._asked(summaries.c.packed, _beside(version), limit, model=model, data=images)
 
     def summaries_of(self, version: int, keys: Sequence[str]) -> list[tuple[str, bytes | None]]:
         """The same of those of the keys that have a result, in their order."""
