@@ -34,7 +34,7 @@ def background() -> Background:
     def screens(item: Item) -> bool:
         return is_frontier_only(ledger.find(tasks.store(), item.sweep).asked)
 
-    work = Background(tasks.store(), by_pool(tasks.pool(), "measure", tasks.BACKGROUND, screens))
+    work = Background(tasks.store(), by_pool(tasks.pool(), tasks.BACKGROUND, screens))
     atexit.register(work.close)
     return work
 

@@ -1,5 +1,6 @@
 """Sweep: a grid of configurations, or a question under limits, worked off whether anybody looks or not."""
 
+import re
 from collections.abc import Callable, Sequence
 
 import pandas as pd
@@ -22,6 +23,8 @@ COLOURS: dict[str, drawing.Colour] = {
     "cancelled": "orange",
 }
 ASKING = {"grid": "A grid", "limits": "The best under limits"}
+NUMBER = re.compile("[0-9]{1,80}")
+"""Of a sweep, in an address; Python refuses to read one of thousands of digits."""
 
 ANSWER_SECONDS, MAX_ANSWERS = 60, 10_000
 """What questions of the history found is read once in that time; so many are known."""
@@ -66,8 +69,8 @@ def show_asked(number: int | None) -> None:
 def shown_of(history: Sequence[Sweep]) -> Sweep | None:
     """The sweep or question that the address names, else the newest that runs, else the newest."""
     named = st.query_params.get("sweep", "")
-    if named and not (named.isascii() and named.isdigit()):
-        st.info(plain(f"{named} is not the number of a sweep."), icon=":material/info:")
+    if named and not NUMBER.fullmatch(named):
+        st.info(plain(f"{named[: address.MAX_TOLD]} is not the number of a sweep."), icon=":material/info:")
     elif named:
         try:
             return ledger.find(tasks.store(), int(named))

@@ -78,10 +78,10 @@ def finished(job: Job, kind: type[T]) -> T:
     raise ParetoscopeError(job.error or f"{label_of(job.task)} was cancelled")
 
 
-def start(lane: str, task: str, asked: object, key: str, priority: int = INTERACTIVE) -> Job:
+def start(lane: str, task: str, asked: object, key: str) -> Job:
     """Have something done because this visitor says so, also where they stopped it before."""
     session().stopped.discard(key)
-    return pool().submit(lane, task, asked, key, priority, visitor())
+    return pool().submit(lane, task, asked, key, INTERACTIVE, visitor())
 
 
 def held_back(key: str, work: Sequence[consent.Work] = ()) -> bool:
@@ -123,10 +123,9 @@ def over_soon(job: Job) -> bool:
     return False
 
 
-def submit(request: Request, priority: int = INTERACTIVE) -> Job:
+def submit(request: Request) -> Job:
     """Have a request measured that has no stored result: one that was done once was forgotten since."""
-    key = _forget_done(request)
-    return start("measure", "measure", request, key, priority)
+    return start("measure", "measure", request, _forget_done(request))
 
 
 def submit_position(request: Request) -> Job:

@@ -141,8 +141,8 @@ def _show(run: TwoFiles) -> None:
     st.subheader("Outputs")
     st.dataframe(fidelity.rows(run.outputs), hide_index=True, alt="How far each output lies from the other's")
     st.caption(plain(f"On {two_files_words.images_words(run)}. Intervals are of 95 %, over the images."))
-    st.subheader("Layer by layer")
     if run.layers:
+        st.subheader("Layer by layer")
         height = AROUND_ROWS_PIXELS + ROW_PIXELS * len(run.layers)
         drawing.chart(charts.parting_info(run), "parting", height)
         with st.expander("Every layer that both have"):
@@ -153,8 +153,6 @@ def _show(run: TwoFiles) -> None:
                 alt="Every layer that both have",
                 column_config={"SQNR": st.column_config.NumberColumn("SQNR, dB", format="%.1f")},
             )
-    else:
-        st.caption("No layer was found in both, by its name or by its order and shape.")
     drawing.download(
         "JSON", lambda: json.dumps(two_files_words.as_json(run)), "two-files.json", "application/json"
     )

@@ -38,6 +38,12 @@ def trials(found: Answered) -> tuple[Trial, ...]:
     return found.answer.progress.trials
 
 
+def winner(found: Answered) -> Result:
+    """Of a search that has found one."""
+    assert found.best is not None
+    return found.best
+
+
 @cache
 def _made(recipe: Recipe, engine: str, images: int, ratio: float | None, noisy: bool) -> Result:
     """Once for all searches that come to it."""

@@ -26,6 +26,11 @@ def open_page(name: str, link: Mapping[str, str | list[str]]) -> AppTest:
     """A page of a new visit, as a link opens it."""
     page = entry()
     page.query_params |= link
+    return go_to(page, name)
+
+
+def go_to(page: AppTest, name: str) -> AppTest:
+    """The page of that name, in the same visit."""
     page.switch_page(f"pages/{name}.py").run()
     assert not page.exception
     return page

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from optimizer.analysis.labels import Labelled
 from optimizer.formats import listed
 from optimizer.methods.engines import engine_info
+from optimizer.records import Environment
+from optimizer.system.environment import describe, environment
 
 NOT_SAID = (
     "Fine-tuning, or more of it, can raise the accuracy.",
@@ -52,6 +54,26 @@ class Badge:
     def text(self) -> str:
         """``noisy: the machine was not quiet enough``."""
         return f"{self.kind.label}: {self.words}"
+
+
+def elsewhere(place: str) -> str:
+    """That it was measured there."""
+    return f"{BADGES[BadgeKind.OTHER_MACHINE]} ({place})"
+
+
+def badges_of(
+    simulated: Sequence[str] | None, noisy: str, quick: bool, place: Environment
+) -> dict[BadgeKind, str]:
+    """Of a run of several times, each with why. ``simulated`` is None where that was not recorded."""
+    measured = simulated is not None and not simulated
+    found = {
+        BadgeKind.MEASURED: BADGES[BadgeKind.MEASURED] if measured else "",
+        BadgeKind.SIMULATED: "; ".join(simulated or ()),
+        BadgeKind.NOISY: noisy,
+        BadgeKind.PRELIMINARY: BADGES[BadgeKind.PRELIMINARY] if quick else "",
+        BadgeKind.OTHER_MACHINE: "" if place.key == environment().key else elsewhere(describe(place)),
+    }
+    return {kind: words for kind, words in found.items() if words}
 
 
 MAX_NAMED = 6

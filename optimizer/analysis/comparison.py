@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 
 from optimizer.analysis.labels import Labelled
@@ -92,10 +92,7 @@ def _drop(summary: Summary, reference: Summary) -> tuple[PairedDrop | None, NotC
     if reference.recipe.identity:  # right by definition
         return disagreement(own), None
     if summary.recipe.identity:
-        lost = disagreement(its)
-        return replace(
-            lost, points=-lost.points, low=-lost.high, high=-lost.low, lost=0, gained=lost.lost
-        ), None
+        return disagreement(its).turned, None
     return paired_drop(its, own), None
 
 

@@ -26,7 +26,7 @@ from optimizer.analysis.scaling import (
 )
 from optimizer.analysis.slopes import SLOPE_MARGIN, Fit, Growth, order_stays
 from optimizer.analysis.statistics import LatencySummary, LatencyVerdict
-from optimizer.formats import format_count, format_ns, format_ratio, significant
+from optimizer.formats import count, format_count, format_ns, format_ratio, significant
 
 NAMES = {ExecutionKind.SPARSE: "Sparse kernel", ExecutionKind.CSR: "CSR"}
 
@@ -55,7 +55,7 @@ def _removal(
     doing = "Halving the weights" if run.request.removed_share == 0.5 else f"Removing {share} of the weights"
     where = f"at n = {format_count(points[0].n)}"
     if run.request.family != STACK:
-        where = f"in {len(points)} layers of {run.request.family} together"
+        where = f"in {count(len(points), 'layer')} of {run.request.family} together"
     before = sum(point.n for point in points)
 
     def visits(execution: str) -> str:

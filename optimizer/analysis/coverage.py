@@ -210,10 +210,10 @@ def _kernels(run: Coverage) -> Iterator[str]:
         if row.layers:
             names.setdefault(part(row), set()).update(row.layers)
     total = len({name for row in kernel_rows for name in row.layers})
-    share = {name: time / _total(kernel_rows) for name, time in parts(run.kernels).items()}
+    shares = {kind: sum(row.share for row in kernel_rows if part(row) == kind) for kind in Part}
     ran = [
-        f"{len(names[kind])} of {total} layers ran {kind.label} ({_percent(share[kind])} of the time)"
-        for kind in Part
+        f"{len(names[kind])} of {total} layers ran {kind.label} ({_percent(share)} of the time)"
+        for kind, share in shares.items()
         if kind in names
     ]
     if ran:
@@ -242,11 +242,12 @@ def _without_int8(run: Coverage) -> Iterator[str]:
 def _conversions(run: Coverage) -> Iterator[str]:
     kernel_rows = rows(run.kernels)
     found = [row for row in kernel_rows if row.role == "conversion"]
+    share = sum(row.share for row in found)
     taken, before = (parts(kernels).get(Part.CONVERSION, 0.0) for kernels in (run.kernels, run.baseline))
-    if not found or taken < NEGLIGIBLE_SHARE * _total(kernel_rows):
+    if not found or share < NEGLIGIBLE_SHARE:
         return
     words = (
-        f"Re-quantization and reorders take {_percent(taken / _total(kernel_rows))} of the time "
+        f"Re-quantization and reorders take {_percent(share)} of the time "
         f"({format_ns(taken)} in {count(len(found), 'operation')})"
     )
     saved = _layers_ns(rows(run.baseline)) - _layers_ns(kernel_rows)
@@ -311,10 +312,6 @@ def _by_layer(kernel_rows: Sequence[Row]) -> dict[str, float]:
 
 def _layers_ns(kernel_rows: Sequence[Row]) -> float:
     return sum(_by_layer(kernel_rows).values())
-
-
-def _total(kernel_rows: Sequence[Row]) -> float:
-    return sum(row.time_ns for row in kernel_rows) or 1.0
 
 
 def _percent(share: float) -> str:

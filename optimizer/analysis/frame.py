@@ -1,7 +1,7 @@
 """What results say, side by side: a table of figures, and one that people read."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from optimizer.analysis.comparison import Comparison, compare
@@ -47,10 +47,9 @@ def frame(
     import pandas as pd
 
     summaries = [summarise(result) for result in results]
-    rows = [_row(summary) for summary in summaries]
+    rows = [{name: of(summary) for name, of in COLUMNS.items()} for summary in summaries]
     table = pd.DataFrame(rows, columns=list(COLUMNS))
-    plain = ("sparsity", "threshold", "p_value", "baseline_accuracy_percent")
-    for column in (*plain, *_COUNTS, *_FIGURES):  # of all missing: a column without a type
+    for column in (*_MAY_LACK, *_FIGURES):  # of all missing: a column without a type
         table[column] = pd.to_numeric(table[column])
     found = frontier_of(summaries, frontier)
     table["frontier"], table["frontier_tied"] = found.optimal, found.tied
@@ -82,83 +81,74 @@ _INTERVALS = (
     *("accuracy", "balanced_accuracy", "drop"),
     *("latency", "latency_ratio", "throughput", "agreement", "sqnr", "kl"),
 )
-_COUNTS = ("correct", "lost_images", "gained_images")
-"""Of answers: missing where outputs are no logits."""
-_FIGURES = [
-    f"{METRICS[name].column}{end}"
+Of = Callable[[Summary], object]
+
+
+def _figure(name: str, end: str) -> Of:
+    return lambda one: getattr(one.measures[name], end)
+
+
+_FIGURES = {
+    f"{METRICS[name].column}{ending}": _figure(name, end)
     for name in METRICS
-    for end in (("", "_low", "_high") if name in _INTERVALS else ("",))
-]
-COLUMNS = (
-    "key", "model", "engine", "images", "recipe", "pruning", "sparsity", "threshold", "allocation", "pattern",
-    "effort_seconds", "rounding", "weight_bits", "average_bits", "activation_bits", "granularity",
-    "symmetric", "range", "precision", "overrides", "pruned_percent", "zeros_percent",
-    *_FIGURES,
-    "correct", "total", "reference", "lost_images", "gained_images", "p_value", "accuracy_verdict",
+    for ending, end in (("", "value"), ("_low", "low"), ("_high", "high"))
+    if not ending or name in _INTERVALS
+}
+COLUMNS: dict[str, Of] = {
+    "key": lambda one: one.key,
+    "model": lambda one: one.request.model,
+    "engine": lambda one: one.request.engine,
+    "images": lambda one: one.images,
+    "recipe": lambda one: one.description,
+    "pruning": lambda one: one.recipe.prune.method,
+    "sparsity": lambda one: one.recipe.prune.share if one.recipe.prune.threshold is None else None,
+    "threshold": lambda one: one.recipe.prune.threshold,
+    "allocation": lambda one: one.recipe.prune.allocation,
+    "pattern": lambda one: one.recipe.prune.pattern,
+    "effort_seconds": lambda one: one.recipe.effort_seconds,
+    "rounding": lambda one: one.recipe.quantize.method,
+    "weight_bits": lambda one: one.recipe.quantize.weight_bits,
+    "average_bits": lambda one: one.recipe.quantize.average_bits,
+    "activation_bits": lambda one: one.recipe.quantize.activation_bits,
+    "granularity": lambda one: one.recipe.quantize.granularity,
+    "symmetric": lambda one: one.recipe.quantize.symmetric,
+    "range": lambda one: one.recipe.quantize.range,
+    "precision": lambda one: one.recipe.quantize.precision,
+    "overrides": lambda one: len(one.recipe.layers),
+    "pruned_percent": lambda one: one.pruned_percent,
+    "zeros_percent": lambda one: one.zeros_percent,
+    **_FIGURES,
+    "correct": lambda one: None if one.fidelity else one.correct,
+    "total": lambda one: one.total,
+    "reference": lambda one: one.reference,
+    "lost_images": lambda one: None if one.fidelity else one.drop.lost,
+    "gained_images": lambda one: None if one.fidelity else one.drop.gained,
+    "p_value": lambda one: one.drop.p,
+    "accuracy_verdict": lambda one: "" if one.fidelity else str(one.drop.verdict),
+    "baseline_accuracy_percent": lambda one: one.measures["accuracy"].baseline,
+    "baseline_file_bytes": lambda one: one.baseline_size.file_bytes,
+    "baseline_latency_ns": lambda one: one.measures["latency"].baseline,
+    "verdict": lambda one: one.latency.verdict,
+    "rounds": lambda one: one.latency.rounds,
+    "batch": lambda one: one.batch,
+    "threads": lambda one: one.threads,
+    "quick": lambda one: one.quick,
+    "realisation": lambda one: one.realisation,
+    "shared_with": lambda one: one.shared_with,
+    "badges": lambda one: ", ".join(badge.kind for badge in one.badges),
+    "noise": lambda one: "; ".join(one.noise),
+    "simulated": lambda one: "; ".join(one.simulated),
+    "coding": lambda one: one.size.coding,
+    "environment": lambda one: one.environment,
+    "scored_on": lambda one: one.scored_on,
+    "created": lambda one: one.created,
+}
+"""Columns of :func:`frame`, before ``frontier``, and what each has of a result. Answers are not counted where
+outputs are no logits."""
+_MAY_LACK = (
+    *("sparsity", "threshold", "correct", "lost_images", "gained_images", "p_value"),
     "baseline_accuracy_percent",
-    "baseline_file_bytes", "baseline_latency_ns", "verdict", "rounds", "batch", "threads", "quick",
-    "realisation", "shared_with", "badges", "noise", "simulated", "coding", "environment", "scored_on",
-    "created",
-)  # fmt: skip
-"""Columns of :func:`frame`, before ``frontier``."""
-
-
-def _row(summary: Summary) -> dict[str, object]:
-    recipe = summary.recipe
-    counts = summary.correct, summary.drop.lost, summary.drop.gained
-    figures: dict[str, object] = {}
-    for name, measure in summary.measures.items():
-        column = METRICS[name].column
-        figures[column] = measure.value
-        if name in _INTERVALS:
-            figures[f"{column}_low"], figures[f"{column}_high"] = measure.low, measure.high
-    return {
-        "key": summary.key,
-        "model": summary.request.model,
-        "engine": summary.request.engine,
-        "images": summary.images,
-        "recipe": summary.description,
-        "pruning": recipe.prune.method,
-        "sparsity": recipe.prune.share if recipe.prune.threshold is None else None,
-        "threshold": recipe.prune.threshold,
-        "allocation": recipe.prune.allocation,
-        "pattern": recipe.prune.pattern,
-        "effort_seconds": recipe.effort_seconds,
-        "rounding": recipe.quantize.method,
-        "weight_bits": recipe.quantize.weight_bits,
-        "average_bits": recipe.quantize.average_bits,
-        "activation_bits": recipe.quantize.activation_bits,
-        "granularity": recipe.quantize.granularity,
-        "symmetric": recipe.quantize.symmetric,
-        "range": recipe.quantize.range,
-        "precision": recipe.quantize.precision,
-        "overrides": len(recipe.layers),
-        "pruned_percent": summary.pruned_percent,
-        "zeros_percent": summary.zeros_percent,
-        **figures,
-        **(dict.fromkeys(_COUNTS) if summary.fidelity else dict(zip(_COUNTS, counts, strict=True))),
-        "total": summary.total,
-        "reference": summary.reference,
-        "p_value": summary.drop.p,
-        "accuracy_verdict": "" if summary.fidelity else str(summary.drop.verdict),
-        "baseline_accuracy_percent": summary.measures["accuracy"].baseline,
-        "baseline_file_bytes": summary.baseline_size.file_bytes,
-        "baseline_latency_ns": summary.measures["latency"].baseline,
-        "verdict": summary.latency.verdict,
-        "rounds": summary.latency.rounds,
-        "batch": summary.batch,
-        "threads": summary.threads,
-        "quick": summary.quick,
-        "realisation": summary.realisation,
-        "shared_with": summary.shared_with,
-        "badges": ", ".join(badge.kind for badge in summary.badges),
-        "noise": "; ".join(summary.noise),
-        "simulated": "; ".join(summary.simulated),
-        "coding": summary.size.coding,
-        "environment": summary.environment,
-        "scored_on": summary.scored_on,
-        "created": summary.created,
-    }
+)
 
 
 class Column(Labelled):
@@ -266,7 +256,7 @@ def _compared(summary: Summary, reference: Summary) -> dict[Column, str]:
     drop, ratio = compared.drop, compared.ratio
     accuracy, time = drop.verdict if drop else compared.no_drop, compared.time_verdict or compared.no_ratio
     return {
-        Column.LOST_AGAINST: metric("drop").format(drop.points, drop.low, drop.high) if drop else MISSING,
+        Column.LOST_AGAINST: drop.words if drop else MISSING,
         **dict.fromkeys(DIFFERS, accuracy.label if accuracy else MISSING),
         Column.TIME_OVER: metric("latency_ratio").format(ratio.value, ratio.low, ratio.high),
         Column.TIME_DIFFERS: time.label if time else MISSING,

@@ -13,14 +13,15 @@ from typing import Any
 import numpy as np
 
 from optimizer.analysis.comparison import same_baseline
+from optimizer.analysis.fidelity import sqnrs
 from optimizer.analysis.outcomes import PairedDrop, disagreement, paired_drop
 from optimizer.analysis.rounds import CONFIDENCE, t_quantile
-from optimizer.analysis.statistics import MIN_PROCESSES, mean_of_processes, process_ratios, summarise_visits
+from optimizer.analysis.statistics import mean_of_processes, process_ratios
 from optimizer.analysis.summary import summarise
-from optimizer.analysis.two_files import TwoFiles, accuracy_lost, same_answers
+from optimizer.analysis.two_files import TwoFiles, accuracy_lost, same_answers, time_taken
 from optimizer.errors import InputError
 from optimizer.formats import count, decimals, format_percent, format_points, format_ratio
-from optimizer.records import Latency, Result
+from optimizer.records import Accuracy, Latency, OutputFidelity, Result
 
 MEGABYTE = 1e6
 NARROWER = 0.8
@@ -221,10 +222,11 @@ def drop_of_files(run: TwoFiles) -> PairedDrop:
     return disagreement(same_answers(run))
 
 
-def sqnr_check(sqnrs: Sequence[tuple[float, float, float]], limit: float) -> Check:
-    """Of the worst output: the lowest figure, and the lowest of either end
-    (:func:`optimizer.analysis.fidelity.sqnrs`)."""
-    value, low, high = (min(column) for column in zip(*sqnrs, strict=True))
+def sqnr_check(
+    outputs: Accuracy | Sequence[OutputFidelity], limit: float, confidence: float = CONFIDENCE
+) -> Check:
+    """Of the worst output: the lowest figure, and the lowest of either end."""
+    value, low, high = (min(column) for column in zip(*sqnrs(outputs, confidence), strict=True))
     return Check("SQNR of the outputs", "dB", limit, value, low, high, at_least=True)
 
 
@@ -325,12 +327,8 @@ def check_same_network(result: Result, against: Result) -> None:
 
 
 def _logs(latency: Latency) -> np.ndarray:
-    """The logarithm of the ratio to the baseline that each process found."""
-    ratios = process_ratios(latency)
-    if len(ratios) >= MIN_PROCESSES:
-        return np.log(ratios)
-    summary = summarise_visits(latency.baseline, latency.variant, latency.stolen_share, latency.processes)
-    return np.log([summary.ratio])
+    """The logarithm of the ratio to the baseline that each process found; of one alone, of its rounds."""
+    return np.log(process_ratios(latency) or [time_taken(latency).ratio])
 
 
 def _difference(logs: np.ndarray, earlier: np.ndarray, confidence: float) -> tuple[float, float]:

@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from optimizer.analysis.comparison import measurably_better
-from optimizer.analysis.fidelity import sqnrs
 from optimizer.analysis.gate import (
     MEGABYTE,
     MIN_LIMIT,
@@ -123,7 +122,7 @@ def value_of(name: str, loss: float) -> float:
 @lru_cache(maxsize=4096)
 def noise(accuracy: Accuracy, confidence: float = CONFIDENCE) -> float:
     """Of the worst output, over its signal: the upper end of its interval."""
-    return loss_of("sqnr", sqnr_check(sqnrs(accuracy, confidence), 0).low)
+    return loss_of("sqnr", sqnr_check(accuracy, 0, confidence).low)
 
 
 def halves(result: Result, fewest: int) -> tuple[PairedDrop, PairedDrop | None]:
@@ -200,7 +199,7 @@ def checks(result: Result, limits: Limits) -> tuple[Check, ...]:
     if limits.size_mb is not None:
         found.append(size_check(result.inspection.size.file_bytes, limits.size_mb))
     if limits.sqnr_db is not None:
-        found.append(sqnr_check(sqnrs(result.accuracy), limits.sqnr_db))
+        found.append(sqnr_check(result.accuracy, limits.sqnr_db))
     return tuple(found)
 
 
@@ -249,7 +248,7 @@ def relaxations(
 def _gain(result: Result, best: Result, minimise: str) -> float | None:
     """By how much a result is better; None where it is not by enough, or not measurably."""
     if minimise == "sqnr":
-        own, its = (sqnr_check(sqnrs(of.accuracy), 0) for of in (result, best))
+        own, its = (sqnr_check(of.accuracy, 0) for of in (result, best))
         gain = own.value - its.value
         return gain if own.low > its.high and gain >= MIN_GAIN_DB else None
     one, other = summarise(result), summarise(best)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from optimizer import __version__
-from optimizer.analysis.badges import BADGES, BadgeKind
+from optimizer.analysis.badges import BadgeKind, badges_of
 from optimizer.analysis.measures import Measure
 from optimizer.analysis.noise import stolen_noise
 from optimizer.analysis.rounds import MIN_ROUNDS, PERCENTILE_ROUNDS, quantile_interval
@@ -120,14 +120,8 @@ def percentiles(answered: Answered) -> dict[str, Measure]:
 
 def badges(run: LoadRun) -> dict[BadgeKind, str]:
     """How far the times can be trusted: badges as of a result, and why."""
-    found = {
-        BadgeKind.MEASURED: BADGES[BadgeKind.MEASURED] if run.simulated == () else "",
-        BadgeKind.SIMULATED: "; ".join(run.simulated or ()),
-        BadgeKind.NOISY: "; ".join(one.words for one in stolen_noise(run.stolen_share)),
-        BadgeKind.PRELIMINARY: BADGES[BadgeKind.PRELIMINARY] if run.request.settings.quick else "",
-        BadgeKind.OTHER_MACHINE: "" if run.environment.key == environment().key else run.environment.cpu,
-    }
-    return {kind: words for kind, words in found.items() if words}
+    why = "; ".join(one.words for one in stolen_noise(run.stolen_share))
+    return badges_of(run.simulated, why, run.request.settings.quick, run.environment)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from optimizer.analysis.labels import Labelled
 from optimizer.analysis.rounds import CONFIDENCE, normal_quantile, skewed, t_quantile
 from optimizer.errors import InputError
+from optimizer.formats import format_points
 
 MAX_RARE = 3
 """A share of so many counts or fewer, from either end, has the exact interval's end there."""
@@ -29,9 +30,9 @@ are few flips, with it at least 93.7 %; half an image and a whole one cover more
 def wilson(successes: int, total: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
     """Wilson's score interval for a proportion, as shares between 0 and 1.
 
-    Raises InputError unless ``0 <= successes <= total``, ``total >= 1`` and ``0 < confidence < 1``.
+    Raises InputError unless ``0 <= successes <= total`` and ``total >= 1``.
     """
-    _check_share(successes, total, confidence)
+    _check_share(successes, total)
     share, z = successes / total, normal_quantile(confidence)
     middle = (successes + z * z / 2) / (total + z * z)
     reach = z * math.sqrt(total * share * (1 - share) + z * z / 4) / (total + z * z)
@@ -54,17 +55,11 @@ def share_interval(successes: int, total: int, confidence: float = CONFIDENCE) -
     return low, high
 
 
-def _check_share(successes: int, total: int, confidence: float) -> None:
+def _check_share(successes: int, total: int) -> None:
     if not (0 <= successes <= total and total >= 1):
         raise InputError(
             f"{successes} of {total} is not a proportion: give 0 <= successes <= total, total >= 1"
         )
-    _check_confidence(confidence)
-
-
-def _check_confidence(confidence: float) -> None:
-    if not 0 < confidence < 1:
-        raise InputError(f"confidence {confidence:g} is out of range: between 0 and 1, such as 0.95")
 
 
 def growing_share_interval(successes: int, total: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
@@ -76,7 +71,7 @@ def growing_share_interval(successes: int, total: int, confidence: float = CONFI
     1397-1409; I. Waudby-Smith and A. Ramdas, NeurIPS 2020, call it the prior-posterior ratio). The examples
     have to come in a random order. Raises InputError as :func:`wilson` does.
     """
-    _check_share(successes, total, confidence)
+    _check_share(successes, total)
     failures, share = total - successes, successes / total
     least = scipy.special.betaln(successes + 1, failures + 1) + math.log(1 - confidence)
 
@@ -139,6 +134,17 @@ class PairedDrop:
         if self.low > 0:
             return AccuracyVerdict.WORSE
         return AccuracyVerdict.BETTER if self.high < 0 else AccuracyVerdict.SAME
+
+    @property
+    def words(self) -> str:
+        """``1.2 points (0.4 to 2.0)``."""
+        return format_points(self.points, self.low, self.high)
+
+    @property
+    def turned(self) -> "PairedDrop":
+        """What the other model loses against this one."""
+        points, low, high = -self.points, -self.high, -self.low
+        return replace(self, points=points, low=low, high=high, lost=self.gained, gained=self.lost)
 
     def high_at(self, confidence: float) -> float:
         """The upper end of the interval at another confidence."""
@@ -234,7 +240,6 @@ def images_needed(points: float, confidence: float = CONFIDENCE) -> int:
     """
     if not 0 < points < 100:
         raise InputError(f"{points:g} points are out of range: more than 0 and less than 100")
-    _check_confidence(confidence)
     # Without flips the score is (N d - correction) / sqrt(N d (1 - d)): solved for N d, with d the loss.
     loss, z = points / 100, normal_quantile(confidence)
     root = (z * math.sqrt(1 - loss) + math.sqrt(z * z * (1 - loss) + 4 * CORRECTION)) / 2
@@ -256,7 +261,6 @@ def _outcomes(values: ArrayLike) -> NDArray[np.bool_]:
 @lru_cache(maxsize=65536)
 def _score_interval(lost: int, gained: int, total: int, confidence: float) -> tuple[float, float]:
     """The differences between the shares, between -1 and 1, that the score test does not reject."""
-    _check_confidence(confidence)
     z = normal_quantile(confidence)
     high = _upper_end(lost, gained, total, z)
     return -_upper_end(gained, lost, total, z), high
@@ -308,7 +312,6 @@ def skewed_mean_interval(values: ArrayLike, confidence: float = CONFIDENCE) -> t
     sample = np.asarray(values, float)
     if sample.ndim != 1 or len(sample) < 2:
         raise InputError(f"values of shape {list(sample.shape)} have no interval: give at least 2")
-    _check_confidence(confidence)
     number, mean, spread = len(sample), float(sample.mean()), float(sample.std())
     if not spread > 0:
         return mean, mean

@@ -1,5 +1,6 @@
 """One configuration that serves requests: the raw times of a recipe and its baseline, and what they say."""
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -8,7 +9,7 @@ from numpy.typing import NDArray
 
 from optimizer.analysis.labels import Labelled
 from optimizer.analysis.rounds import mean_interval, median_interval, percentile_bound
-from optimizer.analysis.statistics import LatencySummary, median_ratio, summarise_latency
+from optimizer.analysis.statistics import LatencySummary, summarise_latency
 from optimizer.formats import count
 
 EAGER_EVERY = 3
@@ -85,15 +86,6 @@ class Performance:
 
 
 @dataclass(frozen=True, slots=True)
-class Ratio:
-    """A median ratio of times and its 95 % interval."""
-
-    ratio: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True, slots=True)
 class ServedComparison:
     """A configuration of the recipe beside the same configuration uncompressed.
 
@@ -106,7 +98,7 @@ class ServedComparison:
     variant: Performance
     baseline: Performance
     fair: LatencySummary
-    eager: Ratio | None
+    eager: float | None
 
     def of(self, network: Side) -> Performance:
         return self.variant if network is Side.RECIPE else self.baseline
@@ -118,7 +110,7 @@ def compare_served(point: ServedPoint, stolen_share: float) -> ServedComparison:
     baseline, variant = _intervals(point.baseline), _intervals(point.variant)[0]
     eager = None
     if point.eager:
-        eager = Ratio(*median_ratio(np.log(variant[::EAGER_EVERY] / _intervals(point.eager)).T))
+        eager = math.exp(np.median(np.log(variant[::EAGER_EVERY] / _intervals(point.eager))))
     return ServedComparison(
         point.configuration,
         _performance(point.variant, point.configuration.batch),

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from optimizer import __version__
-from optimizer.analysis.badges import BadgeKind
+from optimizer.analysis.badges import BadgeKind, badges_of
 from optimizer.analysis.labels import engine_label
 from optimizer.analysis.metrics import metric
 from optimizer.analysis.rounds import confidence_of_each, median_interval
@@ -206,20 +206,10 @@ def networks(run: ServingRun) -> tuple[Side, ...]:
 
 def badges(run: ServingRun) -> dict[BadgeKind, str]:
     """How far the figures can be trusted: badges as of a result, and why."""
-    simulated, compared = "; ".join(run.execution.simulated), comparisons(run)
+    compared = comparisons(run)
     noisy = sum(bool(one.fair.noise) for one in compared)
-    found = {
-        BadgeKind.MEASURED: "" if simulated else "The kernels that ran compute in this precision.",
-        BadgeKind.SIMULATED: simulated,
-        BadgeKind.NOISY: f"{noisy} of {len(compared)} configurations: the machine was not quiet enough."
-        if noisy
-        else "",
-        BadgeKind.PRELIMINARY: "The short timing: measure in full for narrower intervals."
-        if run.request.quick
-        else "",
-        BadgeKind.OTHER_MACHINE: "" if run.environment.key == environment().key else run.environment.cpu,
-    }
-    return {kind: words for kind, words in found.items() if words}
+    why = f"{noisy} of {len(compared)} configurations: the machine was not quiet enough" if noisy else ""
+    return badges_of(run.execution.simulated, why, run.request.quick, run.environment)
 
 
 def conclusions(run: ServingRun) -> tuple[str, ...]:
@@ -295,7 +285,7 @@ def _noise(compared: Sequence[ServedComparison]) -> Iterable[str]:
 def _against_eager(compared: Sequence[ServedComparison]) -> Iterable[str]:
     ratios = [one.eager for one in compared if one.eager]
     if ratios:
-        ends = sorted({min(one.ratio for one in ratios), max(one.ratio for one in ratios)})
+        ends = sorted({min(ratios), max(ratios)})
         yield (
             "Against torch eager, which is another engine and no baseline: "
             f"{' to '.join(map(format_ratio, ends))} of its time. "
@@ -325,7 +315,7 @@ def _row(one: ServedComparison, network: Side) -> dict[str, Any]:
         "fair_high": fair and fair.ratio_high,
         "verdict": fair and fair.verdict,
         "rounds": one.fair.rounds,
-        "eager_ratio": eager and eager.ratio,
+        "eager_ratio": eager,
     }
 
 
@@ -342,7 +332,7 @@ def table(run: ServingRun) -> str:
                 MISSING if performance.p95_ns is None else format_ns(performance.p95_ns),
                 f"{performance.throughput:,.0f}",
                 f"{one.fair.ratio_words} {one.fair.verdict.label}",
-                format_ratio(one.eager.ratio) if one.eager else MISSING,
+                format_ratio(one.eager) if one.eager else MISSING,
             )
         )
     return columns(lines)
@@ -374,7 +364,7 @@ def as_json(run: ServingRun) -> dict[str, Any]:
                     Side.RECIPE: one.variant,
                     Side.UNCOMPRESSED: one.baseline,
                     "fair": one.fair.to_dict(),
-                    "eager_ratio": one.eager and one.eager.ratio,
+                    "eager_ratio": one.eager,
                 }
                 for one in comparisons(run)
             ],

@@ -219,7 +219,7 @@ def change_of(ratio: float, low: float, high: float, rounds: int, floor: float) 
 
 def process_ratios(latency: Latency) -> tuple[float, ...]:
     """The ratio to the baseline that each of several processes found; nothing where there was one."""
-    if len(latency.processes) < 2:
+    if len(latency.processes) < MIN_PROCESSES:
         return ()
     before = np.array([build.medians_ns for build in latency.baseline])
     logs = np.log(latency.variant.medians_ns / before).T

@@ -41,14 +41,10 @@ def put(store: Store, result: Result) -> None:
 
 
 def summaries(
-    store: Store,
-    model: str | None = None,
-    data: DataSpec | None = None,
-    engine: str | None = None,
-    limit: int | None = None,
+    store: Store, model: str | None = None, data: DataSpec | None = None, limit: int | None = None
 ) -> list[Summary]:
-    """Those of the results that :meth:`Store.results` gives, newest last."""
-    return _read(store, store.summaries(VERSION, model, data, engine, limit))
+    """Those that :meth:`Store.summaries` is asked for, newest last."""
+    return _read(store, store.summaries(VERSION, model, data, limit))
 
 
 def summaries_of(store: Store, keys: Sequence[str]) -> list[Summary]:

@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import PurePath
 from threading import Lock
 
-from optimizer.analysis.badges import BADGES, MAX_NAMED, Badge, BadgeKind, describe_skipped
+from optimizer.analysis.badges import BADGES, MAX_NAMED, Badge, BadgeKind, describe_skipped, elsewhere
 from optimizer.analysis.measures import (
     Measure,
     accuracy_measures,
@@ -148,12 +148,11 @@ class Summary(_Figures):
         skipped = describe_skipped(self.request.engine, self.skipped, self.skipping, self.layers)
         measured = BadgeKind.SIMULATED if self.simulated else BadgeKind.MEASURED
         values = self.simulated or (BADGES[BadgeKind.MEASURED],)
-        elsewhere = f"{BADGES[BadgeKind.OTHER_MACHINE]} ({self.environment})" if self.other_machine else ""
         reasons: dict[BadgeKind, Sequence[str]] = {
             measured: (*values, skipped, self.scored_elsewhere),
             BadgeKind.NOISY: self.noise,
             BadgeKind.PRELIMINARY: (BADGES[BadgeKind.PRELIMINARY] if self.quick else "", self.of_one_build),
-            BadgeKind.OTHER_MACHINE: (elsewhere,),
+            BadgeKind.OTHER_MACHINE: (elsewhere(self.environment) if self.other_machine else "",),
         }
         return tuple(
             Badge(kind, "; ".join(filter(None, words))) for kind, words in reasons.items() if any(words)

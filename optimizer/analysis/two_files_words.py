@@ -33,7 +33,6 @@ from optimizer.formats import (
     format_ns,
     format_p,
     format_percent,
-    format_points,
     format_ratio,
 )
 
@@ -86,9 +85,9 @@ def _accuracy_words(run: TwoFiles) -> Iterator[str]:
         case AccuracyVerdict.SAME:
             yield "has no measurable difference in accuracy"
         case AccuracyVerdict.WORSE:
-            yield f"loses {format_points(drop.points, drop.low, drop.high)} of accuracy"
+            yield f"loses {drop.words} of accuracy"
         case _:
-            yield f"gains {format_points(-drop.points, -drop.high, -drop.low)} of accuracy"
+            yield f"gains {drop.turned.words} of accuracy"
 
 
 def conclusions(run: TwoFiles) -> tuple[str, ...]:
@@ -142,7 +141,7 @@ def _alone(run: TwoFiles) -> Iterator[str]:
 
 def images_words(run: TwoFiles) -> str:
     if run.made_up:
-        return f"{run.total:,} made-up images (noise, and smooth shapes)"
+        return f"{count(run.total, 'made-up image')} (noise, and smooth shapes)"
     return describe_images(run.request.data, run.total)
 
 
@@ -168,8 +167,7 @@ def figures(run: TwoFiles) -> list[dict[str, str]]:
     ]
     if both and drop:
         first, second = (format_percent(one.value, one.low, one.high) for one in both)
-        lost = format_points(drop.points, drop.low, drop.high)
-        found.insert(0, ("accuracy", first, second, f"{lost} lost, {drop.verdict.label}"))
+        found.insert(0, ("accuracy", first, second, f"{drop.words} lost, {drop.verdict.label}"))
     if alike:
         found.insert(0, ("same top-1 class", "", "", format_percent(alike.value, alike.low, alike.high)))
     return [dict(zip(("", *names(run), "B against A"), row, strict=True)) for row in found]

@@ -7,6 +7,7 @@ from optimizer.analysis.measures import sqnr
 from optimizer.analysis.two_files import SAME_DB, TwoFiles, db_of, parting
 from optimizer.charts.axes import padded, rows_axis
 from optimizer.charts.spec import Axis, Limit, Lines, Point, Series
+from optimizer.formats import count
 
 MARKED = "where the two part first"
 
@@ -38,6 +39,6 @@ def parting_info(run: TwoFiles) -> Lines:
             Series(MARKED, "accent", marked, line="none"),
         ),
         limit=Limit("float32's rounding", SAME_DB),
-        note=f"on {run.layer_images} images",
+        note=f"on {count(run.layer_images, 'image')}",
         empty="No layer was found in both.",
     )

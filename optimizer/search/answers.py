@@ -25,7 +25,7 @@ from optimizer.analysis.view import Failed, Results, ResultView
 from optimizer.errors import InputError
 from optimizer.formats import capital, count, format_share
 from optimizer.records import Result
-from optimizer.search.confirming import loses, loses_elsewhere, points_words
+from optimizer.search.confirming import loses, loses_elsewhere, lost_words
 from optimizer.search.questions import Answered, answer_of, question_of, so_far
 from optimizer.search.records import Confirmed, Outcome, Question
 from optimizer.search.space import Space
@@ -214,12 +214,7 @@ def confirmed_words(found: Answered, one: Confirmed) -> str:
     times = f"{chosen_at}, {f'timed afresh {at_last}' if is_afresh else 'not taken again'}{noisy}"
     if before.fidelity:
         return f"SQNR {before.text('sqnr')} on {before.images}. Time when it was chosen {times}."
-    chosen, rest = halves(result, MIN_CONFIRMING)
-    others = "too few to confirm it on others"
-    if rest:
-        others = f"{points_words(rest)} on {rest.total:,} others"
-    loss = f"{points_words(chosen)} on the {chosen.total:,} images that chose it, {others}"
-    return f"Lost {loss}. Time when it was chosen {times}."
+    return f"Lost {lost_words(*halves(result, MIN_CONFIRMING))}. Time when it was chosen {times}."
 
 
 def times_of(question: Question) -> list[str]:

@@ -5,9 +5,9 @@ from collections.abc import Callable, Sequence
 
 from optimizer.analysis.gate import Outcome, drop_check
 from optimizer.analysis.limits import MIN_CONFIRMING, TIMES, halves, in_order, keeping
-from optimizer.analysis.metrics import metric
 from optimizer.analysis.outcomes import PairedDrop
 from optimizer.analysis.summary import summarise
+from optimizer.formats import count
 from optimizer.progress import Report
 from optimizer.records import Latency, Result
 from optimizer.search.records import Confirmed, Question
@@ -73,9 +73,12 @@ def confirmed(
     return None, tuple(refused)
 
 
-def points_words(drop: PairedDrop) -> str:
-    """The points that are lost, with their interval."""
-    return metric("drop").format(drop.points, drop.low, drop.high)
+def lost_words(chosen: PairedDrop, others: PairedDrop | None, joint: str = "") -> str:
+    """What is lost on the images that chose it, and on others where there are enough."""
+    rest = "too few to confirm it on others"
+    if others:
+        rest = f"{joint}{others.words} on {others.total:,} others"
+    return f"{chosen.words} on the {count(chosen.total, 'image')} that chose it, {rest}"
 
 
 def loses(result: Result, question: Question) -> bool:

@@ -142,9 +142,7 @@ def screening_key(item: Item) -> str:
     return f"{item.key} for {item.sweep}"
 
 
-def by_pool(
-    pool: Pool, lane: str, priority: float, screens: Callable[[Item], bool] = lambda item: False
-) -> Work:
+def by_pool(pool: Pool, priority: float, screens: Callable[[Item], bool] = lambda item: False) -> Work:
     """Done by a pool's worker, when it is the turn of its ``priority``; where it ``screens``, under a key of
     its own, since who else waits for that result wants it whole (unless somebody does by now). A search under
     which workers die goes on: it gives up the position that ends them."""
@@ -155,7 +153,7 @@ def by_pool(
             pool.forget(key)
         while True:
             try:
-                job = pool.submit(lane, task, asked, key, priority)
+                job = pool.submit("measure", task, asked, key, priority)
                 break
             except UnavailableError:  # too many jobs wait already
                 time.sleep(ASK_SECONDS)

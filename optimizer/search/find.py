@@ -18,7 +18,6 @@ from dataclasses import replace
 from functools import partial
 from itertools import product
 
-from optimizer.analysis.fidelity import sqnrs
 from optimizer.analysis.gate import Outcome as Verdict
 from optimizer.analysis.gate import sqnr_check
 from optimizer.analysis.labels import engine_label
@@ -344,7 +343,7 @@ class _Search:
         if scores and scores.drop.low > limits.get("drop", math.inf):
             return Outcome.LOSES if self._measured_within("drop", scores.drop.low) else None
         if known.accuracy and scores and not scores.partial and "sqnr" in limits:
-            check = sqnr_check(sqnrs(known.accuracy), self.limits.given["sqnr"])
+            check = sqnr_check(known.accuracy, self.limits.given["sqnr"])
             if check.outcome is Verdict.FAIL and self._measured_within("sqnr", loss_of("sqnr", check.high)):
                 return Outcome.LOSES
         return None

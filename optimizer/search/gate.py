@@ -1,11 +1,10 @@
 """A gate: measure until it can be told whether limits are kept, or the time for it is spent."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 
-from optimizer.analysis.fidelity import sqnrs
 from optimizer.analysis.gate import (
     Check,
     GateLimits,
@@ -21,10 +20,11 @@ from optimizer.analysis.gate import (
     slowdown_check,
     sqnr_check,
 )
+from optimizer.analysis.outcomes import PairedDrop
 from optimizer.analysis.rounds import confidence_of_each
 from optimizer.analysis.two_files import TwoFiles
 from optimizer.progress import Report, quiet
-from optimizer.records import Latency, Request, Result
+from optimizer.records import Accuracy, Latency, OutputFidelity, Request, Result
 
 MAX_LOOKS = 6
 """Series of one gate. The first that decides ends it, so each has the confidence for all to hold at once."""
@@ -63,18 +63,13 @@ def judge(
     begun = clock()
     report(None, "measuring")
     result = measure(request)
-    others = []
-    if limits.drop_points is not None:
-        others.append(drop_check(drop_of(result, against), limits.drop_points))
-    if limits.sqnr_db is not None:
-        others.append(sqnr_check(sqnrs(result.accuracy), limits.sqnr_db))
-    if limits.size_mb is not None:
-        others.append(size_check(result.inspection.size.file_bytes, limits.size_mb))
+    size_bytes = result.inspection.size.file_bytes
+    others = _checks(limits, lambda: drop_of(result, against), result.accuracy, size_bytes)
     if against is not None and {limits.slowdown_percent, limits.instructions_percent} != {None}:
         check_comparable(result, against)
         if limits.slowdown_percent is not None:
             check_same_network(result, against)
-    verdict = Verdict(result, tuple(others), 0, clock() - begun)
+    verdict = Verdict(result, others, 0, clock() - begun)
     return _timed(
         verdict, limits, lambda: time_again(request), budget_seconds, against, report, lambda: clock() - begun
     )
@@ -91,15 +86,26 @@ def judge_files(
     begun = time.monotonic()
     report(None, "comparing")
     run, time_again = compare()
-    others = []
-    if limits.drop_points is not None:
-        others.append(drop_check(drop_of_files(run), limits.drop_points))
-    if limits.sqnr_db is not None:
-        others.append(sqnr_check(sqnrs(run.outputs), limits.sqnr_db))
-    if limits.size_mb is not None:
-        others.append(size_check(run.b.size_bytes, limits.size_mb))
-    verdict = Verdict(run, tuple(others), 0, time.monotonic() - begun)
+    others = _checks(limits, lambda: drop_of_files(run), run.outputs, run.b.size_bytes)
+    verdict = Verdict(run, others, 0, time.monotonic() - begun)
     return _timed(verdict, limits, time_again, budget_seconds, None, report, lambda: time.monotonic() - begun)
+
+
+def _checks(
+    limits: GateLimits,
+    drop: Callable[[], PairedDrop],
+    outputs: Accuracy | Sequence[OutputFidelity],
+    size_bytes: int,
+) -> tuple[Check, ...]:
+    """Of all that has a limit but time."""
+    found = list[Check]()
+    if limits.drop_points is not None:
+        found.append(drop_check(drop(), limits.drop_points))
+    if limits.sqnr_db is not None:
+        found.append(sqnr_check(outputs, limits.sqnr_db))
+    if limits.size_mb is not None:
+        found.append(size_check(size_bytes, limits.size_mb))
+    return tuple(found)
 
 
 def _timed(

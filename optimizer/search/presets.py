@@ -11,17 +11,17 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from optimizer.analysis.fidelity import sqnrs
 from optimizer.analysis.gate import Outcome, sqnr_check
 from optimizer.analysis.limits import MIN_CONFIRMING, halves, noise
 from optimizer.analysis.metrics import metric
-from optimizer.analysis.outcomes import PairedDrop, images_needed
+from optimizer.analysis.outcomes import images_needed
 from optimizer.analysis.rounds import confidence_of_each
 from optimizer.analysis.summary import summarise
+from optimizer.formats import count
 from optimizer.progress import Report, quiet
 from optimizer.recipe import Preset
 from optimizer.records import Latency, Request, Result
-from optimizer.search.confirming import points_words
+from optimizer.search.confirming import lost_words
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +80,11 @@ class _Judged:
 
 
 def _by_sqnr(preset: Preset, result: Result, confidence: float) -> _Judged:
-    kept = sqnr_check(sqnrs(result.accuracy, confidence), preset.sqnr_db).outcome is Outcome.PASS
-    shown = sqnr_check(sqnrs(result.accuracy), preset.sqnr_db)
+    kept = sqnr_check(result.accuracy, preset.sqnr_db, confidence).outcome is Outcome.PASS
+    shown = sqnr_check(result.accuracy, preset.sqnr_db)
     sqnr = metric("sqnr").format(shown.value, shown.low, shown.high)
     kept_words = "leaves the outputs equal" if shown.value == math.inf else f"keeps an SQNR of {sqnr}"
-    words = f"{kept_words} on {result.accuracy.total:,} images"
+    words = f"{kept_words} on {count(result.accuracy.total, 'image')}"
     return _Judged(result, kept, noise(result.accuracy), words)
 
 
@@ -93,20 +93,13 @@ def _by_accuracy(preset: Preset, result: Result, confidence: float) -> _Judged:
     chosen, confirmed = halves(result, max(needed, MIN_CONFIRMING))
     kept = chosen.high_at(confidence) <= preset.points
     kept = kept and (confirmed is None or confirmed.points <= preset.points)
-    words = f"loses {_loss(chosen, confirmed)}"
+    words = f"loses {lost_words(chosen, confirmed, 'and ')}"
     if chosen.total < needed:
         words += (
             f". With so few images nothing can be shown to lose at most {preset.points:g} points: "
             f"that takes {needed:,}, even where no answer changes"
         )
     return _Judged(result, kept, chosen.high, words)
-
-
-def _loss(chosen: PairedDrop, confirmed: PairedDrop | None) -> str:
-    others = "too few to confirm it on others"
-    if confirmed is not None:
-        others = f"and {points_words(confirmed)} on {confirmed.total:,} others"
-    return f"{points_words(chosen)} on the {chosen.total:,} images that chose it, {others}"
 
 
 def _times(result: Result, afresh: Latency) -> str:

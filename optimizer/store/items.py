@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args
 from sqlalchemy import ColumnElement, Connection, Select, func, select, update
 
 from optimizer.errors import InputError
+from optimizer.formats import count
 from optimizer.records import MAX_INTEGER, SCHEMA, DataSpec, Request, decode
 from optimizer.store.results import ANSWER
 from optimizer.store.rows import NOT_A_RECORD
@@ -54,7 +55,7 @@ class Sweep:
     def described(self) -> str:
         """How many are in which state, in words."""
         states = [f"{self.counts[state]:,} {state}" for state in get_args(State) if self.counts.get(state)]
-        return f"{self.total:,} configurations, {', '.join(states)}"
+        return f"{count(self.total, 'configuration')}, {', '.join(states)}"
 
     @property
     def state(self) -> State:

@@ -173,29 +173,17 @@ class Store:
                 return found
         return None
 
-    def results(
-        self,
-        model: str | None = None,
-        data: DataSpec | None = None,
-        engine: str | None = None,
-        limit: int | None = None,
-    ) -> list[Result]:
-        """Results, newest last; None matches all. ``limit`` keeps the newest."""
-        rows = self._asked(results.c.json, results, model, data, engine, limit)
+    def results(self, model: str | None = None, engine: str | None = None) -> list[Result]:
+        """Results, newest last; None matches all."""
+        rows = self._asked(results.c.json, results, None, model=model, engine=engine)
         return [*readable((json for _, json in rows), Result)]
 
     def _asked(
-        self,
-        column: ColumnElement[Any],
-        tables: FromClause,
-        model: str | None,
-        data: DataSpec | None,
-        engine: str | None,
-        limit: int | None,
+        self, column: ColumnElement[Any], tables: FromClause, limit: int | None, **asked: str | None
     ) -> list[tuple[str, Any]]:
         """The key and a column of the results that are asked for, newest last."""
-        asked = {"schema": SCHEMA, "model": model, "data": data and digest(data), "engine": engine}
-        given = [results.c[name] == value for name, value in asked.items() if value is not None]
+        given = [results.c.schema == SCHEMA]
+        given += [results.c[name] == value for name, value in asked.items() if value is not None]
         newest = (results.c.created.desc(), results.c.rowid.desc())
         rows = self.read(
             select(results.c.key, column).select_from(tables).where(*given).order_by(*newest).limit(limit)
@@ -207,11 +195,12 @@ class Store:
         version: int,
         model: str | None = None,
         data: DataSpec | None = None,
-        engine: str | None = None,
         limit: int | None = None,
     ) -> list[tuple[str, bytes | None]]:
-        """The results that :meth:`results` gives: the key, and the summary of that version, None without."""
-        return self._asked(summaries.c.packed, _beside(version), model, data, engine, limit)
+        """Of results, newest last, the key and the summary of that version, None without; of every model and
+        data where these are None. ``limit`` keeps the newest."""
+        images = digest(data) if data else None
+        return self._asked(summaries.c.packed, _beside(version), limit, model=model, data=images)
 
     def summaries_of(self, version: int, keys: Sequence[str]) -> list[tuple[str, bytes | None]]:
         """The same of those of the keys that have a result, in their order."""

@@ -79,6 +79,12 @@ def test_every_layer_on_int8_kernels() -> None:
     assert "int8 was asked for" not in said(run)
 
 
+def test_a_layer_whose_median_is_no_time_is_counted_all_the_same() -> None:
+    """Below a microsecond OpenVINO tells none: of such a layer some of the samples are left, if any."""
+    run = profile(replace(layer("first", 0), times_ns=(0, 0, 900)))
+    assert "1 of 1 layers ran float32 kernels (0.0 % of the time)." in said(run)
+
+
 def test_layers_that_did_not_use_int8_are_named_with_their_time_and_why() -> None:
     reason = (
         "8-bit activations: rounded between float32 kernels, since asymmetric 8-bit weights do not fit int8"

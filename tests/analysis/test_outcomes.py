@@ -59,12 +59,6 @@ def test_what_is_no_proportion_is_refused(successes: int, total: int) -> None:
         wilson(successes, total)
 
 
-@pytest.mark.parametrize("confidence", [0, 1, 95, float("nan")])
-def test_what_is_no_confidence_is_refused(confidence: float) -> None:
-    with pytest.raises(InputError, match="between 0 and 1"):
-        wilson(1, 2, confidence)
-
-
 # Paired outcomes
 
 

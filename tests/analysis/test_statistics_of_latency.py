@@ -29,8 +29,6 @@ from optimizer.analysis.statistics import (
 from optimizer.errors import InputError
 
 SIMULATIONS = 150
-# Three standard errors of a coverage of 95 % that is known from so many simulations: 5.3 points.
-TOLERANCE = 3 * (0.95 * 0.05 / SIMULATIONS) ** 0.5
 
 law = settings(max_examples=25, deadline=None)
 
@@ -71,18 +69,6 @@ def identical(noise: Noise, rounds: int) -> list[LatencySummary]:
     """Comparisons of a model with itself."""
     random = np.random.default_rng(rounds)
     return [compare(noise(random, rounds)) for _ in range(SIMULATIONS)]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("rounds", [20, 40])
-@pytest.mark.parametrize("noise", [iid, skewed, drifting])
-def test_the_ratio_intervals_cover(noise: Noise, rounds: int) -> None:
-    # At least: the expansion for few blocks errs on the wide side, up to 98 %.
-    summaries = identical(noise, rounds)
-    coverage = np.mean([s.ratio_low <= 1 <= s.ratio_high for s in summaries])
-    aa_coverage = np.mean([s.aa_low <= 1 <= s.aa_high for s in summaries])
-    assert coverage >= 0.95 - TOLERANCE
-    assert aa_coverage >= 0.95 - TOLERANCE
 
 
 @pytest.mark.parametrize("rounds", [20, pytest.param(40, marks=pytest.mark.slow), 130])
@@ -329,7 +315,7 @@ def test_the_ratio_s_interval_covers_95_percent(noise: Noise) -> None:
 def test_of_few_rounds_the_ratio_s_interval_errs_on_the_wide_side(rounds: int) -> None:
     """With so few blocks it has to be wide, lest rounds that depend on each other make it too narrow."""
     random = np.random.default_rng(23)
-    for noise, least, most in ((iid, 0.95, 0.99), (correlated, 0.90, 0.97)):
+    for noise, least, most in ((iid, 0.95, 0.99), (skewed, 0.95, 0.99), (correlated, 0.90, 0.97)):
         found = [
             median_ratio(np.log(one[2] / one[:2]).T) for one in (noise(random, rounds) for _ in range(800))
         ]

@@ -31,10 +31,6 @@ def test_the_raw_times_of_a_configuration(visit: Visit, dashboard: Dashboard) ->
     assert f"times={other.key}" in page.url
     assert "view=distribution" in page.url
 
-    again = visit(page.url.removeprefix(dashboard.url))
-    expect(again.get_by_role("combobox", name="Raw times of")).to_have_value(re.compile("50 %"))
-    expect(again.get_by_role("figure", name="All calls by time")).to_be_visible()
-
 
 @pytest.mark.slow
 def test_pins_survive_a_reload_on_any_page_and_a_link_says_which_are_none(

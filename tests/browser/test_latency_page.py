@@ -46,6 +46,7 @@ def test_kernels_are_profiled_and_served_configurations_compared(visit: Visit) -
     )
     expect(chart).to_contain_text("limit 60.0 s")
     expect(chart).to_contain_text("best under the limit")
+    assert "Timed afresh: " in said(page)
     assert "limit_ms=60000" in page.url
     under("0.001")
     assert "Nothing here is shown to answer within 1.00 µs. The quickest is" in said(page)

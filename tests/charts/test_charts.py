@@ -44,6 +44,11 @@ def key_of(results: list[Result], sparsity: float, bits: int, activation_bits: i
     return next(result.key for result in results if result.request.recipe == wanted)
 
 
+def span(axis: Axis) -> tuple[float, float]:
+    assert axis.span is not None
+    return axis.span
+
+
 def series(info: Lines, name: str) -> Series:
     return next(line for line in info.series if line.name == name)
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 from factories import make_result, recipe
-from test_charts import SWEEP, key_of, series
+from test_charts import SWEEP, key_of, series, span
 
 from optimizer.analysis.summary import summarise
 from optimizer.charts import accuracy_info, size_info
@@ -69,15 +69,12 @@ def test_collapsed_recipes_that_recede_do_not_squeeze_the_lines_and_are_counted(
     lines = [one for one in SWEEP if one.request.recipe.prune.sparsity in (None, 0.3, 0.5)]
     info, alone = accuracy_info([*lines, near, collapsed]), accuracy_info(lines)
     assert len(series(info, "other recipes").points) == 2
-    assert info.y.span is not None
-    assert alone.y.span is not None
-    assert info.y.span[0] > 80
-    assert info.y.span[1] - info.y.span[0] <= 2.2 * (alone.y.span[1] - alone.y.span[0])
+    assert span(info.y)[0] > 80
+    assert span(info.y)[1] - span(info.y)[0] <= 2.2 * (span(alone.y)[1] - span(alone.y)[0])
     assert "1 point below the axis" in info.note
     assert "below" not in alone.note
     chosen = accuracy_info([*lines, near, collapsed], collapsed.key)
-    assert chosen.y.span is not None
-    assert chosen.y.span[0] < 29
+    assert span(chosen.y)[0] < 29
     assert "below" not in chosen.note
 
 

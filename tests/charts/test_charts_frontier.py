@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 from factories import make_latency, make_result, make_sweep, recipe, remade
-from test_charts import SWEEP, key_of, series
+from test_charts import SWEEP, key_of, series, span
 
 from optimizer.analysis.summary import summarise
 from optimizer.charts import figure, frontier_info
@@ -38,13 +38,11 @@ def test_collapsed_models_do_not_squeeze_the_frontier_and_are_counted() -> None:
     far = sum(summarise(result).drop.points > 15 for result in SWEEP)
     assert far > 0
     assert info.note.endswith(f"{far} lost more than 15 points")
-    assert info.y.span is not None
-    assert info.y.span[1] < 25
+    assert span(info.y)[1] < 25
     collapsed = key_of(SWEEP, 0.9, 3)
     shown = frontier_info(SWEEP, collapsed)
     assert shown.selected is not None
-    assert shown.y.span is not None
-    assert shown.y.span[0] <= shown.selected.y <= shown.y.span[1]
+    assert span(shown.y)[0] <= shown.selected.y <= span(shown.y)[1]
 
 
 def test_engines_share_a_frontier_where_their_figures_can_be_ranked_and_have_their_own_where_not() -> None:
@@ -102,8 +100,7 @@ def test_the_name_of_the_baseline_lies_on_no_point() -> None:
 def test_a_cost_may_be_0_everywhere(cost: str) -> None:
     info = frontier_info([make_result(recipe(0, 32))], cost=cost)
     assert [point.x for line in info.series for point in line.points if line.markers] == [0]
-    assert info.x.span is not None
-    assert info.x.span[1] > 0
+    assert span(info.x)[1] > 0
     assert figure(info).layout.xaxis.range
 
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 from factories import OTHER_MACHINE, make_latency, make_result, recipe, remade, visits
-from test_charts import SWEEP, series
+from test_charts import SWEEP, series, span
 
 from optimizer.analysis.summary import summarise
 from optimizer.charts import frontier_info, latency_info
@@ -20,8 +20,7 @@ def test_latency_has_one_line_a_realisation_with_its_own_marker() -> None:
         ("dense fp32", "circle"),
         ("int8 kernels", "square"),
     ]
-    assert info.y.span is not None
-    assert info.y.span[0] == 0
+    assert span(info.y)[0] == 0
     assert "from 0" in info.y.title
     assert info.reference is not None
     assert info.reference.y == 1.0
@@ -125,8 +124,7 @@ def test_a_disturbed_interval_does_not_squeeze_the_others() -> None:
     times = [*noisy.latency.variant.medians_ns[:100], *[10**8] * 100]
     wild = remade(noisy, latency=replace(noisy.latency, variant=visits(times)))
     info = latency_info([*SWEEP, wild])
-    assert info.y.span is not None
-    assert info.y.span[1] < 100
+    assert span(info.y)[1] < 100
 
 
 def disturbed(ratio: float, sparsity: float = 0.6) -> Result:
@@ -143,24 +141,21 @@ def test_the_axis_follows_the_calm_points_and_says_what_lies_above() -> None:
     assert info.note == "hollow: simulated · 1 noisy point above the axis"
     assert wild.key in {point.key for point in series(info, "dense fp32").points}
     both = latency_info([*SWEEP, wild, near])
-    assert both.y.span is not None
-    assert 1.3 < both.y.span[1] < 2
+    assert 1.3 < span(both.y)[1] < 2
     assert both.note == "hollow: simulated · 1 noisy point above the axis"
 
 
 def test_the_selected_point_is_on_the_axis_however_disturbed() -> None:
     wild = disturbed(9.0)
     info = latency_info([*SWEEP, wild], wild.key)
-    assert info.y.span is not None
-    assert info.y.span[1] > 9
+    assert span(info.y)[1] > 9
     assert "above" not in info.note
 
 
 def test_where_all_are_noisy_the_axis_follows_the_usual_ones() -> None:
     wild = disturbed(9.0, 0.9)
     info = latency_info([*(disturbed(1.0, share) for share in (0.3, 0.5, 0.7)), wild])
-    assert info.y.span is not None
-    assert info.y.span[1] < 2
+    assert span(info.y)[1] < 2
     assert info.note == "1 noisy point above the axis"
 
 
@@ -171,16 +166,14 @@ def test_a_noisy_interval_is_whole_where_there_is_room() -> None:
     swinging = visits([*(1.25 * medians[:100]), *(0.8 * medians[100:])])
     info = latency_info([remade(noisy, latency=replace(noisy.latency, variant=swinging))])
     ((point,),) = (line.points for line in info.series)
-    assert info.y.span is not None
     assert point.high is not None
-    assert point.y * 1.08 < point.high < info.y.span[1]
+    assert point.y * 1.08 < point.high < span(info.y)[1]
 
 
 def test_a_calm_slow_point_is_never_left_out() -> None:
     slow = make_result(recipe(0.6), ratio=6.0)
     info = latency_info([*SWEEP, slow])
-    assert info.y.span is not None
-    assert info.y.span[1] > 6
+    assert span(info.y)[1] > 6
     assert "above" not in info.note
 
 

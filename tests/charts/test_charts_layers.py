@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from test_charts import series
+from test_charts import series, span
 
 from optimizer.charts import figure, histogram_info, sensitivity_info
 from optimizer.records import Anatomy, Sensitivity
@@ -29,16 +29,14 @@ def test_a_histogram_shows_threshold_and_grid_inside_its_axes() -> None:
     assert [line.legend for line in lines] == [False, True]
     grid = series(info, "grid of the widest channel")
     assert [point.x for point in grid.points] == [-0.2, 0.0, 0.2]
-    assert info.y.span is not None
-    assert all(info.y.span[0] < point.y < 0 for point in grid.points)
+    assert all(span(info.y)[0] < point.y < 0 for point in grid.points)
     assert len(figure(info).data) == 5
 
 
 def test_a_histogram_of_a_layer_left_alone_has_one_line_from_zero() -> None:
     info = histogram_info(replace(ANATOMY, after=ANATOMY.before, zeros=0, threshold=-1.0, levels=()))
     assert [line.name for line in info.series] == ["before"]
-    assert info.y.span is not None
-    assert info.y.span[0] == 0
+    assert span(info.y)[0] == 0
 
 
 def test_sensitivities_are_one_row_a_layer_and_leave_out_zeros() -> None:

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from factories import make_result, recipe, remade, visits
+from test_charts import span
 
 from optimizer.charts import samples_info
 from optimizer.records import Visits
@@ -15,8 +16,7 @@ def test_rounds_show_every_visit_or_say_how_many_are_left_out() -> None:
     info = samples_info(result)
     assert sum(len(line.points) for line in info.series) == 3 * 200
     builds = (*result.latency.baseline, result.latency.variant)
-    assert info.y.span is not None
-    beyond = sum(time > info.y.span[1] for build in builds for time in build.medians_ns)
+    beyond = sum(time > span(info.y)[1] for build in builds for time in build.medians_ns)
     assert info.note == f"faster · {beyond} visit{'' if beyond == 1 else 's'} took longer"
 
 

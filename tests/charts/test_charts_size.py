@@ -1,7 +1,7 @@
 """What the chart of size against bits says."""
 
 from factories import make_result, make_sweep
-from test_charts import SWEEP, key_of, series
+from test_charts import SWEEP, key_of, series, span
 
 from optimizer.charts import size_info
 from optimizer.recipe import WEIGHT_BITS, Override, PruneSpec, Recipe
@@ -25,8 +25,7 @@ def test_size_is_drawn_at_the_selected_pruning() -> None:
     assert at == [3, 4, 8, 32]
     assert all(point.simulated for point in series(info, "packed (counted)").points)
     assert not any(point.simulated for point in series(info, "file as served").points)
-    assert info.y.span is not None
-    assert info.y.span[0] == 0
+    assert span(info.y)[0] == 0
     assert size_info(SWEEP).title == "Size against bits, nothing pruned"
 
 

@@ -26,6 +26,8 @@ from optimizer.records import (
     Size,
     Visits,
 )
+from optimizer.store import ledger
+from optimizer.store.items import Item
 from optimizer.store.keys import request_key
 from optimizer.store.results import Store
 from optimizer.system.paths import home
@@ -52,6 +54,13 @@ def make_result(key: str, **changes: Any) -> Result:
         notes=("a note",),
     )
     return replace(whole, **changes)
+
+
+def claimed(store: Store, owner: str = "me", sweep: int | None = None) -> Item:
+    """The next item, which there is."""
+    item = ledger.claim(store, owner, sweep)
+    assert item is not None
+    return item
 
 
 def fill(request: tuple[str, str, str, int], report: Report) -> None:

@@ -55,7 +55,7 @@ from optimizer.store.results import Store
 from optimizer.system.process_pool import Pool
 drain.BEAT_SECONDS = 0.2  # what is made up takes no longer
 pool = Pool("tasks:run")
-work = Background(Store(), by_pool(pool, "measure", 10))
+work = Background(Store(), by_pool(pool, 10))
 print("begun", flush=True)
 time.sleep(600)
 """

@@ -39,19 +39,18 @@ def page(stored: AppTest, monkeypatch: pytest.MonkeyPatch) -> AppTest:
     return stored.switch_page("pages/models_and_data.py").run()
 
 
-def give(page: AppTest, name: str, content: bytes) -> AppTest:
-    return page.file_uploader[0].set_value((name, content, "application/octet-stream")).run()
+def give(page: AppTest, started: Started, name: str, content: bytes) -> None:
+    """A file that a worker has then looked into."""
+    page.file_uploader[0].set_value((name, content, "application/octet-stream")).run()
+    started.do("examine")
+    assert not page.run().exception
 
 
 @pytest.mark.slow
 def test_a_checkpoint_is_looked_into_added_chosen_and_removed(
     page: AppTest, started: Started, content: bytes
 ) -> None:
-    give(page, NAME, content)
-    assert "examine" in started.tasks()
-    started.do("examine")
-    page.run()
-    assert not page.exception
+    give(page, started, NAME, content)
     facts = page.dataframe[0].value.set_index("field")["value"]
     assert facts["fits"] == "cifar-resnet20"
     assert facts["classes"] == "3"
@@ -75,9 +74,7 @@ def test_a_checkpoint_is_looked_into_added_chosen_and_removed(
 @pytest.mark.slow
 def test_what_was_removed_is_looked_into_again(page: AppTest, started: Started, content: bytes) -> None:
     """A repository of the hub has one name, and its job one key; its file is gone with the model."""
-    give(page, NAME, content)
-    started.do("examine")
-    page.run()
+    give(page, started, NAME, content)
     (examined,) = (job for job in started.jobs() if job.task == "examine")
     assert isinstance(examined.result, Examined)
     cards.content_path(examined.result.file).unlink()
@@ -94,13 +91,23 @@ def listed() -> object:
     return work.run("catalogue", None, quiet)
 
 
-def test_what_is_refused_is_said_and_not_tried_again(page: AppTest, started: Started) -> None:
-    give(page, "notes.pt", b"no weights")
-    started.do("examine")
-    page.run()
-    assert not page.exception
+def test_what_is_refused_is_said_below_and_not_tried_again(page: AppTest, started: Started) -> None:
+    give(page, started, "notes.pt", b"no weights")
     assert "it is no checkpoint as torch.save writes them: save the weights alone" in page.error[0].value
     assert not any(button.label == "Try again" for button in page.button)
+    kinds = [(one.type, getattr(one, "label", "")) for one in drawn(page.main)]
+    hub = next(index for index, (_, label) in enumerate(kinds) if "hub" in label)
+    error = next(index for index, (kind, _) in enumerate(kinds) if kind == "error")
+    assert error < hub
+
+
+def drawn(block: Any) -> Iterator[Any]:
+    """Every element, in the order in which they are drawn."""
+    for child in block.children.values():
+        if hasattr(child, "children"):
+            yield from drawn(child)
+        else:
+            yield child
 
 
 @pytest.mark.parametrize("may", [True, False])
@@ -113,10 +120,7 @@ def test_what_can_be_no_classifier_is_not_offered_as_one(
 
     monkeypatch.setattr(files, "read_limited", read)
     monkeypatch.setattr(onnx_file, "PACKAGES", ())
-    give(page, "net.onnx", b"a network")
-    started.do("examine")
-    page.run()
-    assert not page.exception
+    give(page, started, "net.onnx", b"a network")
     (box,) = (one for one in page.checkbox if one.label == "It is a classifier")
     assert (box.value, box.disabled) == (may, not may)
 
@@ -125,10 +129,7 @@ def test_where_this_machine_lacks_something_a_file_can_be_tried_again(
     page: AppTest, started: Started, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(onnx_file, "PACKAGES", ("nosuchpackage",))
-    give(page, "net.onnx", b"a network")
-    started.do("examine")
-    page.run()
-    assert not page.exception
+    give(page, started, "net.onnx", b"a network")
     assert "nosuchpackage" in page.error[0].value
     assert any(button.label == "Try again" for button in page.button)
 
@@ -151,29 +152,8 @@ def test_an_id_that_can_be_none_of_the_hub_is_refused_at_once(page: AppTest, sta
     assert "queued behind" in words(page)
 
 
-def test_what_becomes_of_an_upload_is_drawn_below_the_uploader(page: AppTest, started: Started) -> None:
-    give(page, "notes.pt", b"no weights")
-    started.do("examine")
-    page.run()
-    kinds = [(one.type, getattr(one, "label", "")) for one in drawn(page.main)]
-    hub = next(index for index, (_, label) in enumerate(kinds) if "hub" in label)
-    error = next(index for index, (kind, _) in enumerate(kinds) if kind == "error")
-    assert error < hub
-
-
-def drawn(block: Any) -> Iterator[Any]:
-    """Every element, in the order in which they are drawn."""
-    for child in block.children.values():
-        if hasattr(child, "children"):
-            yield from drawn(child)
-        else:
-            yield child
-
-
 def test_a_preset_changes_what_the_network_will_see(page: AppTest, started: Started, content: bytes) -> None:
-    give(page, NAME, content)
-    started.do("examine")
-    page.run()
+    give(page, started, NAME, content)
     preset = next(box for box in page.selectbox if box.label == "Preprocessing")
     preset.set_value("0 to 255, BGR").run()
     assert "BGR, values from 0 to 255" in words(page)
@@ -187,9 +167,7 @@ def test_a_preset_changes_what_the_network_will_see(page: AppTest, started: Star
 def test_a_size_that_is_given_is_cropped_to_in_proportion(
     page: AppTest, started: Started, content: bytes
 ) -> None:
-    give(page, NAME, content)
-    started.do("examine")
-    page.run()
+    give(page, started, NAME, content)
     next(box for box in page.selectbox if box.label == "Preprocessing").set_value("ImageNet").run()
     assert "the shorter side to 37, the middle 32 x 32" in words(page)
     for label in ("Height", "Width"):

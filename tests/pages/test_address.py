@@ -71,6 +71,7 @@ def test_what_a_control_can_not_be_set_to_is_said_with_what_it_shows_instead(sta
         "Settings of this link are left out: model=my_resnet (fashion-resnet is shown), "
         "engine=TensorRT (OpenVINO is shown), sparsity=abc (0 is shown), bits=99 (32 is shown)."
     )
+    assert page.query_params.keys() & link.keys() == {"activations"}
     assert not page.run().toast
 
 

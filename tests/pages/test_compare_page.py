@@ -2,29 +2,14 @@
 
 import pytest
 from factories import make_result
-from page_runs import HALF, press, results, words
+from page_runs import HALF, results, words
+from started import go_to
 from streamlit.testing.v1 import AppTest
 
 from optimizer.analysis.comparison import compare
 from optimizer.analysis.summary import summarise
 from optimizer.recipe import PruneSpec, Recipe
 from optimizer.store.results import Store
-
-
-def test_compare_shows_pinned_configurations(stored: AppTest) -> None:
-    stored.query_params["pins"] = ".".join([results()[recipe].key for recipe in (Recipe(), HALF.recipe)])
-    page = stored.switch_page("pages/compare.py").run()
-    assert not page.exception
-    assert len(page.dataframe[0].value) == 2
-
-
-@pytest.mark.slow
-def test_what_is_pinned_is_compared(stored: AppTest) -> None:
-    page = stored.run()
-    press(page, "Pin for Compare")
-    page.switch_page("pages/compare.py").run()
-    assert page.multiselect(key="configurations").value == [results()[Recipe()].key]
-    assert page.query_params["pins"] == results()[Recipe()].key
 
 
 def test_compare_tells_configurations_of_one_recipe_apart(stored: AppTest) -> None:
@@ -40,8 +25,7 @@ def test_compare_tells_configurations_of_one_recipe_apart(stored: AppTest) -> No
     for result in alike:
         Store().put(result)
     stored.query_params["configurations"] = [result.key for result in alike]
-    page = stored.switch_page("pages/compare.py").run()
-    assert not page.exception
+    page = go_to(stored, "compare")
     options = page.multiselect(key="configurations").options
     assert len(set(options)) == len(options) == 2 + len(alike)
     assert len(page.dataframe[0].value) == len(alike)
@@ -67,8 +51,7 @@ def test_compare_shows_the_raw_times_of_any_configuration(stored: AppTest) -> No
 def test_compare_takes_any_configuration_as_the_reference(stored: AppTest) -> None:
     plain, half = (results()[recipe].key for recipe in (Recipe(), HALF.recipe))
     stored.query_params |= {"configurations": [plain, half], "against": half}
-    page = stored.switch_page("pages/compare.py").run()
-    assert not page.exception
+    page = go_to(stored, "compare")
     assert page.selectbox(key="against").value == half
     drop = compare(summarise(results()[Recipe()]), summarise(results()[HALF.recipe])).drop
     assert drop is not None
@@ -81,8 +64,7 @@ def test_compare_takes_any_configuration_as_the_reference(stored: AppTest) -> No
 
 def test_what_a_link_compares_with_and_is_not_here_is_said(stored: AppTest) -> None:
     stored.query_params |= {"configurations": results()[Recipe()].key, "against": "f" * 20, "times": "e" * 20}
-    page = stored.switch_page("pages/compare.py").run()
-    assert not page.exception
+    page = go_to(stored, "compare")
     (told,) = (one.value for one in page.toast)
     assert f"against={'f' * 20} (the uncompressed model is shown)" in told
     assert f"times={'e' * 20} (fashion-resnet" in told
@@ -91,6 +73,5 @@ def test_what_a_link_compares_with_and_is_not_here_is_said(stored: AppTest) -> N
 @pytest.mark.parametrize("link", [{}, {"configurations": "nope", "metric": "beauty"}])
 def test_compare_says_what_to_do_when_nothing_is_chosen(stored: AppTest, link: dict[str, str]) -> None:
     stored.query_params |= link
-    page = stored.switch_page("pages/compare.py").run()
-    assert not page.exception
+    page = go_to(stored, "compare")
     assert "pin them on the Explore page" in words(page)

@@ -34,11 +34,8 @@ def asked(page: AppTest) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("link", [{"finetune": "2000"}, {"training": "86400"}])
-def test_a_link_to_long_fine_tuning_starts_when_the_visitor_says_so(
-    app: AppTest, started: Started, link: dict[str, str]
-) -> None:
-    app.query_params |= TUNED | link
+def test_a_link_to_long_fine_tuning_starts_when_the_visitor_says_so(app: AppTest, started: Started) -> None:
+    app.query_params |= TUNED | {"finetune": str(LONG_STEPS)}
     page = app.run()
     assert "2,000 fine-tuning steps, which can take about 2 minutes" in asked(page)
     assert started.steps() == []

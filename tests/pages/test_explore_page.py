@@ -184,15 +184,6 @@ def test_a_new_position_is_counted_at_once_and_measured_soon(app: AppTest) -> No
     assert shown(page) == expected(results(SMALL.model)[recipe])
 
 
-@pytest.mark.slow
-def test_a_threshold_is_another_way_to_prune(app: AppTest) -> None:
-    page = app.run()
-    page.selectbox(key="method").set_value("threshold").run()
-    page.slider(key="threshold").set_value(0.02).run()
-    settled(page, stands)
-    assert Recipe(PruneSpec(threshold=0.02)) in results(SMALL.model)
-
-
 @pytest.mark.skipif(threads_available() == 1, reason="every core is one thread here")
 def test_the_threads_are_chosen(started: Started) -> None:
     open_page("explore", {"timed_threads": "1"})

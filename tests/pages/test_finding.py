@@ -5,8 +5,9 @@ from dataclasses import replace
 
 import pandas as pd
 import pytest
+from faults.storing import claimed
 from page_runs import newest, press, words
-from search_bench import Bench
+from search_bench import Bench, winner
 from started import Started, open_page
 from streamlit.testing.v1 import AppTest
 
@@ -18,7 +19,7 @@ from optimizer.search import answers
 from optimizer.search.questions import ask, question_of
 from optimizer.search.records import Progress, Step
 from optimizer.store import ledger
-from optimizer.store.items import Item, Sweep
+from optimizer.store.items import Sweep
 from optimizer.store.results import ANSWER, EARLY_ANSWER, SEARCH
 from pages import finding, sidebar, tasks
 
@@ -30,15 +31,9 @@ def asked(**link: str) -> tuple[AppTest, Sweep]:
     return page, newest()
 
 
-def claimed() -> Item:
-    item = ledger.claim(tasks.store(), "me")
-    assert item is not None
-    return item
-
-
 def answer(sweep: Sweep, bench: Bench, early: bool = False) -> None:
     """As who works on questions does."""
-    store, item = tasks.store(), claimed()
+    store, item = tasks.store(), claimed(tasks.store())
     assert item.answer is not None
     found = bench.go_on(question_of(sweep), Progress(), enough=lambda: early and len(bench.measured) > 2)
     for result in found.measured:
@@ -62,7 +57,7 @@ def test_the_history_is_read_where_it_is_open(started: Started, monkeypatch: pyt
     assert not read
     assert list(history_of(page)["outcome"]) == ["found"]
     assert read == [sweep.id]
-    item = claimed()
+    item = claimed(tasks.store())
     ledger.finish(tasks.store(), item, item.answer, 30.0)
     for _ in range(2):
         assert list(history_of(page)["outcome"]) == ["found"]
@@ -143,8 +138,7 @@ def test_an_answer_is_told_with_what_it_rests_on_and_opens_in_explore(started: S
     tried = next(table.value for table in page.dataframe if "outcome" in table.value)
     assert len(tried) == len(found.answer.progress.trials)
     assert "Open the answer in Explore" in [link.proto.label for link in page.get("page_link")]
-    assert found.best is not None
-    opened = open_page("explore", {sidebar.OPEN: found.best.key})
+    opened = open_page("explore", {sidebar.OPEN: winner(found).key})
     assert opened.select_slider(key="activations").value == 8
     report = answer_report(found)
     assert "What was asked" in report
@@ -170,7 +164,7 @@ def test_where_nothing_keeps_to_the_limits_that_is_said(started: Started, link: 
 @pytest.mark.slow
 def test_a_search_is_followed_stopped_and_gone_on_with(started: Started) -> None:
     page, sweep = asked(find_drop="1", find_seconds="1 minute")
-    item = claimed()
+    item = claimed(tasks.store())
     steps = (Step(10.0, 3, 2e5, 0.5),)
     tasks.store().put_document(SEARCH, item.key, encode(Progress(12.0, (), steps)))
     page.run()
@@ -210,7 +204,7 @@ def test_a_question_is_cancelled_resumed_repeated_and_extended(started: Started)
 
 def test_the_best_until_a_question_was_cancelled_is_shown_and_in_the_history(started: Started) -> None:
     page, sweep = asked(find_drop="1", find_seconds="30 s")
-    item = claimed()
+    item = claimed(tasks.store())
     found = Bench().go_on(question_of(sweep), Progress())
     for result in found.measured:
         tasks.store().put(result)
@@ -218,11 +212,10 @@ def test_the_best_until_a_question_was_cancelled_is_shown_and_in_the_history(sta
     page = press(page.run(), "Cancel")
     told = words(page)
     assert "Cancelled. What was measured is kept: Resume goes on from there." in told
-    assert found.best is not None
-    assert f"Ended early. {capital(answers.named(found.best))}: accuracy" in told
+    assert f"Ended early. {capital(answers.named(winner(found)))}: accuracy" in told
     tried = next(table.value for table in page.dataframe if "outcome" in table.value)
     assert len(tried) == len(found.answer.progress.trials)
-    assert list(history_of(page)["outcome"]) == [f"cancelled; so far {answers.named(found.best)}"]
+    assert list(history_of(page)["outcome"]) == [f"cancelled; so far {answers.named(winner(found))}"]
 
 
 @pytest.mark.slow
@@ -241,11 +234,10 @@ def test_a_question_of_images_in_memory_is_shown_and_not_asked_again_of_others(s
     assert [link.disabled for link in links if link.label == "Open the answer in Explore"] == [True]
     found = finding.found_of(newest())
     assert found is not None
-    assert found.best is not None
-    opened = open_page("explore", {sidebar.OPEN: found.best.key, "images": sidebar.BUNDLED})
+    opened = open_page("explore", {sidebar.OPEN: winner(found).key, "images": sidebar.BUNDLED})
     assert "on images in memory: Explore has not got them" in words(opened)
     assert opened.select_slider(key="activations").value == 32, "nothing is set to it"
-    tasks.store().forget([found.best.key])
+    tasks.store().forget([winner(found).key])
     page.run()
     assert "was dropped." in words(page)
 
@@ -279,8 +271,7 @@ def test_what_is_there_no_more_is_said_and_found_anew(
     answer(sweep, Bench())
     found = finding.found_of(newest())
     assert found is not None
-    assert found.best is not None
-    lose(found.best.key)
+    lose(winner(found).key)
     page.run()
     assert "was dropped" in words(page)
     press(page, "Resume")

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from page_runs import SMALL, press, settled, try_again, words
-from started import Started, open_page
+from page_runs import SMALL, press, try_again, words
+from started import Started, go_to, open_page
 from streamlit.testing.v1 import AppTest
 from test_serving import make_run
 
@@ -27,27 +27,6 @@ def test_kernels_that_failed_are_tried_again_when_asked(app: AppTest) -> None:
     bad = replace(request, model="no such model")
     tasks.pool().wait(tasks.pool().submit("measure", "coverage", bad, key))
     try_again(app.switch_page("pages/latency.py").run(), key)
-
-
-@pytest.mark.slow
-def test_latency_profiles_at_once_and_serves_when_asked(app: AppTest) -> None:
-    app.query_params["batches"], app.query_params["threads"] = ["1", "2"], ["1"]
-    page = app.switch_page("pages/latency.py").run()
-    assert page.button(key="measure throughput").label == "Measure"
-    settled(page, lambda page: "layers ran int8 kernels" in words(page))
-    assert "Not measured yet" not in words(page)
-    page.button(key="measure throughput").click().run()
-    settled(page, lambda page: "Compressed, against the uncompressed model on OpenVINO" in words(page))
-    assert len(page.get("plotly_chart")) == 4
-    served, ran = (element.value for element in page.dataframe)
-    assert list(served.batch) == [1, 1, 2, 2]
-    assert (served.throughput > 0).all()
-    assert ran.share.sum() == pytest.approx(1)
-    page.number_input(key="limit_ms").set_value(60_000.0).run()
-    assert "Under 60.0 s, most images a second" in words(page)
-    settled(page, lambda page: "Timed afresh: " in words(page))
-    page.segmented_control(key="what").set_value("explore").run()
-    assert page.button(key="measure throughput").label == "Measure", "another recipe is another comparison"
 
 
 def test_while_throughput_is_measured_the_empty_chart_says_so(started: Started) -> None:
@@ -101,11 +80,12 @@ def test_what_was_served_quickly_stays_until_there_is_the_full_measurement(start
             offered[0].click().run()
     assert not offered
     assert "throughput" in started.tasks()
+    page.segmented_control(key="what").set_value("explore").run()
+    assert page.button(key="measure throughput").label == "Measure", "another recipe is another comparison"
 
 
 def test_latency_says_what_can_not_be_served(stored: AppTest) -> None:
     stored.query_params["threads"], stored.query_params["streams"] = ["1"], ["2"]
-    page = stored.switch_page("pages/latency.py").run()
-    assert not page.exception
+    page = go_to(stored, "latency")
     if page.error:  # on a machine of one core 2 streams can't be picked at all
         assert "2 streams are more than 1 thread" in page.error[0].value

@@ -7,7 +7,7 @@ import pytest
 from factories import make_result, recipe
 from page_runs import words
 from PIL import Image
-from started import PAGES
+from started import PAGES, go_to
 from streamlit.testing.v1 import AppTest
 
 from optimizer.methods.engines import ENGINES
@@ -60,8 +60,7 @@ def test_every_page_opens_with_images_of_ones_own(
             image.save(tmp_path / "clothes" / label / f"{number}.png")
     monkeypatch.setenv("PARETOSCOPE_IMAGE_ROOTS", str(tmp_path))
     stored.query_params |= {"model": "fashion-mlp", "images": "clothes"}
-    page = stored.switch_page(f"pages/{name}.py").run()
-    assert not page.exception
+    page = go_to(stored, name)
     assert not page.error
     assert page.selectbox(key="images").value == str(tmp_path / "clothes")
 

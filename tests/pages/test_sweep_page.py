@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from factories import OTHER_MACHINE, make_result
+from faults.storing import claimed
 from page_runs import PLAIN, newest, press, words
 from started import Started, open_page
 
@@ -23,8 +24,7 @@ GRID = Grid(replace(PLAIN, model="fashion-mlp", recipe=NORMAL), (0.0, 0.5), (32,
 
 
 def measure_next(noisy: bool = False) -> None:
-    item = ledger.claim(tasks.store(), "me")
-    assert item is not None
+    item = claimed(tasks.store())
     assert item.request is not None
     tasks.store().put(
         replace(make_result(item.request.recipe, quick=True, noisy=noisy), key=item.key, request=item.request)
@@ -77,9 +77,7 @@ def test_a_sweep_of_the_frontier_lists_what_it_left_out_and_is_extended_as_one(s
     sweep = newest()
     assert decode(sweep.asked, Grid).frontier_only
     measure_next()
-    item = ledger.claim(tasks.store(), "me")
-    assert item is not None
-    ledger.screen_out(tasks.store(), item, "not on the frontier: 9 errors")
+    ledger.screen_out(tasks.store(), claimed(tasks.store()), "not on the frontier: 9 errors")
     ledger.cancel(tasks.store(), sweep.id)
     page = open_page("sweep", {})
     assert len(page.dataframe[0].value) == 1
@@ -100,11 +98,10 @@ def test_a_sweep_of_the_frontier_lists_what_it_left_out_and_is_extended_as_one(s
 @pytest.mark.slow
 def test_a_running_sweep_tells_how_far_it_is_and_is_cancelled_and_resumed(started: Started) -> None:
     store_some(3)
-    item = ledger.claim(tasks.store(), "me")
+    item = claimed(tasks.store())
     page = open_page("sweep", {})
     (line,) = page.get("progress")
     assert line.proto.text.startswith("3 of 4 · about 2 seconds left · now: 50 %")
-    assert item is not None
     page = press(page, "Cancel")
     assert newest().state == "cancelled"
     page = press(page, "Resume (1)")
@@ -119,9 +116,7 @@ def test_a_running_sweep_of_the_frontier_tells_what_is_screened_out_and_the_most
     ledger.create(tasks.store(), encode(asked), asked.requests(), "ann")
     for _ in range(3):
         measure_next()
-    item = ledger.claim(tasks.store(), "me")
-    assert item is not None
-    ledger.screen_out(tasks.store(), item, "not on the frontier: 9 errors")
+    ledger.screen_out(tasks.store(), claimed(tasks.store()), "not on the frontier: 9 errors")
     (line,) = open_page("sweep", {}).get("progress")
     assert line.proto.text.startswith("4 of 6 · 1 screened out · at most about 4 seconds left")
 
@@ -185,9 +180,7 @@ def test_why_nothing_is_on_the_frontier_is_said(started: Started) -> None:
 
 def test_what_was_not_measured_says_why(started: Started) -> None:
     store_some(3)
-    item = ledger.claim(tasks.store(), "me")
-    assert item is not None
-    ledger.fail(tasks.store(), item, "no *such* engine")
+    ledger.fail(tasks.store(), claimed(tasks.store()), "no *such* engine")
     page = open_page("sweep", {})
     page.segmented_control(key="sweep_view").set_value("not measured").run()
     row = ["50 % of layer weights pruned · 4-bit weights", "OpenVINO", "no *such* engine"]
@@ -368,6 +361,7 @@ def test_questions_say_where_they_are_searched(lent: Lent) -> None:
         ("9" * 30, f"there is no sweep {'9' * 30}"),
         ("nope", "nope is not the number of a sweep"),
         ("²", "² is not the number of a sweep"),
+        ("9" * 5_000, f"{'9' * 80} is not the number of a sweep"),
     ],
 )
 def test_a_link_to_no_sweep_says_so(started: Started, named: str, said: str) -> None:

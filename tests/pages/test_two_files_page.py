@@ -3,7 +3,7 @@
 import pytest
 from hostile_graphs import SIDES, classifier
 from page_runs import press, words
-from started import Started, open_page
+from started import Started, go_to, open_page
 from streamlit.testing.v1 import AppTest
 
 from optimizer.model.added import cards
@@ -14,9 +14,7 @@ CONTENT = classifier(sides=(1, *SIDES)).SerializeToString()
 @pytest.fixture
 def page(stored: AppTest) -> AppTest:
     stored.query_params["of"] = "Two files"
-    found = stored.switch_page("pages/compare.py").run()
-    assert not found.exception
-    return found
+    return go_to(stored, "compare")
 
 
 def give(page: AppTest, side: str, name: str, content: bytes) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
+from faults.storing import claimed
 from search_bench import SMALL, Bench, question
 
 from optimizer.analysis.limits import Limits
@@ -33,7 +34,7 @@ def fails(request: Request, unwanted: Unwanted, report: Report) -> Result | None
             None,
             Progress(),
             "nothing was measured in time",
-            "Nothing could be measured in 1e-09 s",
+            "Nothing could be measured in 1e-09 s: the first measurement takes longer. Give a larger budget.",
         ),
         (
             60,
@@ -41,7 +42,7 @@ def fails(request: Request, unwanted: Unwanted, report: Report) -> Result | None
             None,
             Progress(),
             "nothing was measured, ended early",
-            "Ended early. Nothing was measured",
+            "Ended early. Nothing was measured yet.",
         ),
         (
             60,
@@ -60,8 +61,7 @@ def test_the_history_says_of_a_question_what_its_answer_says(
     store, bench = Store(), Bench()
     asked = question(Limits(size_mb=1e-6), budget=budget)
     ask(store, asked, "ann")
-    item = ledger.claim(store, "me")
-    assert item is not None
+    item = claimed(store)
     found = bench.go_on(asked, before, measure, enough=lambda: is_early)
     for result in found.measured:
         store.put(result)

@@ -7,7 +7,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from faults.storing import make_result
+from faults.storing import claimed, make_result
 from faults.tasks import until
 
 from optimizer.errors import InputError, UnavailableError
@@ -249,13 +249,11 @@ def test_a_question_is_answered_like_any_item_and_ended_with_the_best_when_that_
 
 def test_one_search_is_done_by_one_at_a_time_whatever_its_budget(store: Store) -> None:
     short, long = put_question(store), put_question(store, "of a larger budget")
-    item = ledger.claim(store, "me")
-    assert item is not None
+    item = claimed(store)
     assert item.sweep == short
     assert ledger.claim(store, "you") is None
     ledger.finish(store, item, "answer", 30.0)
-    other = ledger.claim(store, "you")
-    assert other is not None
+    other = claimed(store, "you")
     assert other.sweep == long
     ledger.cancel(store, long)
     assert not ledger.beat(store, other)

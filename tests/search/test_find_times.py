@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 from factories import make_result
-from search_bench import BASE, SECONDS, SMALL, Bench, question, trials
+from search_bench import BASE, SECONDS, SMALL, Bench, question, trials, winner
 
 from optimizer.analysis.limits import MIN_CONFIRMING, TIMES, Limits, bound, halves, keeping
 from optimizer.analysis.outcomes import shown_within
@@ -33,10 +33,8 @@ def test_a_time_that_a_limit_hangs_on_is_taken_again_for_all_that_share_it() -> 
     assert time.value < 0.4e6 < bound(shared, "latency")
     found, calm = noisy.ask(limits), Bench().ask(limits)
     assert len(noisy.timed_again) == 1, "it tells, and the others share it"
-    assert found.best is not None
-    assert calm.best is not None
-    assert found.best.request == calm.best.request
-    assert bound(found.best, "latency") < 0.4e6
+    assert winner(found).request == winner(calm).request
+    assert bound(winner(found), "latency") < 0.4e6
     others = Bench(is_noisy=is_int8)
     assert others.ask(Limits(drop_points=1, latency_ms=0.6)).best is not None
     assert not others.timed_again, "its time keeps to the limit as it is"
@@ -73,9 +71,7 @@ def test_a_time_that_stays_uncertain_is_taken_again_now_and_then() -> None:
 def test_what_keeps_a_machine_busy_for_a_while_hides_nothing_in_a_long_search() -> None:
     limits = Limits(drop_points=1, latency_ms=0.4)
     calm, noisy = (bench.ask(limits, space=MANY) for bench in (Bench(), Bench(is_noisy=is_int8, calm_at=30)))
-    assert calm.best is not None
-    assert noisy.best is not None
-    assert noisy.best.request == calm.best.request
+    assert winner(noisy).request == winner(calm).request
 
 
 def test_what_may_keep_to_the_limit_of_time_is_timed_afresh_where_nothing_surely_does() -> None:
@@ -89,11 +85,9 @@ def test_what_may_keep_to_the_limit_of_time_is_timed_afresh_where_nothing_surely
     bench = Bench(is_noisy=is_int8, calm_at=math.inf)
     bench.confirm = confirm  # type: ignore[method-assign]
     found, calm = bench.ask(limits), Bench().ask(limits)
-    assert found.best is not None
-    assert calm.best is not None
-    assert found.best.request == calm.best.request
-    assert bound(found.best, "latency") <= 0.4e6
-    assert bound(found.results[found.best.key], "latency") > 0.4e6
+    assert winner(found).request == winner(calm).request
+    assert bound(winner(found), "latency") <= 0.4e6
+    assert bound(found.results[winner(found).key], "latency") > 0.4e6
     assert lasted == [pytest.approx(TIMED_SHARE * MAX_CONFIRMING_SECONDS)], "much was left of its budget"
     sure = Bench()
     assert sure.ask(limits).best
@@ -109,8 +103,7 @@ def test_what_rounding_makes_zero_is_skipped_too_so_that_its_time_is_its_own() -
 
     space = replace(SMALL, engine=("sparse",), pruning=("none",))
     found = Bench(skips_what_4_bits_make_zero).ask(Limits(drop_points=3), space=space)
-    assert found.best is not None
-    assert found.best.request.recipe.quantize.weight_bits == 4
+    assert winner(found).request.recipe.quantize.weight_bits == 4
 
 
 def test_time_for_the_winner_is_left_only_where_there_may_be_one() -> None:
@@ -145,10 +138,8 @@ def test_noise_does_not_hide_what_is_the_fastest() -> None:
     times = [bound(bench.result(replace(BASE, recipe=one)), "latency") for one in (float32, int8)]
     assert times[0] < times[1]
     calm, noisy = (one.ask(Limits(drop_points=1)) for one in (Bench(own_time), bench))
-    assert calm.best is not None
-    assert noisy.best is not None
-    assert is_int8(calm.best.request)
-    assert noisy.best.request == calm.best.request
+    assert is_int8(winner(calm).request)
+    assert winner(noisy).request == winner(calm).request
 
 
 def test_a_noisy_time_is_taken_again_also_where_everything_is_stored() -> None:
@@ -161,8 +152,7 @@ def test_a_noisy_time_is_taken_again_also_where_everything_is_stored() -> None:
 
     bench = Bench(lambda request: 0.75 if is_int8(request) else 1.0, is_noisy=is_int8)
     found = bench.go_on(question(Limits(drop_points=1)), Progress(), stored)
-    assert found.best is not None
-    assert is_int8(found.best.request)
+    assert is_int8(winner(found).request)
     assert bench.timed_again
 
 
@@ -181,11 +171,10 @@ def test_what_is_noisy_is_not_called_no_faster() -> None:
 def test_what_shares_the_noisy_time_of_the_best_is_no_faster() -> None:
     bench = Bench(is_noisy=is_int8, calm_at=math.inf)
     found = bench.ask(Limits(drop_points=1))
-    assert found.best is not None
-    assert is_int8(found.best.request)
-    assert summarise(found.best).noise
+    assert is_int8(winner(found).request)
+    assert summarise(winner(found)).noise
     floating = [one for one in bench.measured if is_int8(one) and one.recipe.quantize.weight_bits == 32]
-    assert floating == [found.best.request], "others that run its kernels"
+    assert floating == [winner(found).request], "others that run its kernels"
 
 
 def test_a_limit_of_time_alone_may_hang_on_a_time() -> None:
@@ -201,10 +190,8 @@ def test_a_ratio_is_told_where_what_keeps_the_machine_busy_hides_a_time() -> Non
     assert bench.ask(time).best is None
     asked_of = Bench(is_noisy=is_int8, calm_at=math.inf)
     found, calm = asked_of.ask(ratio), Bench().ask(ratio)
-    assert found.best is not None
-    assert calm.best is not None
-    assert found.best.request == calm.best.request
-    assert bound(found.best, "latency_ratio") <= 0.5
+    assert winner(found).request == winner(calm).request
+    assert bound(winner(found), "latency_ratio") <= 0.5
     assert not asked_of.timed_again, "it tells at once"
     assert "Latency ratio 0.450 (0.449 to 0.451), at most 0.5 allowed: pass." in details(found)
 
@@ -254,12 +241,11 @@ def test_what_is_found_early_is_not_lost_by_a_longer_search() -> None:
     space = replace(SPARSE, pruning=("none", "compensated"), weight_bits=(8,), activation_bits=(8, 32))
     limits = Limits(drop_points=1.1, latency_ms=10)
     short, long = (Bench(images=600).ask(limits, budget=budget, space=space) for budget in (8, 10_000))
-    assert short.best is not None
     assert len(short.measured) < 4
     assert len(long.measured) > 20
     assert long.best is not None
     alike = [halves(one, MIN_CONFIRMING)[0].high_at for one in long.measured]
-    best = [one.key for one in long.measured].index(short.best.key)
+    best = [one.key for one in long.measured].index(winner(short).key)
     assert not shown_within(alike, 1.1)[best], "as one of many like it"
 
 
@@ -314,6 +300,5 @@ def test_a_search_that_goes_on_knows_what_was_timed_again() -> None:
     early = bench.go_on(asked, Progress(), enough=lambda: bool(bench.timed_again))
     assert early.best is not None
     whole = bench.go_on(asked, early.answer.progress)
-    assert whole.best is not None
-    assert bound(whole.best, "latency") < 0.4e6
+    assert bound(winner(whole), "latency") < 0.4e6
     assert len(set(bench.measured)) == len(bench.measured)

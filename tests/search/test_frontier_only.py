@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import cast
 
 import pytest
+from faults.storing import claimed
 from faults.tasks import lines, until
 
 import optimizer as px
@@ -117,8 +118,7 @@ def test_one_that_goes_on_is_screened_by_what_today_s_images_and_weights_gave(
 ) -> None:
     store, grids = Store(), list[Sequence[str]]()
     sweep = begun(store)
-    item = ledger.claim(store, "ann", sweep)
-    assert isinstance(item, Item)
+    item = claimed(store, "ann", sweep)
     ledger.finish(store, item, "measured on other images", 1.0)
     monkeypatch.setattr(on_demand, "load_or_screen", lambda request, grid, *others: grids.append(grid))
     on_demand.measure_for(sweep, BASE, store)
@@ -193,7 +193,7 @@ def test_a_worker_tells_a_dashboard_what_is_left_out(home: object, monkeypatch: 
     def screens(item: Item) -> bool:
         return is_frontier_only(ledger.find(store, item.sweep).asked)
 
-    first, second = drain(store, by_pool(cast(Pool, Workers()), "measure", 1, screens), sweep)
+    first, second = drain(store, by_pool(cast(Pool, Workers()), 1, screens), sweep)
     assert (first.state, first.message) == ("screened out", str(out))
     (_, task, given, key, _), _ = seen
     assert second.state == "screened out"
@@ -221,7 +221,7 @@ def test_who_waits_for_a_result_already_is_joined(home: object) -> None:
         def get(self, key: str) -> type[Live]:
             return Live
 
-    (item,) = drain(store, by_pool(cast(Pool, Workers()), "measure", 1, lambda item: True), sweep)
+    (item,) = drain(store, by_pool(cast(Pool, Workers()), 1, lambda item: True), sweep)
     ((_, task, _, key, _),) = seen
     assert (task, key, item.state) == ("measure", request_key(item.request or BASE), "done")
 

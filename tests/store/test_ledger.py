@@ -6,7 +6,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 from databases import Server, query
-from faults.storing import make_result
+from faults.storing import claimed, make_result
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -284,8 +284,7 @@ def test_a_sweep_says_what_was_asked_by_whom_and_what_came_of_it(store: Store) -
     assert (found.asked, found.who, found.state, found.total) == (b'{"x":1}', "ann", "running", 3)
     assert found.described() == "3 configurations, 2 queued, 1 done"
     for name in "ac":
-        item = ledger.claim(store, "me")
-        assert item is not None
+        item = claimed(store)
         assert item.key == name
         assert item.request == Request(name)
         ledger.fail(store, item, f"no {name}")
@@ -295,6 +294,7 @@ def test_a_sweep_says_what_was_asked_by_whom_and_what_came_of_it(store: Store) -
     assert ledger.cancel(store, sweep) == 2
     assert [one.state for one in ledger.sweeps(store)] == ["cancelled"]
     assert ledger.create(store, b"", asked_for(["b"]), "bob") == sweep + 1
+    assert ledger.find(store, sweep + 1).described() == "1 configuration, 1 done"
     assert [(one.id, one.state) for one in ledger.sweeps(store)] == [
         (sweep + 1, "done"),
         (sweep, "cancelled"),
@@ -367,9 +367,7 @@ def test_what_waits_for_other_machines_takes_no_room_here(
 def test_what_can_not_be_read_has_failed_and_the_others_go_on(place: Path | str, store: Store) -> None:
     sweep = ledger.create(store, b"", asked_for(["a", "b"]), "ann")
     query(place, "UPDATE items SET request = :request WHERE number = 0", request=b"no JSON")
-    item = ledger.claim(store, "me")
-    assert item is not None
-    assert item.key == "b"
+    assert claimed(store).key == "b"
     first = ledger.items(store, sweep)[0]
     assert (first.request, first.state) == (None, "failed")
     assert "can't read" in first.message
@@ -380,8 +378,7 @@ def test_what_requests_took_lately_is_told_of_those_that_are_alike(store: Store)
     requests = [Request("a", Recipe.of(weight_bits=bits)) for bits in (8, 4, 3)]
     for seconds, request in zip((70.0, 3.0, 4.0), requests, strict=True):
         ledger.create(store, b"", [request], "ann")
-        item = ledger.claim(store, "me")
-        assert item is not None
+        item = claimed(store)
         ledger.finish(store, item, item.key, seconds)
     assert ledger.seconds_each(store, Request("a")) == 4
     assert ledger.seconds_each(store, Request("c")) is None
@@ -393,9 +390,7 @@ def test_questions_of_others_that_come_first_are_named(store: Store) -> None:
         assert ledger.ask(store, b"", base, f"search {number}", f"answer {number}", who) == number
     mine = ledger.create(store, b"", asked_for(["a"]), "ann")
     assert ledger.line(store, mine) == Line(2, 2, (1, 3)), "of bob's two one has a turn before"
-    item = ledger.claim(store, "me")
-    assert item is not None
-    assert item.sweep == 1
+    assert claimed(store).sweep == 1
     assert ledger.line(store, mine) == Line(1, 1, (3,), (1,)), "which is at work now"
 
 

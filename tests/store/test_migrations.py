@@ -82,17 +82,8 @@ def test_what_compensated_rounding_gave_on_one_grid_is_passed_over_and_kept(
     check_passed_over(place, store, migrations._pass_over_low_bits_on_one_grid, few, kept)
 
 
-@pytest.mark.parametrize(
-    "step",
-    [
-        migrations._pass_over_best_effort_that_rounded_once,
-        migrations._pass_over_best_effort_that_refitted_all_of_the_way,
-        migrations._pass_over_best_effort_that_left_logits_blunt,
-    ],
-)
-def test_what_best_effort_gave_before_is_passed_over_and_kept(
-    place: Path | str, store: Store, step: migrations.Migration
-) -> None:
+def test_what_best_effort_gave_before_is_passed_over_and_kept(place: Path | str, store: Store) -> None:
+    step = migrations._pass_over_best_effort_that_rounded_once
     rounded = QuantizeSpec("compensated", 3)
     others = [Recipe(quantize=rounded), Recipe(quantize=rounded, finetune_steps=60)]
     best = [Recipe(quantize=rounded, effort_seconds=60), Recipe(PruneSpec(sparsity=0.5), effort_seconds=5)]

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from databases import Server, query
 from factories import OTHER_MACHINE
-from faults.storing import make_result
+from faults.storing import claimed, make_result
 from image_folders import Fill
 from sqlalchemy import URL, Connection, Engine, create_engine
 from sqlalchemy.exc import OperationalError
@@ -304,9 +304,7 @@ def test_what_a_server_has_not_got_is_left_to_others(
         2: f"the model mine as it was {asked} it is missing or has changed",
     }
     assert ledger.lacking(store) == lacking
-    item = ledger.claim(store, "me")
-    assert item is not None
-    assert item.sweep == 3
+    assert claimed(store).sweep == 3
     assert ledger.claim(store, "another") is None
     assert ledger.find(store, 1).state == "queued"
     assert main(["--store", postgresql.url, "sweeps"]) == 0
@@ -317,9 +315,7 @@ def test_what_a_server_has_not_got_is_left_to_others(
     assert f"sweep 1 waits for a server that has {lacking[1]}" in capsys.readouterr().err
     shutil.move(folder / "bag" / "1.png", folder / "boot")
     wait()
-    found = ledger.claim(store, "another")
-    assert found is not None
-    assert found.sweep == 1
+    assert claimed(store, "another").sweep == 1
     assert not ledger.lacking(alone)
     assert ledger.claim(alone, "me") is not None
 
