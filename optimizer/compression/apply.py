@@ -1,6 +1,5 @@
 """A recipe applied to a model: copy once, prune, then quantize on the fixed mask."""
 
-import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -15,6 +14,7 @@ from optimizer.compression.quantize import Quantizer, bits, equalise
 from optimizer.compression.quantize.grid import Codes
 from optimizer.errors import InputError, unknown
 from optimizer.model.layers import uses, walk
+from optimizer.model.products import copied
 from optimizer.progress import stop_if_cancelled
 from optimizer.recipe import PruneSpec, QuantizeSpec, Recipe
 from optimizer.system.threads import pinned_threads
@@ -212,7 +212,7 @@ def compress(
 ) -> CompressedModel:
     """A compressed copy of ``model``, in evaluation mode; see :func:`compress_weights`."""
     weights = compress_weights(model, recipe, published, statistics, pruned)
-    module = copy.deepcopy(model).eval()
+    module = copied(model).eval()
     biases: set[int] = set()
     for layer in uses(module):  # modules may share a weight and have biases of their own, or share both
         compressed = weights[layer.name]

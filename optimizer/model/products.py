@@ -1,5 +1,6 @@
 """Which products a network makes with its weights, whichever module or function multiplies."""
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -55,6 +56,16 @@ def multiplies_with_weight(module: Any) -> bool:
     if module not in _MULTIPLY:
         _MULTIPLY[module] = _seen_to_multiply(module)
     return _MULTIPLY[module]
+
+
+def copied(model: nn.Module) -> nn.Module:
+    """A deep copy, of whose modules is known what is known of the model's."""
+    found = copy.deepcopy(model)
+    modules = dict(found.named_modules())
+    for name, module in model.named_modules():
+        if module in _MULTIPLY and name in modules:
+            _MULTIPLY[modules[name]] = _MULTIPLY[module]
+    return found
 
 
 @torch.no_grad()

@@ -1,3 +1,4 @@
+import copy
 from collections.abc import Callable
 
 import pytest
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d, linear
 from torch.utils.flop_counter import FlopCounterMode
 
+from optimizer.model import products
 from optimizer.model.architectures import ARCHITECTURES, IMAGE_SHAPE
 from optimizer.model.layers import multiplications, notes_on_others, uses, walk, with_shared_bias
 
@@ -30,6 +32,19 @@ def test_the_walk_names_every_weight_that_multiplies_and_nothing_else(small: Sma
         ("attention.out_proj.weight", "linear"),
         ("head.weight", "linear"),
     ]
+
+
+def test_of_a_copy_is_known_what_was_found_of_its_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Own(nn.Conv2d):
+        """What a library's convolutions are: it takes a run to see that they multiply with their weight."""
+
+    model = nn.Sequential(Own(3, 4, 3), nn.ReLU(), Standardised(4, 5, 3))
+    names = [layer.name for layer in walk(model)]
+    with monkeypatch.context() as changed:
+        changed.delattr(products, "_seen_to_multiply")
+        assert [layer.name for layer in walk(products.copied(model))] == names == ["0.weight"]
+        with pytest.raises(NameError):
+            list(walk(copy.deepcopy(model)))
 
 
 def test_a_layer_alone_and_a_layer_deep_inside_are_named_by_their_path() -> None:
