@@ -28,9 +28,9 @@ STOP_SECONDS = 2.0
 """A running job that is cancelled has so long to end by itself; then its worker is killed."""
 PATIENT = math.inf
 """In place of it: as long as it takes to end by itself."""
-AWAY_SECONDS = 3.0
-"""A running job that nobody has waited for so long makes way for one that somebody waits for: a connection
-that drops comes back within a moment."""
+AWAY_SECONDS = 10.0
+"""A running job that nobody has waited for so long makes way for one that somebody waits for: a page that is
+loaded anew, or whose connection dropped, is back before."""
 PRESENCE_SECONDS = 0.5
 """While jobs wait it is looked so often who is there."""
 MAX_KEPT = 500
