@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from optimizer.compression.calibration.statistics import Statistics
-from optimizer.compression.prune.allocation import removed_counts, weight_costs
+from optimizer.compression.prune.allocation import counts_of
 from optimizer.compression.prune.patterns import keep_mask, named
 from optimizer.compression.prune.pruned import Pruned
 from optimizer.recipe import PruneSpec
@@ -28,22 +28,9 @@ def prune(
     if spec.pattern == "unstructured" and by_thresholds:
         kept = masks(published, spec)
     else:
-        kept = _by_counts(weights, published, spec, statistics)
+        counts, pattern = counts_of(spec, published, weights, statistics), named(spec.pattern)
+        kept = {name: keep_mask(one.square(), pattern, counts[name]) for name, one in published.items()}
     return {name: Pruned(weight * kept[name], kept[name]) for name, weight in weights.items()}
-
-
-def _by_counts(
-    weights: Mapping[str, Tensor],
-    published: Mapping[str, Tensor],
-    spec: PruneSpec,
-    statistics: Statistics | None,
-) -> dict[str, Tensor]:
-    pattern = named(spec.pattern)
-    counts = dict.fromkeys(weights, 0)
-    if pattern.kept is None:
-        costs = weight_costs(published, spec.allocation, weights, statistics)
-        counts = removed_counts(costs, spec.share, pattern, uniform=spec.allocation == "uniform")
-    return {name: keep_mask(weight.square(), pattern, counts[name]) for name, weight in published.items()}
 
 
 def masks(weights: Mapping[str, Tensor], spec: PruneSpec) -> dict[str, Tensor]:
