@@ -171,12 +171,18 @@ def _places(graph: Any, weights: Mapping[str, tuple[str, bool]], kernels: bool) 
     ]
 
 
-def _after_activation(graph: Any) -> Callable[[str], str]:
-    """From a tensor to what the activation makes of it that alone reads it; a kernel does both at once."""
+def readers_of(graph: Any) -> dict[str, list[Any]]:
+    """The nodes that read each tensor, in their order."""
     readers: dict[str, list[Any]] = {}
     for node in graph.node:
         for tensor in node.input:
             readers.setdefault(tensor, []).append(node)
+    return readers
+
+
+def _after_activation(graph: Any) -> Callable[[str], str]:
+    """From a tensor to what the activation makes of it that alone reads it; a kernel does both at once."""
+    readers = readers_of(graph)
 
     def after(tensor: str) -> str:
         found = readers.get(tensor, [])

@@ -31,7 +31,7 @@ from optimizer.engine.base import (
 from optimizer.engine.exporting import advice
 from optimizer.engine.faithful import check_follows
 from optimizer.engine.onnx_export import Exported, export, lacking
-from optimizer.engine.onnx_graph import Graph, graph_of
+from optimizer.engine.onnx_graph import Graph, graph_of, readers_of
 from optimizer.engine.onnxruntime_session import save_content, saved, session_of
 from optimizer.engine.realised import UNTOLD, execution_of, simulated, unrounded
 from optimizer.errors import WorkError, one_line
@@ -232,11 +232,7 @@ def _plain(name: str) -> str:
 
 def _results(graph: Graph) -> dict[str, str]:
     """The layer of each of its nodes, and of each tensor that they give or that may be fused to them."""
-    readers: dict[str, list[Any]] = {}
-    for node in graph.model.graph.node:
-        for tensor in node.input:
-            readers.setdefault(tensor, []).append(node)
-    found = dict(graph.nodes)
+    readers, found = readers_of(graph.model.graph), dict(graph.nodes)
     for node in graph.model.graph.node:
         if node.name not in graph.nodes:
             continue
