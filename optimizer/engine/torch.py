@@ -72,12 +72,12 @@ def activation_ranges(model: nn.Module, images: Tensor) -> dict[nn.Module, tuple
     return ranges
 
 
-def round_inputs(model: nn.Module, images: Tensor, bits: int) -> list[str]:
-    """Has ``model`` round its layers' inputs to ``bits``; names the layers that this does not reach."""
+def round_inputs(model: nn.Module, images: Tensor, bits: int) -> dict[nn.Module, tuple[float, float]]:
+    """Has ``model`` round its layers' inputs to ``bits``; gives the :func:`activation_ranges`."""
     ranges = activation_ranges(model, images)
     for module, span in ranges.items():
         module.register_forward_pre_hook(RoundActivations(*span, bits))
-    return unreached(model, ranges)
+    return ranges
 
 
 def unreached(model: nn.Module, ranges: Mapping[nn.Module, tuple[float, float]]) -> list[str]:
@@ -114,7 +114,7 @@ def build(
     missed: list[str] = []
     if bits <= 8:
         model = copy.deepcopy(model)
-        missed = round_inputs(model, calibration, bits)
+        missed = unreached(model, round_inputs(model, calibration, bits))
     if precision != "f32":
         model = copy.deepcopy(model).to(DTYPES[precision])
 
