@@ -1,6 +1,7 @@
 """Small torch models that take images ``[N, 1, 8, 8]``."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -181,9 +182,20 @@ def half_never_on() -> nn.Sequential:
 
 
 class Standardised(nn.Conv2d):
+    """As libraries do it: the stored weight's scale makes no difference."""
+
     def forward(self, x: Tensor) -> Tensor:
-        weight = self.weight / self.weight.std(dim=(1, 2, 3), keepdim=True)
-        return nn.functional.conv2d(x, weight, self.bias)
+        return self._conv_forward(x, self.weight / self.weight.std((1, 2, 3), keepdim=True), self.bias)
+
+
+class Counted(nn.Linear):
+    """Its state holds more than tensors."""
+
+    def get_extra_state(self) -> Any:
+        return {"steps": 3}
+
+    def set_extra_state(self, state: Any) -> None:
+        """It has none that is written."""
 
 
 class Branching(nn.Module):

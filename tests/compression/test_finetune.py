@@ -2,11 +2,10 @@
 
 import copy
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
-from small_models import Small, half_gone, masks_and_grids
+from small_models import Counted, Small, half_gone, masks_and_grids
 from torch import Tensor, nn
 
 from optimizer.compression.apply import compress
@@ -78,14 +77,6 @@ def test_frozen_parameters_learn_and_buffers_stay(small_images: Tensor) -> None:
     assert found.after < found.before
     assert torch.equal(found.state["held"], teacher.held)
     assert not torch.equal(found.state["frozen"], teacher.frozen)
-
-
-class Counted(nn.Linear):
-    def get_extra_state(self) -> Any:
-        return {"steps": 3}
-
-    def set_extra_state(self, state: Any) -> None:
-        """It has none that is written."""
 
 
 def test_what_a_state_holds_beside_tensors_is_no_trouble(small_images: Tensor) -> None:

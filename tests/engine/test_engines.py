@@ -17,7 +17,7 @@ from engine_runs import (
     run,
 )
 from factories import make_result
-from small_models import SMALL_MODELS, SMALL_SHAPE, Small
+from small_models import SMALL_MODELS, SMALL_SHAPE, Branching, Small
 from torch import Tensor, nn
 
 from optimizer.cli.main import main
@@ -136,18 +136,6 @@ def test_the_sparse_engine_rounds_inputs_of_every_kind_of_layer(
     assert rounded in " ".join(runner.execution.simulated)
 
 
-class Branching(nn.Module):
-    """What it computes depends on the images: no graph holds that."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.head = nn.Linear(64, 8)
-
-    def forward(self, x: Tensor) -> Tensor:
-        logits = self.head(x.flatten(1))
-        return logits if logits.sum().item() > 0 else -logits
-
-
 class Doubled(nn.Module):
     """Multiplies with its weight, and with twice its weight."""
 
@@ -190,8 +178,9 @@ def test_what_is_worked_out_from_a_weight_follows_it_or_is_refused(small_images:
 def test_a_model_that_other_engines_cannot_take_is_a_failure_in_words(
     small_images: Tensor, engine: str, words: str
 ) -> None:
+    model = nn.Sequential(nn.Flatten(), Branching(64, 8))
     with pytest.raises(WorkError, match=words) as info:
-        run(engine, Branching().eval(), Recipe(), small_images).score(small_images.numpy())
+        run(engine, model.eval(), Recipe(), small_images).score(small_images.numpy())
     assert "\n" not in str(info.value)
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from engine_runs import INT8, ON_INT8_KERNELS
+from small_models import Standardised
 from torch import nn
 
 from optimizer.compression.apply import compress
@@ -38,13 +39,6 @@ def test_activations_below_8_bits_run_in_float32_in_every_layer() -> None:
     assert "6-bit activations: rounded between float32 kernels" in runner.execution.simulated
     expected = compressed.module(images).detach().numpy()
     assert 1e-3 < np.linalg.norm(runner.score(images.numpy()) - expected) / np.linalg.norm(expected) < 0.2
-
-
-class Standardised(nn.Conv2d):
-    """As libraries do it."""
-
-    def forward(self, input: torch.Tensor) -> torch.Tensor:
-        return self._conv_forward(input, self.weight / self.weight.std((1, 2, 3), keepdim=True), self.bias)
 
 
 @pytest.mark.slow
