@@ -1,12 +1,15 @@
 """Small torch models that take images ``[N, 1, 8, 8]``."""
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from optimizer.compression.apply import CompressedModel
+from optimizer.compression.calibration.sensitivity import Trial
 from optimizer.compression.calibration.statistics import Statistics
 from optimizer.compression.quantize.held import HeldGrid, held_grid
 from optimizer.model.layers import walk
@@ -207,6 +210,34 @@ class Branching(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.bright(x) if x.mean() > 0 else self.dark(x)
+
+
+def made(make: Callable[[], nn.Module]) -> nn.Module:
+    """The same weights every time, without gradients."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(5)
+        return make().eval().requires_grad_(False)
+
+
+@torch.inference_mode()
+def run(model: nn.Module, images: Tensor) -> Tensor:
+    return model(images)
+
+
+def divergence(model: nn.Module, other: nn.Module, images: Tensor) -> float:
+    """Of what ``other`` answers from what ``model`` does (KL, nats), by torch's own function."""
+    before, after = (run(one, images).log_softmax(1) for one in (model, other))
+    return functional.kl_div(after, before, reduction="batchmean", log_target=True).item()
+
+
+def with_trials(model: nn.Module, trials: Mapping[str, Trial]) -> nn.Module:
+    changed = copy.deepcopy(model)
+    for layer in walk(changed):
+        if trial := trials.get(layer.name):
+            layer.weight.data = trial.weight
+            if layer.bias is not None and trial.bias_change is not None:
+                layer.bias.data += trial.bias_change
+    return changed
 
 
 def assert_same_statistics(one: Statistics, other: Statistics) -> None:

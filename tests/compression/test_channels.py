@@ -8,9 +8,8 @@ from itertools import pairwise
 
 import pytest
 import torch
-from small_models import SMALL_SHAPE, Indexed, Small
+from small_models import SMALL_SHAPE, Indexed, Small, divergence, made, run
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.nn.utils.parametrizations import weight_norm
 from torchvision.models.maxvit import RelativePositionalMultiHeadAttention
 
@@ -96,12 +95,6 @@ class Upsampled(nn.Module):
         return torch.relu(self.down(x)).mean((2, 3)) + self.last(torch.relu(self.up(x))).mean((2, 3))
 
 
-def made(kind: type[nn.Module]) -> nn.Module:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(5)
-        return kind().eval().requires_grad_(False)
-
-
 @pytest.fixture(scope="module")
 def fashion() -> Datasets:
     return load_images(load("fashion-mlp"), DataSpec(limit=500))
@@ -117,11 +110,6 @@ def planned(fashion: Datasets) -> Planned:
         return plan(module, fashion.calibration.images[:96], order=order)
 
     return of
-
-
-@torch.inference_mode()
-def run(model: nn.Module, images: Tensor) -> Tensor:
-    return model(images)
 
 
 def close(one: Tensor, other: Tensor) -> bool:
@@ -468,14 +456,9 @@ def test_matching_is_kept_where_it_helps(planned: Planned, fashion: Datasets) ->
     found = planned("fashion-mobilenet", "magnitude")
     plain, matched = shrink(found, 0.3), shrink(found, 0.3, match=True)
     images = fashion.evaluation.images[:200]
-    before = run(found.model, images).log_softmax(1)
-
-    def divergence(model: nn.Module) -> float:
-        after = run(model, images).log_softmax(1)
-        return functional.kl_div(after, before, reduction="batchmean", log_target=True).item()
-
+    after, before = (divergence(found.model, one.module, images) for one in (matched, plain))
     assert matched.matched
-    assert divergence(matched.module) < divergence(plain.module)
+    assert after < before
     assert not shrink(found, 0.0, match=True).matched
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from by_request import compressed_model, inspect
-from small_models import SMALL_SHAPE
+from small_models import SMALL_SHAPE, made, run
 from torch import Tensor, nn
 
 from optimizer.compression.apply import compress
@@ -94,23 +94,12 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-def made(make: Callable[[], nn.Module]) -> nn.Module:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(5)
-        return make().eval().requires_grad_(False)
-
-
 def free(model: nn.Module, shape: tuple[int, ...] = SMALL_SHAPE) -> list[Group]:
     return [group for group in groups(model, shape) if not group.held]
 
 
 def heads(model: nn.Module, shape: tuple[int, ...] = SMALL_SHAPE) -> list[Group]:
     return [group for group in free(model, shape) if group.attention]
-
-
-@torch.inference_mode()
-def run(model: nn.Module, images: Tensor) -> Tensor:
-    return model(images)
 
 
 @pytest.mark.parametrize("name", MODELS)

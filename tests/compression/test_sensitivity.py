@@ -1,11 +1,10 @@
 """Replays against whole runs of a model that was really changed."""
 
-import copy
 from collections.abc import Mapping
 
 import pytest
 import torch
-from small_models import IN_PLACE_WAYS, SMALL_MODELS, Small, twins
+from small_models import IN_PLACE_WAYS, SMALL_MODELS, Small, divergence, twins, with_trials
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -25,21 +24,8 @@ def trials(model: nn.Module) -> dict[str, Trial]:
     return made
 
 
-def with_trials(model: nn.Module, trials: Mapping[str, Trial]) -> nn.Module:
-    changed = copy.deepcopy(model)
-    for layer in walk(changed):
-        if trial := trials.get(layer.name):
-            layer.weight.data = trial.weight
-            if layer.bias is not None and trial.bias_change is not None:
-                layer.bias.data += trial.bias_change
-    return changed
-
-
 def by_hand(model: nn.Module, images: Tensor, trials: Mapping[str, Trial]) -> float:
-    changed = with_trials(model, trials)
-    with torch.inference_mode():
-        before, after = (functional.log_softmax(one(images), 1) for one in (model, changed))
-    return functional.kl_div(after, before, reduction="batchmean", log_target=True).item()
+    return divergence(model, with_trials(model, trials), images)
 
 
 @pytest.mark.parametrize("name", SMALL_MODELS)
