@@ -1,7 +1,8 @@
 """Small torch models that take images ``[N, 1, 8, 8]``."""
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -228,6 +229,25 @@ def divergence(model: nn.Module, other: nn.Module, images: Tensor) -> float:
     """Of what ``other`` answers from what ``model`` does (KL, nats), by torch's own function."""
     before, after = (run(one, images).log_softmax(1) for one in (model, other))
     return functional.kl_div(after, before, reduction="batchmean", log_target=True).item()
+
+
+@contextmanager
+def untouched(*models: nn.Module) -> Iterator[None]:
+    """After the block the models are as they were: values, modes, hooks, and which parameters have gradients;
+    and random numbers go on as they would have."""
+    before = [(copy.deepcopy(one.state_dict()), _settings(one)) for one in models]
+    random = torch.get_rng_state()
+    yield
+    for model, (state, settings) in zip(models, before, strict=True):
+        assert model.state_dict().keys() == state.keys()
+        assert all(torch.equal(state[name], one) for name, one in model.state_dict().items())
+        assert _settings(model) == settings
+    assert torch.equal(torch.get_rng_state(), random)
+
+
+def _settings(model: nn.Module) -> list[tuple[object, ...]]:
+    parts = [(one.training, *one._forward_hooks, *one._forward_pre_hooks) for one in model.modules()]
+    return [*parts, *((one.requires_grad, one.grad is None) for one in model.parameters())]
 
 
 def with_trials(model: nn.Module, trials: Mapping[str, Trial]) -> nn.Module:

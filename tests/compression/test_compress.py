@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from pairs import sample
-from small_models import SMALL_MODELS, Small
+from small_models import SMALL_MODELS, Small, untouched
 from torch import Tensor, nn
 
 from optimizer.compression.apply import compress, compress_weights
@@ -46,22 +46,9 @@ def test_the_original_is_left_as_it_was(small: Small, recipe: Recipe) -> None:
     model.stem.train()
     model.head.weight.requires_grad_(False)
     model.stem[0].register_forward_hook(lambda *_: None)
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    modes = [module.training for module in model.modules()]
-    learns = [parameter.requires_grad for parameter in model.parameters()]
-    random = torch.get_rng_state()
-
-    compressed = compress(model, recipe)
-    with torch.no_grad():
-        for tensor in compressed.module.state_dict().values():
+    with untouched(model), torch.no_grad():
+        for tensor in compress(model, recipe).module.state_dict().values():
             tensor.fill_(9)
-
-    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
-    assert [module.training for module in model.modules()] == modes
-    assert [parameter.requires_grad for parameter in model.parameters()] == learns
-    assert len(model.stem[0]._forward_hooks) == 1
-    assert not any(module._forward_pre_hooks for module in model.modules())
-    assert torch.equal(torch.get_rng_state(), random)
 
 
 def test_the_copy_is_in_evaluation_mode(small: Small) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import pytest
 import torch
-from small_models import IN_PLACE_WAYS, SMALL_MODELS, Small, divergence, twins, with_trials
+from small_models import IN_PLACE_WAYS, SMALL_MODELS, Small, divergence, twins, untouched, with_trials
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -32,11 +32,10 @@ def by_hand(model: nn.Module, images: Tensor, trials: Mapping[str, Trial]) -> fl
 def test_a_replay_tells_what_a_whole_run_tells(small: Small, small_images: Tensor, name: str) -> None:
     model, _ = fold_batch_norm(small(name))
     made = trials(model)
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    found = divergences(model, small_images[:10], made)
+    with untouched(model):
+        found = divergences(model, small_images[:10], made)
     for layer, trial in made.items():
         assert found[layer] == pytest.approx(by_hand(model, small_images[:10], {layer: trial}), abs=1e-5)
-    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
 
 
 def test_on_a_residual_network_no_layer_that_matters_has_none(small: Small, small_images: Tensor) -> None:
