@@ -393,11 +393,7 @@ def test_refit_is_least_squares() -> None:
 @pytest.mark.parametrize("kind", [Plain, Gated, Branches])
 def test_shrunk_equals_masked(kind: type[nn.Module], order: str, small_images: Tensor) -> None:
     found = plan(made(kind), small_images, order=order)
-    counts = kept_counts(found, 0.4)
-    gone = {
-        group: found.rankings[group.name].order[: group.channels - counts[group.name]] for group in found.free
-    }
-    masked = masked_model(found, gone)
+    masked = masked_model(found, found.gone(kept_counts(found, 0.4)))
     shrunk = shrink(found, 0.4)
     assert parameters(shrunk.module) < parameters(masked)
     assert close(run(shrunk.module, small_images), run(masked, small_images))

@@ -74,11 +74,7 @@ def shrink(
             f"multiple {multiple} is not allowed: give 1 for any number of channels, or 8, or 16"
         )
     report(0.0, "removing channels")
-    kept = kept_counts(plan, ratio, multiple)
-    gone = {
-        group: plan.rankings[group.name].order[: group.channels - kept[group.name]] for group in plan.free
-    }
-    gone = {group: channels for group, channels in gone.items() if len(channels)}
+    gone = plan.gone(kept_counts(plan, ratio, multiple))
     masked = masked_model(plan, gone)
     touched = [name for group in plan.free for name in group.members]
     better = matched(plan.model, masked, plan.images, touched, report) if match and gone else None

@@ -44,6 +44,14 @@ class ChannelPlan:
         """The groups whose channels can go."""
         return [group for group in self.groups if not group.held]
 
+    def gone(self, kept: Mapping[str, int]) -> dict[Group, Tensor]:
+        """The channels that go where groups keep so many, by name; without the groups that keep all."""
+        return {
+            group: self.rankings[group.name].order[: group.channels - kept[group.name]]
+            for group in self.free
+            if kept[group.name] < group.channels
+        }
+
 
 def plan(
     model: nn.Module,
