@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from optimizer.compression.apply import CompressedModel
 from optimizer.engine.base import Runner
-from optimizer.engine.realised import TAKES_TIME, simulated, unrounded
+from optimizer.engine.realised import TAKES_TIME, simulated
 from optimizer.engine.torch import RoundActivations, prepare, round_inputs, unreached
 from optimizer.model.layers import hooked, uses, walk
 from optimizer.recipe import Recipe
@@ -116,11 +116,7 @@ def build(compressed: CompressedModel, calibration: Tensor, *, threads: int, bat
         score=whole.score,
         execution=Execution(
             layers,
-            (
-                *simulated(compressed, layers, "sparse", TAKES_TIME),
-                *unrounded(bits, missed, layers),
-                message,
-            ),
+            (*simulated(compressed, layers, "sparse", missed, TAKES_TIME), message),
             fallback=why,
         ),
     )

@@ -34,7 +34,7 @@ from optimizer.engine.faster import is_faster
 from optimizer.engine.kernels.network import Network, fixed
 from optimizer.engine.kernels.plan import plan
 from optimizer.engine.kernels.trace import Trace, trace
-from optimizer.engine.realised import TAKES_TIME, simulated, unrounded
+from optimizer.engine.realised import TAKES_TIME, simulated
 from optimizer.engine.torch import parameters_of, round_inputs, unreached
 from optimizer.errors import WorkError
 from optimizer.model.examples import examples
@@ -166,9 +166,7 @@ def _build(
     runner = Runner(
         infer=infer,
         score=score,
-        execution=Execution(
-            layers, (*simulated(compressed, layers, "sparse", TAKES_TIME), *unrounded(bits, missed, layers))
-        ),
+        execution=Execution(layers, simulated(compressed, layers, "sparse", missed, TAKES_TIME)),
         memory_probe=lambda folder: torch.save(module, Path(folder) / "model.pt"),
         loader=saved,
         session=lambda: thread_count(threads),

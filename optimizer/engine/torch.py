@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from optimizer.compression.apply import CompressedModel
 from optimizer.engine.base import Array, Build, Engine, Load, Runner, Service, one_by_one
-from optimizer.engine.realised import TAKES_TIME, simulated, unrounded
+from optimizer.engine.realised import TAKES_TIME, simulated
 from optimizer.model.layers import hooked, uses, walk
 from optimizer.model.unused import values_decide
 from optimizer.records import Execution, KernelTime, LayerExecution, Role
@@ -131,9 +131,7 @@ def build(
     return Runner(
         infer=infer,
         score=score,
-        execution=Execution(
-            layers, (*simulated(compressed, layers, "torch", TAKES_TIME), *unrounded(bits, missed, layers))
-        ),
+        execution=Execution(layers, simulated(compressed, layers, "torch", missed, TAKES_TIME)),
         memory_probe=lambda folder: torch.save((model, dtype), Path(folder) / "model.pt"),
         loader=saved,
         session=lambda: thread_count(threads),
