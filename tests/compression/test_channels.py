@@ -481,23 +481,10 @@ def test_a_model_is_made_as_small_as_shapes_say(small_images: Tensor) -> None:
         shrink_to(model, shapes | {"first.weight": (6,)}, SMALL_SHAPE)
 
 
-@pytest.mark.parametrize("ratio", [1.0, -0.1, 1.5, float("nan"), float("inf")])
-def test_bad_ratios_are_refused(ratio: float, small_images: Tensor) -> None:
-    found = plan(made(Plain), small_images, order="magnitude")
-    with pytest.raises(InputError, match=rf"ratio {ratio:g} is out of range.*that can go, 0 to below 1"):
-        shrink(found, ratio)
-
-
-def test_other_bad_input_is_refused(small_images: Tensor) -> None:
-    with pytest.raises(
-        InputError, match="unknown order of channels 'random': use one of magnitude, compensated"
-    ):
-        plan(made(Plain), small_images, order="random")
+def test_too_few_images_are_refused(small_images: Tensor) -> None:
     with pytest.raises(InputError, match="give some, or take magnitude"):
         plan(made(Plain), small_images[:0])
     found = plan(made(Plain), small_images[:4], order="magnitude")
-    with pytest.raises(InputError, match="multiple 0 is not allowed: give 1"):
-        shrink(found, 0.5, multiple=0)
     with pytest.raises(InputError, match="4 images are too few.*give at least 16"):
         shrink(found, 0.5, match=True)
 

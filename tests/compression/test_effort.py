@@ -143,14 +143,10 @@ def test_whole_numbers_among_the_parameters_stay(small_images: Tensor, recipe: R
 
 
 @pytest.mark.parametrize("count", [0, 1, 8, 15])
-def test_too_few_images_and_a_negative_budget_are_refused(
-    small: Small, small_images: Tensor, count: int
-) -> None:
+def test_too_few_images_are_refused(small: Small, small_images: Tensor, count: int) -> None:
     model = small("cnn")
     with pytest.raises(InputError, match=f"{count} images are too few for best effort: give at least 16"):
         improve(model, model, {}, small_images[:count], 1)
-    with pytest.raises(InputError, match="-1 seconds of best effort are not allowed: give 0"):
-        improve(model, model, {}, small_images, -1)
 
 
 @pytest.mark.slow

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from optimizer.compression.calibration.moments import as_rows, quadratic
 from optimizer.compression.calibration.statistics import SHARES, Statistics
-from optimizer.compression.prune.patterns import Pattern, block_costs, cheapest, named, nearest_count
-from optimizer.errors import InputError, unknown
-from optimizer.recipe import ALLOCATIONS, PruneSpec
+from optimizer.compression.prune.patterns import PATTERNS, Pattern, block_costs, cheapest, nearest_count
+from optimizer.errors import InputError
+from optimizer.recipe import PruneSpec
 
 
 def weight_costs(
@@ -31,21 +31,14 @@ def weight_costs(
     the divergence of the model's outputs (nats) that comes from the second-order cost of ``weights``, those
     that run; see :func:`removal_costs`. Layers that the statistics lack get squares there, scaled so that
     their mean is the median of the other layers' means.
-
-    Raises InputError for an unknown allocation, and for ``measured`` without statistics.
     """
-    if allocation not in ALLOCATIONS:
-        raise unknown("allocation", allocation, ALLOCATIONS)
     squares = {name: weight.square() for name, weight in published.items()}
     if allocation == "normalised":
         return {name: _normalised(square) for name, square in squares.items()}
     if allocation != "measured":
         return squares
-    if statistics is None or weights is None:
-        raise InputError(
-            "allocation measured works from calibration images, and there are none: give images, "
-            "or take allocation global"
-        )
+    assert statistics is not None
+    assert weights is not None
     known = {
         name: removal_costs(name, weight, statistics)
         for name, weight in weights.items()
@@ -62,7 +55,7 @@ def counts_of(
     statistics: Statistics | None,
 ) -> dict[str, int]:
     """Weights that each layer loses; 0 where that follows from a threshold or from the pattern."""
-    pattern = named(spec.pattern)
+    pattern = PATTERNS[spec.pattern]
     if spec.threshold is not None or pattern.kept is not None:
         return dict.fromkeys(weights, 0)
     costs = weight_costs(published, spec.allocation, weights, statistics)

@@ -21,9 +21,8 @@ from optimizer.compression.prune.allocation import (
     shares_of,
     single_costs,
 )
-from optimizer.compression.prune.patterns import Pattern, keep_mask, named
+from optimizer.compression.prune.patterns import PATTERNS, Pattern, keep_mask
 from optimizer.compression.prune.pruned import Pruned
-from optimizer.errors import InputError
 from optimizer.progress import stop_if_cancelled
 from optimizer.recipe import PruneSpec
 
@@ -49,14 +48,10 @@ def prune(
     ``published`` are those before it was folded: thresholds and the allocations by magnitude look at them.
     Each row's outputs keep their variance, those of logits their slope; see :func:`match_variance` and
     :func:`match_slope`. Layers that the statistics lack lose their smallest published weights and keep the
-    others as they are. Raises InputError without statistics, and for a sparsity that can't be met.
+    others as they are. Raises InputError for a sparsity that can't be met.
     """
-    if statistics is None:
-        raise InputError(
-            "method compensated works from calibration images, and there are none: give images, or "
-            "take method magnitude"
-        )
-    pattern = named(spec.pattern)
+    assert statistics is not None
+    pattern = PATTERNS[spec.pattern]
     counts = counts_of(spec, published, weights, statistics)
     pruned = {}
     for name, weight in weights.items():
@@ -115,7 +110,7 @@ def growth(name: str, weight: Tensor, statistics: Statistics) -> tuple[float, ..
     sums = torch.zeros(len(SHARES) + 1).index_add_(0, places, seen)
     totals = [0.0]
     for share in SHARES:
-        kept = keep_mask(order, named("unstructured"), min(round(share * weight.numel()), weight.numel() - 1))
+        kept = keep_mask(order, PATTERNS["unstructured"], min(round(share * order.numel()), order.numel() - 1))
         values = refit(rows, as_rows(kept, groups)[:, ::step], matrix)
         totals.append(float((quadratic(rows - values, matrix) * effects).sum()))
     totals.append(float((quadratic(rows, matrix) * effects).sum()))

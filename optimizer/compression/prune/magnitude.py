@@ -8,7 +8,7 @@ from torch import Tensor
 
 from optimizer.compression.calibration.statistics import Statistics
 from optimizer.compression.prune.allocation import counts_of
-from optimizer.compression.prune.patterns import keep_mask, named
+from optimizer.compression.prune.patterns import PATTERNS, keep_mask
 from optimizer.compression.prune.pruned import Pruned
 from optimizer.recipe import PruneSpec
 
@@ -21,14 +21,14 @@ def prune(
 ) -> dict[str, Pruned]:
     """Each layer loses its smallest ``published`` weights; those that stay keep their value in ``weights``.
 
-    How many a layer loses, and in what pattern, is as ``spec`` says. Raises InputError without statistics
-    where the allocation is measured, and for a sparsity that can't be met.
+    How many a layer loses, and in what pattern, is as ``spec`` says. Raises InputError for a sparsity that
+    can't be met.
     """
     by_thresholds = spec.threshold is not None or spec.allocation in ("uniform", "global")
     if spec.pattern == "unstructured" and by_thresholds:
         kept = masks(published, spec)
     else:
-        counts, pattern = counts_of(spec, published, weights, statistics), named(spec.pattern)
+        counts, pattern = counts_of(spec, published, weights, statistics), PATTERNS[spec.pattern]
         kept = {name: keep_mask(one.square(), pattern, counts[name]) for name, one in published.items()}
     return {name: Pruned(weight * kept[name], kept[name]) for name, weight in weights.items()}
 
