@@ -13,7 +13,11 @@ from optimizer.compression.apply import CompressedModel
 from optimizer.compression.calibration.sensitivity import Trial
 from optimizer.compression.calibration.statistics import Statistics
 from optimizer.compression.quantize.held import HeldGrid, held_grid
+from optimizer.data.loading import load_images
+from optimizer.model.catalogue import LoadedModel
+from optimizer.model.folding import fold_batch_norm
 from optimizer.model.layers import walk
+from optimizer.records import DataSpec
 
 SMALL_SHAPE = (1, 8, 8)
 Small = Callable[[str], nn.Module]
@@ -218,6 +222,13 @@ def made(make: Callable[[], nn.Module]) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(5)
         return make().eval().requires_grad_(False)
+
+
+def taught(loaded: LoadedModel) -> tuple[nn.Module, Tensor, Tensor]:
+    """A bundled model, its batch norm folded; images to learn from; and others."""
+    images = load_images(loaded, DataSpec(limit=256))
+    seen = images.calibration.images  # they are sorted by class
+    return fold_batch_norm(loaded.module)[0], seen[:: len(seen) // 128], images.evaluation.images
 
 
 @torch.inference_mode()

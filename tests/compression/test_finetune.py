@@ -4,8 +4,9 @@ import copy
 from types import SimpleNamespace
 
 import pytest
+import small_models
 import torch
-from small_models import Counted, Small, half_gone, masks_and_grids, untouched
+from small_models import Counted, Small, half_gone, masks_and_grids, taught, untouched
 from torch import Tensor, nn
 
 from optimizer.compression.apply import compress
@@ -15,13 +16,10 @@ from optimizer.compression.divergence import NO_CLASSIFIER, divergence, prepared
 from optimizer.compression.finetune import look_steps, recover
 from optimizer.compression.quantize.grid import Codes
 from optimizer.compression.quantize.held import HeldGrid, moved
-from optimizer.data.loading import load_images
 from optimizer.errors import InputError
 from optimizer.model.catalogue import LoadedModel
-from optimizer.model.folding import fold_batch_norm
 from optimizer.model.layers import walk
 from optimizer.recipe import PruneSpec, QuantizeSpec, Recipe
-from optimizer.records import DataSpec
 
 
 @pytest.mark.slow
@@ -140,21 +138,13 @@ def test_the_images_held_out_are_those_that_nothing_was_refitted_to(
 def test_a_residual_network_pruned_by_magnitude_is_won_back_in_few_steps(
     resnet: LoadedModel, bits: int
 ) -> None:
-    teacher, _ = fold_batch_norm(resnet.module)
-    images = load_images(resnet, DataSpec(limit=256))
-    mixed = images.calibration.images[:: len(images.calibration.images) // 128]  # they are sorted by class
+    teacher, images, unseen = taught(resnet)
     pruned = compress(teacher, Recipe(PruneSpec(sparsity=0.85), QuantizeSpec(weight_bits=bits)))
     masks, grids = masks_and_grids(pruned)
-    found = recover(pruned.module, teacher, masks, mixed, 60, grids=grids)
-    unseen = images.evaluation.images
-
-    def apart(model: nn.Module) -> float:
-        with torch.no_grad():
-            return divergence(prepared(model(unseen)), prepared(teacher(unseen))).item()
-
-    before = apart(pruned.module)
+    found = recover(pruned.module, teacher, masks, images, 60, grids=grids)
+    before = small_models.divergence(teacher, pruned.module, unseen)
     pruned.module.load_state_dict(found.state)
-    assert apart(pruned.module) < 0.6 * before
+    assert small_models.divergence(teacher, pruned.module, unseen) < 0.6 * before
     assert all((found.state[name][~mask] == 0).all() for name, mask in masks.items())
 
 
