@@ -66,9 +66,7 @@ def simulated(
             words.append(f"{asked}: {some_of(missed, layers)} did not run in it: {named(missed)}")
     if unrounded:
         activations = f"{quantize.activation_bits}-bit activations"
-        words.append(
-            f"{activations}: {some_of(unrounded, layers)} take them in float32: {named(unrounded)}"
-        )
+        words.append(f"{activations}: {some_of(unrounded, layers)} take them in float32: {named(unrounded)}")
     return tuple(words)
 
 

@@ -102,7 +102,10 @@ def test_a_layer_that_int8_did_not_reach_is_named(small: Small) -> None:
     for layers, words in (
         (ran, ("1 of 2 layers did not run on int8 kernels: head",)),
         (ran[:1], ()),
-        ([ran[0], LayerExecution("head", *UNTOLD)], ("1 of 2 layers ran on kernels that are not told: head",)),
+        (
+            [ran[0], LayerExecution("head", *UNTOLD)],
+            ("1 of 2 layers ran on kernels that are not told: head",),
+        ),
     ):
         assert openvino.simulated(compressed, layers, "openvino") == words
 

@@ -445,9 +445,7 @@ def test_averaged_weights_are_found(before: str, network: CifarResNet, examine: 
     assert examine(weights, "cifar-resnet20").architecture == "cifar-resnet20"
 
 
-def test_options_and_numbers_beside_the_weights_are_no_code(
-    network: CifarResNet, examine: Examine
-) -> None:
+def test_options_and_numbers_beside_the_weights_are_no_code(network: CifarResNet, examine: Examine) -> None:
     said = {"args": Namespace(lr=0.1, nested=Namespace()), "best": np.float64(0.9), "epoch": np.int64(3)}
     for as_zip in (True, False):
         content = {"model": network.state_dict(), **said}

@@ -110,7 +110,9 @@ def growth(name: str, weight: Tensor, statistics: Statistics) -> tuple[float, ..
     sums = torch.zeros(len(SHARES) + 1).index_add_(0, places, seen)
     totals = [0.0]
     for share in SHARES:
-        kept = keep_mask(order, PATTERNS["unstructured"], min(round(share * order.numel()), order.numel() - 1))
+        kept = keep_mask(
+            order, PATTERNS["unstructured"], min(round(share * order.numel()), order.numel() - 1)
+        )
         values = refit(rows, as_rows(kept, groups)[:, ::step], matrix)
         totals.append(float((quadratic(rows - values, matrix) * effects).sum()))
     totals.append(float((quadratic(rows, matrix) * effects).sum()))
