@@ -159,7 +159,7 @@ def _clip(a: Attributes, x: Any, low: Tensor | None = None, high: Tensor | None 
 def _cast(a: Attributes, x: Any, like: Any = None) -> Any:
     if a.get("to", 1) not in KINDS:
         raise UnsupportedError(f"type {a.get('to')}")
-    return x.to(KINDS[a.get("to", 1)])
+    return x.to(a.get("like", KINDS[a.get("to", 1)]))
 
 
 @operator("Softmax", "LogSoftmax")
