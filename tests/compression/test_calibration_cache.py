@@ -211,7 +211,7 @@ def plain() -> nn.Module:
 
 @pytest.mark.parametrize("order", ["magnitude", "compensated"])
 def test_a_plan_is_made_once_and_removes_the_same_channels(
-    plain: nn.Module, small_images: Tensor, home: Path, monkeypatch: pytest.MonkeyPatch, order: str
+    plain: nn.Module, small_images: Tensor, monkeypatch: pytest.MonkeyPatch, order: str
 ) -> None:
     moments = statistics_of(plain, small_images).moments if order == "compensated" else None
     made = plan_of(plain, small_images, order, moments)
@@ -353,9 +353,7 @@ def test_a_damaged_beginning_is_no_beginning(model: nn.Module, small_images: Ten
         assert all(torch.equal(expected[name], one) for name, one in found.state_dict().items())
 
 
-def test_what_is_read_again_lies_in_memory_as_what_was_made(
-    model: nn.Module, small_images: Tensor, home: Path
-) -> None:
+def test_what_is_read_again_lies_in_memory_as_what_was_made(model: nn.Module, small_images: Tensor) -> None:
     """Where a tensor begins decides how sums over it are rounded."""
     statistics_of(model, small_images)
     again = statistics_of(model, small_images)
