@@ -83,6 +83,12 @@ def one_line(error: object, most: int | None = None) -> str:
     return words if most is None or len(words) <= most else f"{words[: most - 3].rsplit(' ', 1)[0]}..."
 
 
+def shown(value: object) -> str:
+    """A value as an error names it, or another error's own words, cut where it is long."""
+    text = one_line(value) if isinstance(value, Exception) else repr(value)
+    return text if len(text) <= 80 else f"{text[:80]}…"
+
+
 def words_of(error: Exception) -> str:
     """What to tell of an error: its own words, and of one that is not ours its kind as well.
 

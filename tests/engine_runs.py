@@ -1,16 +1,18 @@
 """Recipes to run on engines, and how."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from optimizer.compression.apply import compress
+from optimizer.compression.apply import CompressedModel, compress
 from optimizer.engine import Runner, engine_named
 from optimizer.engine.base import Build
 from optimizer.methods.engines import ENGINES
+from optimizer.model.layers import uses
 from optimizer.recipe import PruneSpec, QuantizeSpec, Recipe
 
 Ready = Callable[[str, str], tuple[nn.Module, Build]]
@@ -55,6 +57,23 @@ def run(engine: str, model: nn.Module, recipe: Recipe, calibration: Tensor, batc
 def eager(model: nn.Module, recipe: Recipe, images: Tensor) -> np.ndarray:
     with torch.inference_mode():
         return compress(model, recipe).module(images).numpy()
+
+
+def with_shifted_biases(model: nn.Module, recipe: Recipe) -> CompressedModel:
+    """A recipe that changes the bias of every layer."""
+    made = compress(model, recipe)
+    for layer in uses(made.module):
+        change = torch.linspace(-1, 1, len(layer.weight))
+        made.weights[layer.name] = replace(made.weights[layer.name], bias_change=change)
+        assert layer.bias is not None
+        with torch.no_grad():
+            layer.bias.add_(change)
+    return made
+
+
+def off(found: np.ndarray, expected: np.ndarray) -> float:
+    """How far, as a share of what is expected."""
+    return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
 
 
 def close(found: np.ndarray, expected: np.ndarray) -> None:

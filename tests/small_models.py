@@ -1,14 +1,23 @@
 """Small torch models that take images ``[N, 1, 8, 8]``."""
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from optimizer.compression.apply import CompressedModel
+from optimizer.compression.calibration.sensitivity import Trial
 from optimizer.compression.calibration.statistics import Statistics
 from optimizer.compression.quantize.held import HeldGrid, held_grid
+from optimizer.data.loading import load_images
+from optimizer.model.catalogue import LoadedModel
+from optimizer.model.folding import fold_batch_norm
 from optimizer.model.layers import walk
+from optimizer.records import DataSpec
 
 SMALL_SHAPE = (1, 8, 8)
 Small = Callable[[str], nn.Module]
@@ -181,9 +190,20 @@ def half_never_on() -> nn.Sequential:
 
 
 class Standardised(nn.Conv2d):
+    """As libraries do it: the stored weight's scale makes no difference."""
+
     def forward(self, x: Tensor) -> Tensor:
-        weight = self.weight / self.weight.std(dim=(1, 2, 3), keepdim=True)
-        return nn.functional.conv2d(x, weight, self.bias)
+        return self._conv_forward(x, self.weight / self.weight.std((1, 2, 3), keepdim=True), self.bias)
+
+
+class Counted(nn.Linear):
+    """Its state holds more than tensors."""
+
+    def get_extra_state(self) -> Any:
+        return {"steps": 3}
+
+    def set_extra_state(self, state: Any) -> None:
+        """It has none that is written."""
 
 
 class Branching(nn.Module):
@@ -195,6 +215,60 @@ class Branching(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.bright(x) if x.mean() > 0 else self.dark(x)
+
+
+def made(make: Callable[[], nn.Module]) -> nn.Module:
+    """The same weights every time, without gradients."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(5)
+        return make().eval().requires_grad_(False)
+
+
+def taught(loaded: LoadedModel) -> tuple[nn.Module, Tensor, Tensor]:
+    """A bundled model, its batch norm folded; images to learn from; and others."""
+    images = load_images(loaded, DataSpec(limit=256))
+    seen = images.calibration.images  # they are sorted by class
+    return fold_batch_norm(loaded.module)[0], seen[:: len(seen) // 128], images.evaluation.images
+
+
+@torch.inference_mode()
+def run(model: nn.Module, images: Tensor) -> Tensor:
+    return model(images)
+
+
+def divergence(model: nn.Module, other: nn.Module, images: Tensor) -> float:
+    """Of what ``other`` answers from what ``model`` does (KL, nats), by torch's own function."""
+    before, after = (run(one, images).log_softmax(1) for one in (model, other))
+    return functional.kl_div(after, before, reduction="batchmean", log_target=True).item()
+
+
+@contextmanager
+def untouched(*models: nn.Module) -> Iterator[None]:
+    """After the block the models are as they were: values, modes, hooks, and which parameters have gradients;
+    and random numbers go on as they would have."""
+    before = [(copy.deepcopy(one.state_dict()), _settings(one)) for one in models]
+    random = torch.get_rng_state()
+    yield
+    for model, (state, settings) in zip(models, before, strict=True):
+        assert model.state_dict().keys() == state.keys()
+        assert all(torch.equal(state[name], one) for name, one in model.state_dict().items())
+        assert _settings(model) == settings
+    assert torch.equal(torch.get_rng_state(), random)
+
+
+def _settings(model: nn.Module) -> list[tuple[object, ...]]:
+    parts = [(one.training, *one._forward_hooks, *one._forward_pre_hooks) for one in model.modules()]
+    return [*parts, *((one.requires_grad, one.grad is None) for one in model.parameters())]
+
+
+def with_trials(model: nn.Module, trials: Mapping[str, Trial]) -> nn.Module:
+    changed = copy.deepcopy(model)
+    for layer in walk(changed):
+        if trial := trials.get(layer.name):
+            layer.weight.data = trial.weight
+            if layer.bias is not None and trial.bias_change is not None:
+                layer.bias.data += trial.bias_change
+    return changed
 
 
 def assert_same_statistics(one: Statistics, other: Statistics) -> None:

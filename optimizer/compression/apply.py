@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from optimizer.compression.calibration.statistics import Statistics
 from optimizer.compression.prune import Pruned, Pruner
-from optimizer.compression.prune.patterns import SPARSE_INPUTS, SPARSE_OUTPUTS, fits, named
+from optimizer.compression.prune.patterns import PATTERNS, SPARSE_INPUTS, SPARSE_OUTPUTS, fits
 from optimizer.compression.quantize import Quantizer, bits, equalise
 from optimizer.compression.quantize.grid import Codes
 from optimizer.errors import InputError, unknown
@@ -146,7 +146,7 @@ def _check_pattern(weights: Mapping[str, Tensor], recipe: Recipe) -> None:
     name = recipe.prune.pattern
     specs = recipe.prune_for(weights)
     held = [weight for layer, weight in weights.items() if specs[layer].pattern == name]
-    if held and not any(fits(weight.shape, named(name)) for weight in held):
+    if held and not any(fits(weight.shape, PATTERNS[name]) for weight in held):
         raise InputError(
             f"pattern {name} fits no layer of this model: it needs outputs in multiples of "
             f"{SPARSE_OUTPUTS} and inputs in multiples of {SPARSE_INPUTS}, as sparse tensor "

@@ -22,7 +22,7 @@ from optimizer.compression.calibration.moments import (
     Sums,
     Watch,
     as_rows,
-    channels_last,
+    both_channels_last,
     damped,
     solved,
 )
@@ -64,10 +64,7 @@ def refined(
     model = copy.deepcopy(student).eval()
     _, positions = ROUNDED if grids else PRUNED
     seen, _ = seen_and_held_out(images[:IMAGES])
-    laid_out, seen = channels_last(teacher, seen)
-    if laid_out is not teacher:
-        teacher = laid_out
-        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    teacher, seen = both_channels_last(teacher, model, seen)
     parts, originals = chains(model, teacher, seen[:1])
     dense = {layer.name: layer for layer in walk(teacher)}
     calls = calls_of(model, seen[:1])

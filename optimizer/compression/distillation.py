@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from optimizer.compression.calibration.moments import channels_last
+from optimizer.compression.calibration.moments import both_channels_last
 from optimizer.compression.calibration.statistics import HELD_OUT, seen_and_held_out
 from optimizer.compression.divergence import divergence, is_classifier, prepared
 from optimizer.compression.gradients import gradient_context
@@ -151,10 +151,7 @@ def learning(
     """
     context = gradient_context(student, images[:1])
     model = copy.deepcopy(student).eval()  # batch norm, where any is left, keeps its statistics
-    laid_out, images = channels_last(teacher, images)
-    if laid_out is not teacher:
-        teacher = laid_out
-        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    teacher, images = both_channels_last(teacher, model, images)
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     parts, originals = chains(model, teacher, images[:1])

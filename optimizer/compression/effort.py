@@ -106,11 +106,9 @@ def improve(
 
     Weights are rounded or refitted once more first (``refine``), which a network whose channels were scaled
     can't take.
-    Ends early where :func:`optimizer.progress.is_enough`. Raises InputError for a budget below 0, fewer than
-    16 images, or a student that can't learn.
+    Ends early where :func:`optimizer.progress.is_enough`. Raises InputError for fewer than 16 images, or a
+    student that can't learn.
     """
-    if seconds < 0:
-        raise InputError(f"{seconds:g} seconds of best effort are not allowed: give 0 (none) or more")
     if len(images) < MIN_IMAGES:
         raise InputError(
             f"{len(images)} images are too few for best effort: give at least {MIN_IMAGES}, or 0 seconds"

@@ -117,11 +117,9 @@ def recover(
     :func:`optimizer.compression.distillation.learning`.
 
     With 0 steps the student comes back as it is. ``keep`` is given a checkpoint at each look, and ``begun``
-    is such a one of the same fine-tuning, which was stopped: it goes on from there. Raises InputError for a
-    budget below 0, fewer than 16 images, or a student that can't learn.
+    is such a one of the same fine-tuning, which was stopped: it goes on from there. Raises InputError for
+    fewer than 16 images, or a student that can't learn.
     """
-    if steps < 0:
-        raise InputError(f"{steps} fine-tuning steps are not allowed: give 0 (none) or more")
     if len(images) < MIN_IMAGES:
         raise InputError(f"{len(images)} images are too few to fine-tune on: give at least {MIN_IMAGES}")
     if begun is not None and (begun.step > steps or not fits(begun.best, tensors(student))):

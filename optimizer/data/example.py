@@ -1,14 +1,12 @@
 """One image to look at, before a model is there to preprocess it. No torch."""
 
-import numpy as np
 from PIL import Image
 
 from optimizer.data.decoding import Allowance, decoded
 from optimizer.data.folders import check_again, list_folder
-from optimizer.data.selection import BUNDLED_ARCHIVES
+from optimizer.data.selection import BUNDLED_ARCHIVES, bundled_set
 from optimizer.errors import InputError
 from optimizer.records import DataSpec
-from optimizer.system.paths import asset
 
 MAX_SIDE = 1024
 """Pixels: of a larger one a smaller copy is shown."""
@@ -18,8 +16,7 @@ MAX_TRIED = 5
 def example_image(spec: DataSpec) -> Image.Image:
     """The first image of a folder that can be read, or a bundled one. Raises InputError."""
     if spec.path is None:
-        with asset(BUNDLED_ARCHIVES[0]).open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            return Image.fromarray(archive["images"][0]).convert("RGB")
+        return Image.fromarray(bundled_set(BUNDLED_ARCHIVES[0])[0][0]).convert("RGB")
     check_again(spec.path)
     for path in list_folder(spec.path).images[:MAX_TRIED]:
         try:

@@ -1,7 +1,6 @@
 """Images as tensors: the bundled set, or a folder of the user's, through the model's own preprocessing."""
 
 import math
-import zipfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -19,6 +18,7 @@ from optimizer.data.folders import expand, list_folder, place_of
 from optimizer.data.selection import (
     BUNDLED_ARCHIVES,
     CALIBRATION_LIMIT,
+    bundled_set,
     calibration_files,
     check_at_hand,
     fingerprint,
@@ -33,7 +33,6 @@ from optimizer.model.sources.bundled import GreyTransform
 from optimizer.progress import Report, quiet
 from optimizer.records import DataSpec
 from optimizer.system.environment import environment, threads_available
-from optimizer.system.paths import asset
 
 MEMORY_SHARE = 0.25
 """The images that one process holds may take this share of the memory that a container leaves it. There are
@@ -243,14 +242,14 @@ def _load_bundled(model: LoadedModel, spec: DataSpec, report: Report, limit: int
     if spec.class_index is not None:
         raise InputError("a class index file goes with an image folder: give the folder too, or leave it out")
     report(None, "reading the bundled images")
-    pixels, labels = _archive(BUNDLED_ARCHIVES[0])
+    pixels, labels = bundled_set(BUNDLED_ARCHIVES[0])
     sampled = np.random.default_rng(spec.seed).permutation(len(pixels))[: spec.limit]
     notes: tuple[str, ...] = ()
     if len(sampled) < len(pixels):
         notes = (f"{len(sampled):,} of {len(pixels):,} images are evaluated, drawn with seed {spec.seed}",)
     evaluation = _preprocess_all(model, pixels[sampled[:limit]])
     if spec.calibration is None:
-        calibration = _preprocess_all(model, _archive(BUNDLED_ARCHIVES[1])[0])
+        calibration = _preprocess_all(model, bundled_set(BUNDLED_ARCHIVES[1])[0])
     else:
         files = calibration_files(spec)
         read = _calibration(model, files[:CALIBRATION_LIMIT], files[CALIBRATION_LIMIT:], (), report)
@@ -263,18 +262,6 @@ def _load_bundled(model: LoadedModel, spec: DataSpec, report: Report, limit: int
         notes=notes,
         mapping=ClassMapping(),
     )
-
-
-def _archive(name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Pixels uint8 ``[N, 28, 28]`` and labels int64 ``[N]`` of a bundled set."""
-    path = asset(name)
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            return archive["images"], archive["labels"].astype(np.int64)
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(
-            f"the bundled images {path} are damaged ({error}): install paretoscope again"
-        ) from error
 
 
 def _preprocess_all(model: LoadedModel, pixels: np.ndarray) -> Tensor:

@@ -1,10 +1,11 @@
 """Who is evaluated and who calibrates, of image folders; and whether they are as they were.
 
-Opens no image; reads some files to compare their content.
+Opens no image of a folder; reads some files to compare their content.
 """
 
 import json
 import os
+import zipfile
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -152,6 +153,18 @@ def without_shared(
         else:
             kept.append(file)
     return tuple(kept), shared
+
+
+def bundled_set(name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels uint8 ``[N, 28, 28]`` and labels int64 ``[N]`` of a bundled set. Raises InputError."""
+    path = asset(name)
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            return archive["images"], archive["labels"].astype(np.int64)
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError(
+            f"the bundled images {path} are damaged ({error}): install paretoscope again"
+        ) from error
 
 
 def check_at_hand(spec: DataSpec) -> None:

@@ -49,14 +49,14 @@ def one_by_one(infer: Callable[[Array], Array]) -> Callable[[Array, int], Array]
 
 def in_batches(infer: Callable[[Array], Array], images: Array, batch: int) -> Array:
     """Any number of images by a function that takes ``batch`` at a time: the last ones are filled up."""
-    parts = []
-    for start in range(0, len(images), batch):
-        chunk = images[start : start + batch]
-        missing = batch - len(chunk)
-        if missing:
-            chunk = np.concatenate([chunk, np.repeat(chunk[-1:], missing, 0)])
-        parts.append(infer(chunk)[: batch - missing])
-    return np.concatenate(parts)
+    chunks = (images[start : start + batch] for start in range(0, len(images), batch))
+    return np.concatenate([infer(filled(chunk, batch))[: len(chunk)] for chunk in chunks])
+
+
+def filled(images: Array, batch: int) -> Array:
+    """So many images: where there are too few, the last one again."""
+    missing = batch - len(images)
+    return np.concatenate([images, np.repeat(images[-1:], missing, 0)]) if missing else images
 
 
 def scoring_batch(shape: Sequence[int], elements: int = 320_000, most: int = 50) -> int:

@@ -27,7 +27,7 @@ from optimizer.compression.apply import CompressedModel
 from optimizer.engine import inductor
 from optimizer.engine.base import Array, Build, Engine, Load, Runner, in_batches, scoring_batch
 from optimizer.engine.exporting import advice, quiet
-from optimizer.engine.realised import simulated, unrounded
+from optimizer.engine.realised import simulated
 from optimizer.engine.torch import (
     DTYPES,
     FACTORS,
@@ -271,9 +271,7 @@ def build(
     return Runner(
         infer=lambda images: runs(batch)(images),
         score=score,
-        execution=Execution(
-            layers, (*simulated(compressed, layers, "compile"), *unrounded(bits, missed, layers))
-        ),
+        execution=Execution(layers, simulated(compressed, layers, "compile", missed)),
         memory_probe=partial(_save, module, precision),
         loader=saved,
         loads_slowly=True,

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from optimizer.compression.apply import CompressedModel
 from optimizer.engine.base import Runner
-from optimizer.engine.realised import TAKES_TIME, simulated, unrounded
-from optimizer.engine.torch import RoundActivations, activation_ranges, prepare, unreached
+from optimizer.engine.realised import TAKES_TIME, simulated
+from optimizer.engine.torch import RoundActivations, prepare, round_inputs, unreached
 from optimizer.model.layers import hooked, uses, walk
 from optimizer.recipe import Recipe
 from optimizer.records import Execution, LayerExecution
@@ -71,9 +71,7 @@ def to_csr(weight: Tensor) -> Tensor:
 def build(compressed: CompressedModel, calibration: Tensor, *, threads: int, batch: int, why: str) -> Runner:
     """The eager runner with CSR layers in it, in float32; ``why`` there are no kernels is told."""
     model, bits = copy.deepcopy(compressed.module), compressed.recipe.quantize.activation_bits
-    spans = activation_ranges(model, calibration) if bits <= 8 else {}
-    for layer, span in spans.items():
-        layer.register_forward_pre_hook(RoundActivations(*span, bits))
+    spans = round_inputs(model, calibration, bits) if bits <= 8 else {}
     missed = unreached(model, spans) if bits <= 8 else []
     scored = copy.deepcopy(model)  # which layers are faster may change
     inputs: dict[nn.Module, Tensor] = {}
@@ -118,11 +116,7 @@ def build(compressed: CompressedModel, calibration: Tensor, *, threads: int, bat
         score=whole.score,
         execution=Execution(
             layers,
-            (
-                *simulated(compressed, layers, "sparse", TAKES_TIME),
-                *unrounded(bits, missed, layers),
-                message,
-            ),
+            (*simulated(compressed, layers, "sparse", missed, TAKES_TIME), message),
             fallback=why,
         ),
     )

@@ -9,7 +9,7 @@ import numpy as np
 
 from optimizer.engine import onnxruntime, onnxruntime_session
 from optimizer.engine.base import Array, Runner
-from optimizer.engine.onnx_graph import Graph
+from optimizer.engine.onnx_graph import Graph, readers_of
 from optimizer.engine.opened import Answer, InnerLayer, Network, Opened, check_static, short
 from optimizer.errors import InputError
 from optimizer.records import Execution
@@ -93,10 +93,8 @@ QUANTIZED = {"QLinearConv": 6, "QLinearMatMul": 6}
 def _layers(graph: Any) -> OnnxLayers:
     """By name, each layer's kind, its weight's shape, and the node that ends it."""
     weights = {one.name: tuple(one.dims) for one in graph.initializer}
-    readers: dict[str, list[Any]] = {}
+    readers = readers_of(graph)
     for node in graph.node:
-        for name in node.input:
-            readers.setdefault(name, []).append(node)
         if node.op_type in OF_ONNX_WEIGHTS and all(name in weights for name in node.input if name):
             weights[node.output[0]] = weights[node.input[0]]
     ends = {output.name for output in graph.output}

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from optimizer.engine.exporting import quiet
 from optimizer.errors import WorkError, one_line
 from optimizer.model.examples import examples
-from optimizer.model.layers import multiplications, walk
+from optimizer.model.layers import by_path, multiplications, walk
 from optimizer.records import Part
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
@@ -187,13 +187,7 @@ def _layers_in(graph: Any, module: nn.Module) -> dict[str, tuple[str, bool]]:
     """
     from onnx import TensorProto, numpy_helper
 
-    names = {id(layer.weight): layer.name for layer in walk(module)}
-    aliases = {
-        alias: names[id(parameter)]
-        for alias, parameter in module.named_parameters(remove_duplicate=False)
-        if id(parameter) in names
-    }
-    weights = {layer.name: layer.weight.detach().numpy() for layer in walk(module)}
+    weights, aliases = {layer.name: layer.weight.detach().numpy() for layer in walk(module)}, by_path(module)
     # A MatMul takes [in, out]. Of a weight that equals its transpose, values don't tell which it is.
     turned = {node.input[1] for node in graph.node if node.op_type == "MatMul"} - aliases.keys()
     found: dict[str, tuple[str, bool]] = {}

@@ -27,7 +27,7 @@ from optimizer.compression.apply import CompressedModel, CompressedWeight
 from optimizer.compression.packing import narrow
 from optimizer.engine.onnx_export import Exported, export
 from optimizer.engine.torch import RoundActivations
-from optimizer.model.layers import walk
+from optimizer.model.layers import by_path
 
 LAYER_OPERATIONS = ("Conv", "Gemm", "MatMul")
 ACTIVATIONS = ("Relu", "Clip")
@@ -86,10 +86,10 @@ def _misses(exported: Exported, compressed: CompressedModel) -> bool:
     """Whether a value that the recipe changes has no initializer of its own. Of a layer that is never called,
     too: its weight may be masked, and the product be the model's own."""
     before = dict(exported.module.named_parameters(remove_duplicate=False))
-    weights = {id(layer.weight): layer.name for layer in walk(compressed.module)}
+    layers = by_path(compressed.module)
     covered = {name for name, _ in exported.weights.values()}
     for alias, after in compressed.module.named_parameters(remove_duplicate=False):
-        known = weights[id(after)] in covered if id(after) in weights else alias in exported.others
+        known = layers[alias] in covered if alias in layers else alias in exported.others
         if not known and not torch.equal(before[alias], after):
             return True
     return False
@@ -171,12 +171,18 @@ def _places(graph: Any, weights: Mapping[str, tuple[str, bool]], kernels: bool) 
     ]
 
 
-def _after_activation(graph: Any) -> Callable[[str], str]:
-    """From a tensor to what the activation makes of it that alone reads it; a kernel does both at once."""
+def readers_of(graph: Any) -> dict[str, list[Any]]:
+    """The nodes that read each tensor, in their order."""
     readers: dict[str, list[Any]] = {}
     for node in graph.node:
         for tensor in node.input:
             readers.setdefault(tensor, []).append(node)
+    return readers
+
+
+def _after_activation(graph: Any) -> Callable[[str], str]:
+    """From a tensor to what the activation makes of it that alone reads it; a kernel does both at once."""
+    readers = readers_of(graph)
 
     def after(tensor: str) -> str:
         found = readers.get(tensor, [])

@@ -31,9 +31,9 @@ from optimizer.engine.base import (
 from optimizer.engine.exporting import advice
 from optimizer.engine.faithful import check_follows
 from optimizer.engine.onnx_export import Exported, export, lacking
-from optimizer.engine.onnx_graph import Graph, graph_of
+from optimizer.engine.onnx_graph import Graph, graph_of, readers_of
 from optimizer.engine.onnxruntime_session import save_content, saved, session_of
-from optimizer.engine.realised import UNTOLD, execution_of, simulated, unrounded
+from optimizer.engine.realised import UNTOLD, execution_of, simulated
 from optimizer.errors import WorkError, one_line
 from optimizer.methods.engines import use_another
 from optimizer.records import Execution, KernelTime, LayerExecution, Role
@@ -92,7 +92,7 @@ def build(
         score=score,
         scored=lambda: scoring()[1],
         execution=Execution(
-            layers, (*simulated(compressed, layers, "onnxruntime"), *_unrounded(compressed, graph))
+            layers, simulated(compressed, layers, "onnxruntime", _unrounded(compressed, graph))
         ),
         memory_probe=partial(save_content, content, folded),
         profile=partial(_profile, content, graph, folded, threads),
@@ -102,11 +102,10 @@ def build(
 
 
 def _unrounded(compressed: CompressedModel, graph: Graph) -> list[str]:
-    """In words which layers no rounding reaches: those whose weight is split first, as by an attention that
-    reads other values than it asks with."""
-    bits, reached = compressed.recipe.quantize.activation_bits, set(graph.nodes.values())
-    missed = [name for name in graph.running if name not in reached and bits < 32]
-    return unrounded(bits, missed, graph.running)
+    """The layers that no rounding reaches: those whose weight is split first, as by an attention that reads
+    other values than it asks with."""
+    rounds, reached = compressed.recipe.quantize.rounds_activations, set(graph.nodes.values())
+    return [name for name in graph.running if rounds and name not in reached]
 
 
 def _serve(content: bytes, graph: Graph, folded: bool, *, batch: int, threads: int, streams: int) -> Service:
@@ -232,11 +231,7 @@ def _plain(name: str) -> str:
 
 def _results(graph: Graph) -> dict[str, str]:
     """The layer of each of its nodes, and of each tensor that they give or that may be fused to them."""
-    readers: dict[str, list[Any]] = {}
-    for node in graph.model.graph.node:
-        for tensor in node.input:
-            readers.setdefault(tensor, []).append(node)
-    found = dict(graph.nodes)
+    readers, found = readers_of(graph.model.graph), dict(graph.nodes)
     for node in graph.model.graph.node:
         if node.name not in graph.nodes:
             continue

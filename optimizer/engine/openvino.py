@@ -92,7 +92,7 @@ def build(
         infer=one_call(timed),
         score=lambda images: run_batches(scoring(), at_once, images),
         scored=lambda: executed(scoring(), graph, prepared),
-        execution=Execution(layers, tuple(simulated(compressed, layers, "openvino"))),
+        execution=Execution(layers, simulated(compressed, layers, "openvino")),
         memory_probe=lambda folder: save_graph(fast, Path(folder), precision),
         loader=saved,
         profile=_profiler(fast, prepared, shape, threads, precision),

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from optimizer.engine.base import Array
+from optimizer.engine.base import Array, filled
 
 
 def run_batches(compiled: Any, batch: int, images: Array) -> Array:
@@ -28,9 +28,7 @@ def run_batches(compiled: Any, batch: int, images: Array) -> Array:
         return request
 
     for start in range(0, len(images), batch):
-        chunk = images[start : start + batch]
-        if len(chunk) < batch:
-            chunk = np.concatenate([chunk, np.repeat(chunk[-1:], batch - len(chunk), 0)])
+        chunk = filled(images[start : start + batch], batch)
         request = free.pop() if free else finish_oldest()
         request.start_async([chunk], share_inputs=True)
         running.append((request, start, chunk))

@@ -37,7 +37,7 @@ from optimizer.engine.openvino_quantizers import (
 from optimizer.errors import WorkError, one_line
 from optimizer.methods.engines import use_another
 from optimizer.model.examples import examples, noise
-from optimizer.model.layers import multiplications, uses, walk, whole_attention
+from optimizer.model.layers import by_path, multiplications, uses, walk, whole_attention
 from optimizer.records import Part
 
 REACH_IMAGES = 32
@@ -142,12 +142,7 @@ def _graph(module: nn.Module, *example: Tensor) -> Any:
 def _operations(graph: Any, model: nn.Module, prefix: str = "") -> dict[str, tuple[str, ...]]:
     """By layer, the operations that multiply with its weight, of a graph that has this prefix to all names of
     the model's parameters."""
-    names = {id(layer.weight): layer.name for layer in walk(model)}
-    aliases = {
-        f"{prefix}{alias}": names[id(parameter)]
-        for alias, parameter in model.named_parameters(remove_duplicate=False)
-        if id(parameter) in names
-    }
+    aliases = {f"{prefix}{alias}": name for alias, name in by_path(model).items()}
     operations: dict[str, tuple[str, ...]] = {}
     for node in graph.get_ordered_ops():
         if node.get_type_name() in WEIGHTED:

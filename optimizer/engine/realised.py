@@ -21,10 +21,15 @@ def execution_of(name: str, kernels: Iterable[tuple[str, str]]) -> LayerExecutio
 
 
 def simulated(
-    compressed: CompressedModel, layers: Sequence[LayerExecution], engine: str, rounding: str = ""
-) -> list[str]:
+    compressed: CompressedModel,
+    layers: Sequence[LayerExecution],
+    engine: str,
+    unrounded: Sequence[str] = (),
+    rounding: str = "",
+) -> tuple[str, ...]:
     """What an engine's kernels did not do of a recipe, in words, by what was really executed.
 
+    ``unrounded`` are the layers that take activations as they are, since no rounding reaches them;
     ``rounding`` is what else is to be said where activations are rounded between kernels.
     """
     int8 = engine_info(engine).int8
@@ -59,7 +64,10 @@ def simulated(
         if missed:
             asked = PRECISIONS[quantize.precision]
             words.append(f"{asked}: {some_of(missed, layers)} did not run in it: {named(missed)}")
-    return words
+    if unrounded:
+        activations = f"{quantize.activation_bits}-bit activations"
+        words.append(f"{activations}: {some_of(unrounded, layers)} take them in float32: {named(unrounded)}")
+    return tuple(words)
 
 
 def _unfit(compressed: CompressedModel) -> str:
@@ -67,13 +75,6 @@ def _unfit(compressed: CompressedModel) -> str:
     whole = not any(weight.codes for weight in compressed.weights.values())
     reason = "the weights do" if whole else "asymmetric 8-bit weights do"
     return f", since {reason} not fit int8"
-
-
-def unrounded(bits: int, missed: Sequence[str], layers: Sequence[object]) -> list[str]:
-    """In words which layers take activations as they are, since no rounding to ``bits`` reaches them."""
-    if not missed:
-        return []
-    return [f"{bits}-bit activations: {some_of(missed, layers)} take them in float32: {named(missed)}"]
 
 
 def some_of(names: Sequence[str], layers: Sequence[object]) -> str:

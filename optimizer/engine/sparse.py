@@ -34,8 +34,8 @@ from optimizer.engine.faster import is_faster
 from optimizer.engine.kernels.network import Network, fixed
 from optimizer.engine.kernels.plan import plan
 from optimizer.engine.kernels.trace import Trace, trace
-from optimizer.engine.realised import TAKES_TIME, simulated, unrounded
-from optimizer.engine.torch import parameters_of, round_inputs
+from optimizer.engine.realised import TAKES_TIME, simulated
+from optimizer.engine.torch import parameters_of, round_inputs, unreached
 from optimizer.errors import WorkError
 from optimizer.model.examples import examples
 from optimizer.model.layers import walk
@@ -130,7 +130,7 @@ def _build(
     missed: list[str] = []
     if bits <= 8:
         module = rounding = copy.deepcopy(module)
-        missed = round_inputs(module, calibration, bits)
+        missed = unreached(module, round_inputs(module, calibration, bits))
         shape = tuple(calibration.shape[1:])
         traced = cache(lambda batch: trace(rounding, (batch, *shape)))
 
@@ -166,9 +166,7 @@ def _build(
     runner = Runner(
         infer=infer,
         score=score,
-        execution=Execution(
-            layers, (*simulated(compressed, layers, "sparse", TAKES_TIME), *unrounded(bits, missed, layers))
-        ),
+        execution=Execution(layers, simulated(compressed, layers, "sparse", missed, TAKES_TIME)),
         memory_probe=lambda folder: torch.save(module, Path(folder) / "model.pt"),
         loader=saved,
         session=lambda: thread_count(threads),

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from optimizer.compression.apply import CompressedModel
 from optimizer.engine.base import Array, Build, Engine, Load, Runner, Service, one_by_one
-from optimizer.engine.realised import TAKES_TIME, simulated, unrounded
+from optimizer.engine.realised import TAKES_TIME, simulated
 from optimizer.model.layers import hooked, uses, walk
 from optimizer.model.unused import values_decide
 from optimizer.records import Execution, KernelTime, LayerExecution, Role
@@ -72,12 +72,12 @@ def activation_ranges(model: nn.Module, images: Tensor) -> dict[nn.Module, tuple
     return ranges
 
 
-def round_inputs(model: nn.Module, images: Tensor, bits: int) -> list[str]:
-    """Has ``model`` round its layers' inputs to ``bits``; names the layers that this does not reach."""
+def round_inputs(model: nn.Module, images: Tensor, bits: int) -> dict[nn.Module, tuple[float, float]]:
+    """Has ``model`` round its layers' inputs to ``bits``; gives the :func:`activation_ranges`."""
     ranges = activation_ranges(model, images)
     for module, span in ranges.items():
         module.register_forward_pre_hook(RoundActivations(*span, bits))
-    return unreached(model, ranges)
+    return ranges
 
 
 def unreached(model: nn.Module, ranges: Mapping[nn.Module, tuple[float, float]]) -> list[str]:
@@ -114,7 +114,7 @@ def build(
     missed: list[str] = []
     if bits <= 8:
         model = copy.deepcopy(model)
-        missed = round_inputs(model, calibration, bits)
+        missed = unreached(model, round_inputs(model, calibration, bits))
     if precision != "f32":
         model = copy.deepcopy(model).to(DTYPES[precision])
 
@@ -131,9 +131,7 @@ def build(
     return Runner(
         infer=infer,
         score=score,
-        execution=Execution(
-            layers, (*simulated(compressed, layers, "torch", TAKES_TIME), *unrounded(bits, missed, layers))
-        ),
+        execution=Execution(layers, simulated(compressed, layers, "torch", missed, TAKES_TIME)),
         memory_probe=lambda folder: torch.save((model, dtype), Path(folder) / "model.pt"),
         loader=saved,
         session=lambda: thread_count(threads),

@@ -77,6 +77,13 @@ def uses(model: nn.Module) -> Iterator[Layer]:
         yield Layer(name, kind, module, weight)
 
 
+def by_path(model: nn.Module) -> dict[str, str]:
+    """The layer of :func:`walk` by every path that its weight has."""
+    names = {id(layer.weight): layer.name for layer in walk(model)}
+    parameters = model.named_parameters(remove_duplicate=False)
+    return {path: names[id(one)] for path, one in parameters if id(one) in names}
+
+
 def with_shared_bias(model: nn.Module) -> set[str]:
     """Layers of :func:`walk`, by name, whose bias is also that of another weight, or of what is no layer: a
     change of it for one would change the other."""

@@ -17,13 +17,12 @@ from optimizer.model.computed import HOOKS, computed, copied, replace_computed, 
 from optimizer.model.examples import agree, answers, examples, forget, hold
 from optimizer.model.identity import content
 from optimizer.model.layers import tensors, walk
+from optimizer.model.preprocessing import CROP_SHARE
 from optimizer.model.sources import LoadedModel
 from optimizer.model.unused import unused
 from optimizer.records import ModelCard
 
 SOURCE_NAME = "your own"
-CROP_SHARE = 0.875
-"""Of a photograph's shorter side, what ImageNet's usual preprocessing keeps."""
 NAME_DIGITS = 10
 CHANNELS = (1, 3, 4)
 """Of images that are grey, in colour, and in colour with transparency."""

@@ -13,6 +13,8 @@ MAX_SIDE = 4096
 """Pixels; of what a network takes, and of what is cropped to that."""
 MAX_SCALED = 80_000_000
 """Pixels that an image may be scaled to before its middle is cropped: a long strip becomes many."""
+CROP_SHARE = 0.875
+"""Of a photograph's shorter side, what ImageNet's usual preprocessing keeps."""
 INTERPOLATIONS = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,

@@ -191,10 +191,3 @@ def test_a_sparsity_that_can_not_be_met_says_what_can() -> None:
     with pytest.raises(InputError, match=r"sparsity 0.95 can't be met: 19 of 20 .* 18 can.*at most 0.9$"):
         removed_counts(costs, 0.95, ALONE)
     assert sum(removed_counts(costs, 0.9, ALONE).values()) == 18
-
-
-def test_unknown_allocations_and_missing_statistics_are_refused() -> None:
-    with pytest.raises(InputError, match="unknown allocation 'even': use one of uniform"):
-        weight_costs({}, "even")
-    with pytest.raises(InputError, match="measured works from calibration images"):
-        weight_costs({}, "measured")

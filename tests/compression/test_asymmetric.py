@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from small_models import Pooled, Small, masks_and_grids
+from small_models import Pooled, Small, masks_and_grids, untouched
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -33,11 +33,8 @@ def test_masks_and_grids_stay_and_both_networks_are_left_as_they_were(
     teacher = small(name)
     made = compress(teacher, COARSE)
     masks, grids = masks_and_grids(made)
-    before = [
-        {key: one.clone() for key, one in model.state_dict().items()} for model in (teacher, made.module)
-    ]
-    random = torch.get_rng_state()
-    found = refined(made.module, teacher, masks, grids, small_images, always)
+    with untouched(teacher, made.module):
+        found = refined(made.module, teacher, masks, grids, small_images, always)
     changed = 0
     for layer in walk(found):
         one = made.weights[layer.name]
@@ -49,9 +46,6 @@ def test_masks_and_grids_stay_and_both_networks_are_left_as_they_were(
         assert now.stored.max() <= 3
         changed += int((now.centred != one.codes.centred).sum())
     assert changed
-    for model, state in zip((teacher, made.module), before, strict=True):
-        assert all(torch.equal(state[key], one) for key, one in model.state_dict().items())
-    assert torch.equal(torch.get_rng_state(), random)
 
 
 def fine(weight: Tensor) -> HeldGrid:

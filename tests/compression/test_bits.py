@@ -21,7 +21,6 @@ from optimizer.compression.quantize.bits import (
     resolve,
     rounding_errors,
 )
-from optimizer.errors import InputError
 from optimizer.methods.quantizers import QUANTIZERS
 from optimizer.recipe import GRANULARITIES, QuantizeSpec
 
@@ -110,12 +109,6 @@ def test_the_ends_of_the_scale() -> None:
     plenty = allocate({name: {w: 4.0**-w for w in WIDTHS} for name in sizes}, sizes, 8 * total)
     assert set(plenty.values()) == {8}
     assert allocate({}, {}, 0) == {}
-
-
-def test_a_budget_that_no_allocation_keeps_is_refused() -> None:
-    sizes, given_errors = network(6, 3)
-    with pytest.raises(InputError, match=r"^1\.9 bits a weight are fewer .* give at least 2$"):
-        allocate(given_errors, sizes, 1.9 * sum(sizes.values()))
 
 
 def test_errors_that_are_no_numbers_do_no_harm() -> None:
@@ -233,11 +226,6 @@ def test_layers_that_the_statistics_lack_get_the_average_rounded_down() -> None:
     used = sum(found[name].weight_bits * weight.numel() for name, weight in weights.items())
     assert used <= 3.5 * sum(weight.numel() for weight in weights.values())
     assert set(resolve({"unknown": torch.ones(5, 5)}, spec, statistics_of(layers))) == {"unknown"}
-
-
-def test_a_recipe_without_an_average_has_nothing_to_share_out() -> None:
-    with pytest.raises(InputError, match="give a number from 2 to 8"):
-        resolve({}, QuantizeSpec("compensated", weight_bits=4), statistics_of({}))
 
 
 def test_layers_of_zeros_take_the_fewest_bits() -> None:

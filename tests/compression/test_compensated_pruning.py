@@ -281,17 +281,8 @@ def test_a_threshold_looks_at_the_published_weights_and_the_rest_is_refitted() -
         assert torch.equal(one.weight, weights[name] * one.mask) == (name == "unseen")
 
 
-def test_weights_are_left_alone() -> None:
+def test_an_impossible_sparsity_is_refused() -> None:
     weights, statistics = network()
-    before = {name: weight.clone() for name, weight in weights.items()}
-    prune(weights, weights, spec(0.5), statistics)
-    assert all(torch.equal(weights[name], before[name]) for name in weights)
-
-
-def test_missing_statistics_and_an_impossible_sparsity_are_refused() -> None:
-    weights, statistics = network()
-    with pytest.raises(InputError, match="compensated works from calibration images"):
-        prune(weights, weights, spec(0.5), None)
     with pytest.raises(InputError, match="can't be met"):
         prune(weights, weights, spec(0.9999), statistics)
 

@@ -4,8 +4,9 @@ import copy
 from collections.abc import Callable
 
 import pytest
+import small_models
 import torch
-from small_models import Indexed, Small, masks_and_grids
+from small_models import Indexed, Small, masks_and_grids, taught, untouched
 from torch import Tensor, nn
 
 from optimizer.compression.apply import CompressedModel, compress
@@ -13,14 +14,11 @@ from optimizer.compression.calibration.statistics import seen_and_held_out
 from optimizer.compression.divergence import divergence, prepared
 from optimizer.compression.effort import Improved, improve
 from optimizer.compression.quantize.held import moved
-from optimizer.data.loading import load_images
 from optimizer.errors import InputError
 from optimizer.model.catalogue import LoadedModel
-from optimizer.model.folding import fold_batch_norm
 from optimizer.model.layers import walk
 from optimizer.progress import Asker, Cancelled, asked_by
 from optimizer.recipe import PruneSpec, QuantizeSpec, Recipe
-from optimizer.records import DataSpec
 
 HALF = Recipe(PruneSpec(sparsity=0.5))
 COARSE = Recipe(PruneSpec(sparsity=0.5), QuantizeSpec(weight_bits=3))
@@ -61,15 +59,8 @@ def test_it_comes_nearer_and_holds_masks_and_grids_bit_for_bit(
 def test_both_models_are_left_as_they_were(small: Small, small_images: Tensor) -> None:
     teacher = small("cnn")
     made = compress(teacher, HALF)
-    before = [
-        {name: one.clone() for name, one in model.state_dict().items()} for model in (teacher, made.module)
-    ]
-    random = torch.get_rng_state()
-    improved(made, teacher, small_images, 500)
-    for model, state in zip((teacher, made.module), before, strict=True):
-        assert all(torch.equal(state[name], one) for name, one in model.state_dict().items())
-        assert all(one.grad is None for one in model.parameters())
-    assert torch.equal(torch.get_rng_state(), random)
+    with untouched(teacher, made.module):
+        improved(made, teacher, small_images, 500)
 
 
 @pytest.mark.parametrize("budget", [0, 1e-9, 3, 40])
@@ -150,14 +141,10 @@ def test_whole_numbers_among_the_parameters_stay(small_images: Tensor, recipe: R
 
 
 @pytest.mark.parametrize("count", [0, 1, 8, 15])
-def test_too_few_images_and_a_negative_budget_are_refused(
-    small: Small, small_images: Tensor, count: int
-) -> None:
+def test_too_few_images_are_refused(small: Small, small_images: Tensor, count: int) -> None:
     model = small("cnn")
     with pytest.raises(InputError, match=f"{count} images are too few for best effort: give at least 16"):
         improve(model, model, {}, small_images[:count], 1)
-    with pytest.raises(InputError, match="-1 seconds of best effort are not allowed: give 0"):
-        improve(model, model, {}, small_images, -1)
 
 
 @pytest.mark.slow
@@ -194,39 +181,26 @@ def test_who_has_enough_gets_the_best_so_far_and_who_cancels_nothing(
 
 @pytest.mark.slow
 def test_a_bundled_network_pruned_by_magnitude_is_won_back(resnet: LoadedModel) -> None:
-    teacher, _ = fold_batch_norm(resnet.module)
-    images = load_images(resnet, DataSpec(limit=256))
-    mixed = images.calibration.images[:: len(images.calibration.images) // 128]  # they are sorted by class
+    teacher, images, unseen = taught(resnet)
     made = compress(teacher, Recipe(PruneSpec(sparsity=0.85)))
-    found = improved(made, teacher, mixed, 100)
-    unseen = images.evaluation.images
-
-    def apart(model: nn.Module) -> float:
-        with torch.no_grad():
-            return divergence(prepared(model(unseen)), prepared(teacher(unseen))).item()
-
-    before = apart(made.module)
-    made.module.load_state_dict(found.state)
-    assert apart(made.module) < 0.5 * before
+    before = small_models.divergence(teacher, made.module, unseen)
+    made.module.load_state_dict(improved(made, teacher, images, 100).state)
+    assert small_models.divergence(teacher, made.module, unseen) < 0.5 * before
 
 
 @pytest.mark.slow
 def test_what_is_on_grids_is_rounded_once_more_and_answers_more_nearly(resnet: LoadedModel) -> None:
-    teacher, _ = fold_batch_norm(resnet.module)
-    images = load_images(resnet, DataSpec(limit=256))
-    mixed = images.calibration.images[:: len(images.calibration.images) // 128]  # they are sorted by class
-    made = compress(teacher, Recipe(quantize=QuantizeSpec(weight_bits=3)))
-    unseen, told = images.evaluation.images, list[str]()
+    teacher, images, unseen = taught(resnet)
+    made, told = compress(teacher, Recipe(quantize=QuantizeSpec(weight_bits=3))), list[str]()
     masks, grids = masks_and_grids(made)
 
     def apart(refine: bool) -> tuple[Improved, float]:
         def report(share: float | None, words: str) -> None:
             told.append(words)
 
-        found = improve(made.module, teacher, masks, mixed, 120, report, grids, clock=ticks(), refine=refine)
+        found = improve(made.module, teacher, masks, images, 120, report, grids, clock=ticks(), refine=refine)
         made.module.load_state_dict(found.state)
-        with torch.no_grad():
-            return found, divergence(prepared(made.module(unseen)), prepared(teacher(unseen))).item()
+        return found, small_models.divergence(teacher, made.module, unseen)
 
     before = {name: one.clone() for name, one in made.module.state_dict().items()}
     plain, far = apart(refine=False)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from by_request import measure, open_model
-from small_models import Small
+from small_models import Small, Standardised
 from torch import Tensor, nn
 
 from optimizer.compression.apply import compress, compress_weights
@@ -119,14 +119,6 @@ def test_no_clip_curve_or_sum_may_stand_between(small: Small) -> None:
     )
     assert named(small("shared")) == named(small("tied")) == [], "layers that are used twice"
     assert named(small("encoder")) == []
-
-
-class Standardised(nn.Conv2d):
-    """As libraries do it: the stored weight's scale makes no difference."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
-        return self._conv_forward(input, weight / weight.std((1, 2, 3), keepdim=True), self.bias)
 
 
 class Padded(nn.Conv2d):

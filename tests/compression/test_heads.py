@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from by_request import compressed_model, inspect
-from small_models import SMALL_SHAPE
+from small_models import SMALL_SHAPE, made, run
 from torch import Tensor, nn
 
 from optimizer.compression.apply import compress
@@ -94,23 +94,12 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-def made(make: Callable[[], nn.Module]) -> nn.Module:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(5)
-        return make().eval().requires_grad_(False)
-
-
 def free(model: nn.Module, shape: tuple[int, ...] = SMALL_SHAPE) -> list[Group]:
     return [group for group in groups(model, shape) if not group.held]
 
 
 def heads(model: nn.Module, shape: tuple[int, ...] = SMALL_SHAPE) -> list[Group]:
     return [group for group in free(model, shape) if group.attention]
-
-
-@torch.inference_mode()
-def run(model: nn.Module, images: Tensor) -> Tensor:
-    return model(images)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -235,14 +224,9 @@ def test_the_output_projection_makes_up_for_them_as_least_squares_does(
 @pytest.mark.parametrize("name", MODELS)
 def test_shrunk_equals_masked(name: str, order: str, small_images: Tensor) -> None:
     found = plan(made(MODELS[name]), small_images, order=order)
-    counts = kept_counts(found, 0.5)
-    gone = {
-        group: found.rankings[group.name].order[: group.channels - counts[group.name]] for group in found.free
-    }
-    shrunk = shrink(found, 0.5)
-    torch.testing.assert_close(
-        run(shrunk.module, small_images), run(masked_model(found, gone), small_images), rtol=1e-3, atol=1e-4
-    )
+    counts, shrunk = kept_counts(found, 0.5), shrink(found, 0.5)
+    expected = run(masked_model(found, found.gone(counts)), small_images)
+    torch.testing.assert_close(run(shrunk.module, small_images), expected, rtol=1e-3, atol=1e-4)
     if order == "magnitude":
         assert all(counts[group.name] == group.channels // 2 for group in found.free)
     widths = {layer.name: len(layer.weight) for layer in walk(shrunk.module)}

@@ -6,8 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from optimizer.compression.prune.patterns import PATTERNS, block_costs, cheapest, keep_mask, named
-from optimizer.errors import InputError
+from optimizer.compression.prune.patterns import PATTERNS, block_costs, cheapest, keep_mask
 
 BLOCKS = ("1x4", "4x4", "16x1")
 GROUPS = ("2:4", "4:8")
@@ -104,15 +103,3 @@ def test_masks_have_the_shape_of_the_costs() -> None:
 def test_blocks_never_take_the_whole_layer() -> None:
     for name in BLOCKS:
         assert keep_mask(random_costs((4, 4)), PATTERNS[name], 15).any()
-
-
-@pytest.mark.parametrize("removed", [-1, 40, 41])
-def test_a_layer_keeps_at_least_one_weight(removed: int) -> None:
-    with pytest.raises(InputError, match=f"{removed} of 40 weights of a layer can't go.*0 to 39"):
-        keep_mask(random_costs((4, 10)), PATTERNS["unstructured"], removed)
-
-
-def test_an_unknown_pattern_lists_the_known_ones() -> None:
-    with pytest.raises(InputError, match="unknown pattern '1:2': use one of unstructured, 2:4"):
-        named("1:2")
-    assert named("2:4") is PATTERNS["2:4"]

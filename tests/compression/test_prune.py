@@ -83,24 +83,6 @@ def test_masks_of_rising_sparsities_are_nested(values: list[float], rising: list
     assert all(bool((looser | ~tighter).all()) for looser, tighter in pairwise(found))
 
 
-@given(
-    st.lists(st.floats(0.5, 1, exclude_max=True, width=32), min_size=1, max_size=80, unique=True), sparsities
-)
-def test_without_ties_exactly_the_share_goes(magnitudes: list[float], sparsity: float) -> None:
-    mask = masks({"w": matrix(magnitudes)}, spec(sparsity=sparsity))["w"]
-    gone = int((~mask).sum())
-    assert abs(gone - sparsity * len(magnitudes)) <= 0.5
-
-
-@pytest.mark.slow
-@given(weights, sparsities)
-def test_with_ties_at_least_the_share_goes_and_ties_go_together(values: list[float], sparsity: float) -> None:
-    weight = matrix(values)
-    mask = masks({"w": weight}, spec(sparsity=sparsity))["w"]
-    assert int((~mask).sum()) >= round(sparsity * weight.numel())
-    assert not set(weight[mask].abs().tolist()) & set(weight[~mask].abs().tolist())
-
-
 @pytest.mark.parametrize("allocation", ["uniform", "global"])
 def test_equal_weights_go_together_or_not_at_all(allocation: str) -> None:
     named = {"w": torch.full((4, 5), -0.3)}

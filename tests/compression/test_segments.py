@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from small_models import Small
+from small_models import Branching, Small
 from torch import Tensor, nn
 
 from optimizer.compression.segments import outputs, segments
@@ -48,17 +48,6 @@ def test_what_changes_in_a_segment_changes_in_the_network(small: Small, small_im
         assert not model(small_images[:2]).any()
 
 
-class Branching(nn.Module):
-    """Its code looks at values: it can't be traced."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(nn.Linear(64, 8), nn.Linear(8, 10))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.layers(x.flatten(1)) * (1 if x.sum() > 0 else 2)
-
-
-@pytest.mark.parametrize("model", [Branching(), nn.Flatten(), nn.Linear(64, 3)])
+@pytest.mark.parametrize("model", [Branching(64, 10), nn.Flatten(), nn.Linear(64, 3)])
 def test_what_can_not_be_parted_is_one_segment(model: nn.Module) -> None:
     assert len(segments(model, torch.zeros(1, 64))) == 1

@@ -1,5 +1,6 @@
 """The bundled images as tensors."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,8 @@ import torch
 from image_folders import Paint, colour_model, predicted
 from PIL import Image
 
-from optimizer.data import loading
+from optimizer.data import loading, selection
+from optimizer.data.example import example_image
 from optimizer.data.loading import load_images
 from optimizer.errors import InputError
 from optimizer.model import catalogue
@@ -90,6 +92,7 @@ def test_a_damaged_bundled_set_is_refused(
 ) -> None:
     whole = asset("fashion-test.npz").read_bytes()
     (tmp_path / "fashion-test.npz").write_bytes(whole[:100_000])
-    monkeypatch.setattr(loading, "asset", lambda name: tmp_path / name)
-    with pytest.raises(InputError, match=r"fashion-test\.npz are damaged"):
-        load_images(resnet, DataSpec())
+    monkeypatch.setattr(selection, "asset", lambda name: tmp_path / name)
+    for read in (partial(load_images, resnet), example_image):
+        with pytest.raises(InputError, match=r"fashion-test\.npz are damaged"):
+            read(DataSpec())

@@ -80,7 +80,7 @@ def test_folders_of_an_archive_are_classes(members: tuple[str, ...], held: dict[
         "con.jpg",
     ],
 )
-def test_names_in_an_archive_lead_nowhere_else(home: Path, tmp_path: Path, name: str) -> None:
+def test_names_in_an_archive_lead_nowhere_else(tmp_path: Path, name: str) -> None:
     path = keep(packed("x/first.jpg", f"y/{name}", name))
     files = {file for file in tmp_path.rglob("*") if file.is_file()}
     assert files
@@ -98,7 +98,7 @@ def test_the_same_images_are_kept_once_until_they_are_removed(home: Path) -> Non
     assert [*(home / IMAGES).iterdir()] == [first], "nothing half-written is left"
 
 
-def test_sets_of_the_same_names_and_sizes_are_told_apart(home: Path) -> None:
+def test_sets_of_the_same_names_and_sizes_are_told_apart() -> None:
     """Wherever they lie: by these and the times of change they are known, and what was measured with them."""
     first, other = (keep(upload("a.bmp", pixels), upload("b.bmp", b"same")) for pixels in (b"12", b"34"))
     prints = [fingerprint(DataSpec(str(path))) for path in (first, other)]
@@ -121,7 +121,7 @@ def damaged() -> io.BytesIO:
     return upload("damaged.zip", bytes(content))
 
 
-def test_what_is_left_out_is_told(home: Path) -> None:
+def test_what_is_left_out_is_told() -> None:
     file = packed("a/1.jpg", "b/2.jpg", "b/read.me", "b/.hidden")
     with zipfile.ZipFile(file, "a") as archive:
         archive.writestr("a/none.png", b"")
@@ -152,12 +152,12 @@ def test_what_holds_no_image_is_refused(home: Path, refused: io.BytesIO, words: 
     assert not [file for file in home.rglob("*") if file.is_file()]
 
 
-def test_of_several_archives_the_damaged_one_is_named(home: Path) -> None:
+def test_of_several_archives_the_damaged_one_is_named() -> None:
     with pytest.raises(InputError, match=r"no.zip can't be unpacked"):
         keep(packed("a.png"), upload("no.zip"))
 
 
-def test_what_an_archive_unpacks_to_counts(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_an_archive_unpacks_to_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     bomb = upload("bomb.zip", b"")
     with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("a.jpg", bytes(10**6))

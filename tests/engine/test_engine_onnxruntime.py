@@ -2,10 +2,9 @@
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
-from engine_runs import ON_INT8_KERNELS, ROUNDED_ONLY, Ready, close, eager, run
+from engine_runs import ON_INT8_KERNELS, ROUNDED_ONLY, Ready, close, eager, off, run
 from small_models import SMALL_SHAPE
 from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
@@ -27,8 +26,7 @@ def test_onnx_runtime_runs_every_layer_on_int8_kernels(
     float32 = eager(
         model, replace(recipe, quantize=replace(recipe.quantize, activation_bits=32)), small_images
     )
-    noise = np.linalg.norm(runner.score(small_images.numpy()) - float32) / np.linalg.norm(float32)
-    assert 1e-4 < noise < 0.1
+    assert 1e-4 < off(runner.score(small_images.numpy()), float32) < 0.1
     assert {layer.precision for layer in runner.execution.layers} == {"u8"}, runner.execution.layers
 
 
@@ -54,8 +52,7 @@ def test_a_channel_of_next_to_nothing_keeps_its_bias_in_int8(small_images: Tenso
     build = engine_named("onnxruntime").prepare(model, SMALL_SHAPE)
     for recipe in ON_INT8_KERNELS[0], ON_INT8_KERNELS[2]:
         runner = build(compress(model, recipe), small_images, threads=1, batch=1)
-        noise = np.linalg.norm(runner.score(small_images.numpy()) - float32) / np.linalg.norm(float32)
-        assert noise < 0.1
+        assert off(runner.score(small_images.numpy()), float32) < 0.1
         assert runner.execution.precisions == {"u8": 2}
 
 

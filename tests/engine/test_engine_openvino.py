@@ -1,6 +1,5 @@
 """OpenVINO: the graph, int8 kernels, and what can't be converted."""
 
-import copy
 import os
 import subprocess
 import sys
@@ -17,16 +16,18 @@ from engine_runs import (
     ROUNDED_ONLY,
     Ready,
     eager,
+    off,
     run,
+    with_shifted_biases,
 )
 from small_models import SMALL_SHAPE, Small
 from torch import Tensor, nn
 
-from optimizer.compression.apply import CompressedModel, CompressedWeight, compress
+from optimizer.compression.apply import compress
 from optimizer.engine import engine_named, openvino
 from optimizer.engine.realised import UNTOLD
 from optimizer.errors import WorkError
-from optimizer.model.layers import uses, walk
+from optimizer.model.layers import walk
 from optimizer.recipe import QuantizeSpec, Recipe
 from optimizer.records import LayerExecution
 
@@ -91,21 +92,22 @@ def test_weights_that_fit_no_byte_run_on_float32_kernels_and_it_says_so(
     bits = recipe.quantize.weight_bits
     assert (f"{bits}-bit weights: the values are exact, the kernels are float32" in words) is (bits < 32)
     float32 = eager(model, recipe, small_images)
-    noise = np.linalg.norm(runner.score(small_images.numpy()) - float32) / np.linalg.norm(float32)
-    assert 1e-4 < noise < 0.1
+    assert 1e-4 < off(runner.score(small_images.numpy()), float32) < 0.1
 
 
 def test_a_layer_that_int8_did_not_reach_is_named(small: Small) -> None:
     ran = [LayerExecution("stem", "u8", "brgconv"), LayerExecution("head", "f32", "gemm")]
     recipe = Recipe(quantize=QuantizeSpec(weight_bits=8, activation_bits=8))
     compressed = compress(small("cnn"), recipe)
-    assert openvino.simulated(compressed, ran, "openvino") == [
-        "1 of 2 layers did not run on int8 kernels: head"
-    ]
-    assert openvino.simulated(compressed, ran[:1], "openvino") == []
-    assert openvino.simulated(compressed, [ran[0], LayerExecution("head", *UNTOLD)], "openvino") == [
-        "1 of 2 layers ran on kernels that are not told: head"
-    ]
+    for layers, words in (
+        (ran, ("1 of 2 layers did not run on int8 kernels: head",)),
+        (ran[:1], ()),
+        (
+            [ran[0], LayerExecution("head", *UNTOLD)],
+            ("1 of 2 layers ran on kernels that are not told: head",),
+        ),
+    ):
+        assert openvino.simulated(compressed, layers, "openvino") == words
 
 
 @pytest.mark.slow
@@ -121,7 +123,7 @@ def test_activations_of_fewer_bits_are_rounded_to_fewer_levels(
         runner = build(compress(model, recipe), small_images, threads=1, batch=1)
         words = f"{width}-bit activations: rounded between float32 kernels"
         assert words in " ".join(runner.execution.simulated)
-        return float(np.linalg.norm(runner.score(small_images.numpy()) - float32) / np.linalg.norm(float32))
+        return off(runner.score(small_images.numpy()), float32)
 
     eight, six, four = noise(8), noise(6), noise(4)
     assert 1.3 * eight < six < 6 * eight
@@ -132,26 +134,11 @@ def test_activations_of_fewer_bits_are_rounded_to_fewer_levels(
 @pytest.mark.parametrize("name", ["cnn", "encoder", "shared", "tied"])
 def test_bias_changes_reach_the_kernels(ready: Ready, small_images: Tensor, name: str) -> None:
     model, build = ready("openvino", name)
-    weights = {
-        layer.name: CompressedWeight(
-            layer.weight.detach(),
-            torch.ones_like(layer.weight, dtype=torch.bool),
-            None,
-            -1.0,
-            bias_change=torch.linspace(-1, 1, layer.weight.shape[0]) if layer.bias is not None else None,
-        )
-        for layer in walk(model)
-    }
-    module = copy.deepcopy(model)
-    with torch.no_grad():
-        for layer in uses(module):
-            change = weights[layer.name].bias_change
-            if layer.bias is not None and change is not None:
-                layer.bias.add_(change)
-    built = build(CompressedModel(module, Recipe(), weights), small_images, threads=1, batch=1)
+    made = with_shifted_biases(model, Recipe())
+    built = build(made, small_images, threads=1, batch=1)
     with torch.inference_mode():
         np.testing.assert_allclose(
-            built.score(small_images.numpy()), module(small_images).numpy(), rtol=1e-4, atol=1e-4
+            built.score(small_images.numpy()), made.module(small_images).numpy(), rtol=1e-4, atol=1e-4
         )
 
 
@@ -171,8 +158,7 @@ def test_int8_reaches_attention_shared_and_tied_layers(
     ]
     assert all(any(np.array_equal(one.ravel(), value) for value in values) for one in found)
     float32 = eager(model, EXACT[3], small_images)
-    noise = np.linalg.norm(runner.score(small_images.numpy()) - float32) / np.linalg.norm(float32)
-    assert 0 < noise < 0.1
+    assert 0 < off(runner.score(small_images.numpy()), float32) < 0.1
 
 
 @pytest.mark.slow

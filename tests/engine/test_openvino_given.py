@@ -1,19 +1,15 @@
 """Layers whose products OpenVINO cuts, or works out for good: cross-attention, and what a learned query is
 multiplied with."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
-from engine_runs import EXACT, INT8, ON_INT8_KERNELS
+from engine_runs import EXACT, INT8, ON_INT8_KERNELS, off, with_shifted_biases
 from torch import Tensor, nn
 
-from optimizer.compression.apply import CompressedModel, compress
+from optimizer.compression.apply import compress
 from optimizer.engine import openvino
 from optimizer.engine.openvino_given import Product, take_in
-from optimizer.model.layers import uses
-from optimizer.recipe import Recipe
 
 SHAPE = 6, 8
 
@@ -37,16 +33,6 @@ class Asks(nn.Module):
         return self.head(asked[0].mean(1))
 
 
-def with_shifted_biases(model: nn.Module, recipe: Recipe) -> CompressedModel:
-    pruned = compress(model, recipe)
-    for layer in uses(pruned.module):
-        change = torch.linspace(-1, 1, len(layer.weight))
-        pruned.weights[layer.name] = replace(pruned.weights[layer.name], bias_change=change)
-        assert layer.bias is not None
-        layer.bias.add_(change)
-    return pruned
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("learned", [True, False])
 @torch.inference_mode()
@@ -58,8 +44,7 @@ def test_each_product_of_cross_attention_gets_its_rows_of_a_recipe(learned: bool
     int8 = compress(model, ON_INT8_KERNELS[0])
     for compressed, tolerance in (pruned, 1e-5), (int8, 0.05):
         runner, expected = build(compressed, images, threads=1, batch=1), compressed.module(images).numpy()
-        off = np.linalg.norm(runner.score(images.numpy()) - expected) / np.linalg.norm(expected)
-        assert off < tolerance, compressed.recipe
+        assert off(runner.score(images.numpy()), expected) < tolerance, compressed.recipe
     assert {layer.precision for layer in runner.execution.layers} <= {*INT8}, runner.execution.layers
 
 
@@ -85,8 +70,7 @@ def test_the_bias_of_a_layer_that_runs_twice_is_shifted_once_in_each_run() -> No
     model, images = AtTwoScales().eval(), torch.randn(4, 3, 12, 12)
     made = with_shifted_biases(model, EXACT[3])
     runner = openvino.prepare(model, (3, 12, 12))(made, images, threads=1, batch=1)
-    expected = made.module(images).numpy()
-    assert np.linalg.norm(runner.score(images.numpy()) - expected) < 1e-5 * np.linalg.norm(expected)
+    assert off(runner.score(images.numpy()), made.module(images).numpy()) < 1e-5
 
 
 @pytest.mark.parametrize(

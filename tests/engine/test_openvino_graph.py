@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from engine_runs import INT8, ON_INT8_KERNELS
+from engine_runs import INT8, ON_INT8_KERNELS, off
+from small_models import Standardised
 from torch import nn
 
 from optimizer.compression.apply import compress
@@ -22,8 +23,7 @@ def test_groups_of_several_outputs_run_on_int8_kernels() -> None:
     for recipe in ON_INT8_KERNELS[0], ON_INT8_KERNELS[3]:  # a scale for each channel, and one for all
         compressed = compress(model, recipe)
         runner, expected = build(compressed, image, threads=1, batch=1), compressed.module(image).numpy()
-        noise = np.linalg.norm(runner.infer(image.numpy()) - expected) / np.linalg.norm(expected)
-        assert noise < 0.05, recipe
+        assert off(runner.infer(image.numpy()), expected) < 0.05, recipe
         assert {layer.precision for layer in runner.execution.layers} <= {*INT8}, runner.execution.layers
 
 
@@ -36,15 +36,7 @@ def test_activations_below_8_bits_run_in_float32_in_every_layer() -> None:
     runner = openvino.prepare(model, (3, 6, 6))(compressed, images, threads=1, batch=1)
     assert runner.execution.precisions == {"f32": 3}
     assert "6-bit activations: rounded between float32 kernels" in runner.execution.simulated
-    expected = compressed.module(images).detach().numpy()
-    assert 1e-3 < np.linalg.norm(runner.score(images.numpy()) - expected) / np.linalg.norm(expected) < 0.2
-
-
-class Standardised(nn.Conv2d):
-    """As libraries do it."""
-
-    def forward(self, input: torch.Tensor) -> torch.Tensor:
-        return self._conv_forward(input, self.weight / self.weight.std((1, 2, 3), keepdim=True), self.bias)
+    assert 1e-3 < off(runner.score(images.numpy()), compressed.module(images).detach().numpy()) < 0.2
 
 
 @pytest.mark.slow

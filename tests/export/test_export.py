@@ -237,7 +237,7 @@ def test_a_missing_browser_is_said_in_words(browser_path: pytest.MonkeyPatch) ->
         EXPORTERS["png"].write(SWEEP)
 
 
-def test_no_browser_at_all_is_said_with_what_to_do(browser_path: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_no_browser_at_all_is_said_with_what_to_do(browser_path: pytest.MonkeyPatch) -> None:
     from choreographer.browsers.chromium import Chromium
 
     browser_path.delenv("BROWSER_PATH", raising=False)

@@ -65,6 +65,21 @@ def in_this_process(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(files, "read_limited", read)
 
 
+Examine = Callable[..., Examined]
+
+
+@pytest.fixture
+def examine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Examine:
+    """``examine(content, architecture)``: what is said of a checkpoint with that content."""
+    in_this_process(monkeypatch)
+
+    def of(content: object, named: str = "", **how: bool) -> Examined:
+        torch.save(content, tmp_path / "net.pt", **how)
+        return files.examine(tmp_path / "net.pt", named)
+
+    return of
+
+
 def test_a_text_is_no_checkpoint_and_half_of_one_is_damaged(checkpoint: Path, tmp_path: Path) -> None:
     whole, cut, text = checkpoint.read_bytes(), tmp_path / "cut.pt", tmp_path / "text.pt"
     text.write_bytes(b"hello, these are notes")
@@ -98,7 +113,8 @@ def test_a_checkpoint_comes_in_is_listed_answers_as_before_and_goes(
     assert main(["remove", "mine"]) == 2
 
 
-def test_one_content_is_kept_once_and_its_keys_follow_it(about: Examined) -> None:
+def test_one_content_is_kept_once_and_its_keys_follow_it(about: Examined, checkpoint: Path) -> None:
+    """A kept file is gone with its last card; another of the same content is looked into then."""
     first = catalogue.add(about, Choices("one"))
     key = request_key(Request("one"))
     second = catalogue.add(about, Choices("two"))
@@ -106,20 +122,20 @@ def test_one_content_is_kept_once_and_its_keys_follow_it(about: Examined) -> Non
     catalogue.remove("two")
     assert catalogue.card("one").ready
     catalogue.remove("one")
-    again = catalogue.add(files.examine(_again(about), "cifar-resnet20"), Choices("one"))
+    catalogue.add(files.examine(checkpoint, "cifar-resnet20"), Choices("one"))
     assert request_key(Request("one")) == key
     catalogue.remove("one")
     other = Choices("one", preprocessing=IMAGENET)
-    catalogue.add(files.examine(_again(again), "cifar-resnet20"), other)
+    catalogue.add(files.examine(checkpoint, "cifar-resnet20"), other)
     assert request_key(Request("one")) != key
 
 
-def test_what_is_said_to_be_no_classifier_has_keys_of_its_own(about: Examined) -> None:
+def test_what_is_said_to_be_no_classifier_has_keys_of_its_own(about: Examined, checkpoint: Path) -> None:
     """Its outputs are compared, where a classifier's accuracy is measured: neither is the other's result."""
     catalogue.add(about, Choices("one"))
     key = request_key(Request("one"))
     catalogue.remove("one")
-    catalogue.add(files.examine(_again(about), "cifar-resnet20"), Choices("one", classifier=False))
+    catalogue.add(files.examine(checkpoint, "cifar-resnet20"), Choices("one", classifier=False))
     assert request_key(Request("one")) != key
 
 
@@ -140,13 +156,6 @@ def test_a_classifier_s_version_stays_what_it_was() -> None:
     assert model.version == "416ca0aa4f5b117b7e4c"
 
 
-def _again(kept: object) -> Path:
-    """A kept file is gone with its last card; this one is of the same content."""
-    path = cards.folder().parent.parent / "my net (best).pt"
-    assert path.is_file()
-    return path
-
-
 @pytest.mark.parametrize(
     "name", ["", "..", "../x", "a/b", ".hidden", "a b", "x" * 65, "-x", "\u202ex", "a\n"]
 )
@@ -158,7 +167,7 @@ def test_a_name_that_leads_elsewhere_is_refused(name: str, about: Examined) -> N
 
 
 def test_results_of_a_network_that_had_the_name_before_are_left_out(
-    about: Examined, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    about: Examined, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     table = tmp_path / "one.json"
 
@@ -174,7 +183,7 @@ def test_results_of_a_network_that_had_the_name_before_are_left_out(
     keep(0.3)
     assert exported() == [0.3]
     catalogue.remove("one")
-    again = files.examine(_again(about), "cifar-resnet20")
+    again = files.examine(checkpoint, "cifar-resnet20")
     catalogue.add(again, Choices("one", preprocessing=IMAGENET))
     keep(0.6)
     capsys.readouterr()
@@ -190,7 +199,7 @@ def test_a_name_that_another_model_has_is_refused(about: Examined) -> None:
         catalogue.remove("resnet18")
 
 
-def test_class_names_have_to_be_as_many_as_classes(about: Examined, tmp_path: Path) -> None:
+def test_class_names_have_to_be_as_many_as_classes(about: Examined) -> None:
     with pytest.raises(InputError, match="3 class names were given, and the network has 4"):
         catalogue.add(about, Choices("mine", class_names=("a", "b", "c")))
     catalogue.add(about, Choices("mine", class_names=("a", "b", "c", "d")))
@@ -295,9 +304,8 @@ def test_a_near_miss_is_explained(about: Examined, monkeypatch: pytest.MonkeyPat
     ids=["nothing in common", "a tensor in common"],
 )
 def test_what_shares_no_tensor_is_not_near_and_onnx_is_named(
-    layer: str, nearest: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    layer: str, nearest: bool, examine: Examine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    in_this_process(monkeypatch)
     known = {name: architectures.OWN[name] for name in ("cifar-resnet20", "fashion-mlp")}
     monkeypatch.setattr(architectures, "architectures", lambda: known)
     weights = {
@@ -305,8 +313,7 @@ def test_what_shares_no_tensor_is_not_near_and_onnx_is_named(
         "bn1.num_batches_tracked": torch.tensor(3),
         "tail.weight": torch.zeros(7, 16),
     }
-    torch.save(weights, tmp_path / "net.pt")
-    about = files.examine(tmp_path / "net.pt")
+    about = examine(weights)
     assert "Export the network to ONNX and add that file" in about.problem
     assert ("Nearest are cifar-resnet20" in about.problem) == nearest
     assert "fashion-mlp" not in about.problem
@@ -369,12 +376,9 @@ def install(patch: pytest.MonkeyPatch, **points: str) -> None:
 @pytest.mark.parametrize("before", ["", "module.", "model.module."])
 @pytest.mark.parametrize("named", ["", "net"])
 def test_a_prefix_may_be_the_architecture_s_own(
-    before: str, named: str, net: torch.nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    before: str, named: str, net: torch.nn.Module, examine: Examine
 ) -> None:
-    in_this_process(monkeypatch)
-    path = tmp_path / "net.pt"
-    torch.save({f"{before}{name}": value for name, value in net.state_dict().items()}, path)
-    about = files.examine(path, named)
+    about = examine({f"{before}{name}": value for name, value in net.state_dict().items()}, named)
     assert about.architecture == "net"
     catalogue.add(about, Choices("mine"))
     loaded, images = catalogue.load("mine"), torch.rand(2, 3, 32, 32)
@@ -385,15 +389,12 @@ def test_a_prefix_may_be_the_architecture_s_own(
 
 @pytest.mark.parametrize("named", ["", "net"])
 def test_what_training_keeps_beside_its_network_is_left_out_and_said(
-    named: str, net: torch.nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    named: str, net: torch.nn.Module, examine: Examine
 ) -> None:
     """As Lightning does, whose module has the network and the weights of classes in its loss."""
-    in_this_process(monkeypatch)
-    path = tmp_path / "net.pt"
     held = {f"model.{name}": value for name, value in net.state_dict().items()}
     held |= {"criterion.weight": torch.ones(5), "val_acc.total": torch.tensor(3)}
-    torch.save({"state_dict": held, "thresholds": torch.ones(5)}, path)
-    about = files.examine(path, named)
+    about = examine({"state_dict": held, "thresholds": torch.ones(5)}, named)
     assert about.architecture == "net"
     assert [words for what, words in about.facts if what == "left out"] == [
         "thresholds, beside the weights under state_dict",
@@ -405,32 +406,27 @@ def test_what_training_keeps_beside_its_network_is_left_out_and_said(
 
 
 def test_computed_weights_are_layers_and_a_mask_may_be_infinite(
-    net: torch.nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    net: torch.nn.Module, examine: Examine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    in_this_process(monkeypatch)
     install(monkeypatch, masked="nets_of_a_package:Masked")
-    masked, path = importlib.import_module("nets_of_a_package").Masked(5).eval(), tmp_path / "net.pt"
-    torch.save(masked.state_dict(), path)
-    loaded, images = files.opened(files.examine(path, "masked"), Choices()), torch.rand(2, 3, 32, 32)
+    masked = importlib.import_module("nets_of_a_package").Masked(5).eval()
+    loaded = files.opened(examine(masked.state_dict(), "masked"), Choices())
+    images = torch.rand(2, 3, 32, 32)
     assert [layer.name for layer in walk(loaded.module)] == ["net.0.weight", "net.3.weight"]
     with torch.inference_mode():
         assert torch.allclose(loaded.module(images), masked(images))
     masked.state_dict()["net.3.bias"][0] = -torch.inf
-    torch.save(masked.state_dict(), path)
-    about = files.examine(path, "masked")
+    about = examine(masked.state_dict(), "masked")
     with pytest.raises(InputError, match=r"net\.3\.bias has values that are not finite"):
         catalogue.add(about, Choices("other"))
 
 
 def test_a_package_s_architecture_that_fails_is_named_and_the_others_are_tried(
-    net: torch.nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    net: torch.nn.Module, examine: Examine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    in_this_process(monkeypatch)
     networks = {"odd": "nets_of_a_package:Odd", "net": "nets_of_a_package:Net"}
     install(monkeypatch, ada="no_such_module:Net", eve="math:factorial", **networks)
-    path = tmp_path / "net.pt"
-    torch.save(net.state_dict(), path)
-    about = files.examine(path)
+    about = examine(net.state_dict())
     assert about.architecture == "net"
     left_out = [words for what, words in about.facts if what == "left out"]
     assert [words.partition(" can't be built")[0] for words in left_out] == [
@@ -439,29 +435,22 @@ def test_a_package_s_architecture_that_fails_is_named_and_the_others_are_tried(
         "the names of odd's tensors change with the number of classes",
     ]
     with pytest.raises(WorkError, match="architecture ada can't be built"):
-        files.examine(path, "ada")
+        examine(net.state_dict(), "ada")
 
 
 @pytest.mark.parametrize("before", ["", "model."])
-def test_averaged_weights_are_found(
-    before: str, network: CifarResNet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    in_this_process(monkeypatch)
+def test_averaged_weights_are_found(before: str, network: CifarResNet, examine: Examine) -> None:
     averaged = torch.optim.swa_utils.AveragedModel(network)
-    path = tmp_path / "ema.pt"
-    torch.save({f"{before}{name}": value for name, value in averaged.state_dict().items()}, path)
-    assert files.examine(path, "cifar-resnet20").architecture == "cifar-resnet20"
+    weights = {f"{before}{name}": value for name, value in averaged.state_dict().items()}
+    assert examine(weights, "cifar-resnet20").architecture == "cifar-resnet20"
 
 
-def test_options_and_numbers_beside_the_weights_are_no_code(
-    network: CifarResNet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    in_this_process(monkeypatch)
-    path = tmp_path / "best.pt"
+def test_options_and_numbers_beside_the_weights_are_no_code(network: CifarResNet, examine: Examine) -> None:
     said = {"args": Namespace(lr=0.1, nested=Namespace()), "best": np.float64(0.9), "epoch": np.int64(3)}
     for as_zip in (True, False):
-        torch.save({"model": network.state_dict(), **said}, path, _use_new_zipfile_serialization=as_zip)
-        assert files.examine(path, "cifar-resnet20").architecture == "cifar-resnet20"
+        content = {"model": network.state_dict(), **said}
+        about = examine(content, "cifar-resnet20", _use_new_zipfile_serialization=as_zip)
+        assert about.architecture == "cifar-resnet20"
 
 
 def test_tensors_may_lie_in_one_another(tmp_path: Path) -> None:
@@ -476,14 +465,10 @@ def test_tensors_may_lie_in_one_another(tmp_path: Path) -> None:
     assert torch.equal(kept["key"], joint[2:4])
 
 
-def test_of_two_models_in_a_file_the_other_is_named(
-    network: CifarResNet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    in_this_process(monkeypatch)
-    path = tmp_path / "both.pt"
+def test_of_two_models_in_a_file_the_other_is_named(network: CifarResNet, examine: Examine) -> None:
     weights = network.state_dict()
-    torch.save({"model_ema": {"module": weights}, "model": weights, "params": {"width": 3}}, path)
-    about = files.examine(path, "cifar-resnet20")
+    content = {"model_ema": {"module": weights}, "model": weights, "params": {"width": 3}}
+    about = examine(content, "cifar-resnet20")
     (words,) = [words for what, words in about.facts if what == "left out"]
     assert words.startswith("other weights, under model_ema: those under model are taken")
 

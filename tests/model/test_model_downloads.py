@@ -173,7 +173,7 @@ def test_without_a_network_the_message_says_what_to_copy_where(
     assert catalogue.load(NAME).card.ready
 
 
-def test_a_damaged_file_is_refused_and_can_be_fetched_again(site: Site, tmp_path: Path) -> None:
+def test_a_damaged_file_is_refused_and_can_be_fetched_again(site: Site) -> None:
     path = catalogue.download(NAME)
     path.write_bytes(site.body[:-1000])
     for attempt in (catalogue.load, catalogue.download):

@@ -16,6 +16,7 @@ from optimizer.errors import InputError
 from optimizer.model import own
 from optimizer.model.added import cards, files, onnx_check, onnx_reading
 from optimizer.model.added.onnx_conversion import convert
+from optimizer.model.added.onnx_operators import REDUCED
 from optimizer.model.added.onnx_reading import read_onnx
 from optimizer.model.folding import fold_batch_norm
 from optimizer.model.layers import walk
@@ -121,6 +122,11 @@ GRAPHS: dict[str, Any] = {
     "gelu of opset 20": graph([node("Gelu", "x")], opset=20),
     "reduced by attribute": graph([node("ReduceMean", "x", axes=[2, 3])], opset=13),
     "reduced by input": graph([node("ReduceMean", "x s")], {"s": np.array([2, 3])}, opset=18),
+    **{kind: graph([node(kind, "x", axes=[1])], opset=11) for kind in (*REDUCED, "ReduceProd")},
+    "cast like a whole number": graph(
+        [node("Mul", "x s", "a"), node("CastLike", "a i", "b"), node("Cast", "b", to=1)],
+        {"s": np.float32(10), "i": np.array(0)},
+    ),
     "reduced to L2": graph([node("ReduceL2", "x", axes=[-1], keepdims=0)], opset=13),
     "shuffled": graph(
         [
@@ -333,16 +339,15 @@ def test_layers_have_the_names_of_their_weights_and_can_be_compressed(tmp_path: 
     assert torch.equal(copy.deepcopy(module)(torch.ones(1, *SIDES)), module(torch.ones(1, *SIDES)))
 
 
-def test_openvino_still_has_the_weights_before_a_hard_sigmoid(tmp_path: Path) -> None:
-    nodes = [node("Conv", "x w", "a"), node("HardSigmoid", "a", alpha=1 / 6)]
-    kept, _ = read(graph(nodes, CONV), tmp_path)
-    build = engine_named("openvino").prepare(convert(kept, SIDES).eval(), SIDES)
-    assert callable(build)
+HARD_SIGMOID = [node("Conv", "x w", "a"), node("HardSigmoid", "a", alpha=1 / 6)]
 
 
-def test_openvino_still_has_the_weights_behind_rounded_activations(tmp_path: Path) -> None:
-    """It would multiply them with the scale of the rounding."""
-    kept, _ = read(GRAPHS["quantized"], tmp_path)
+@pytest.mark.parametrize("model", [graph(HARD_SIGMOID, CONV), GRAPHS["quantized"]], ids=["before", "behind"])
+def test_openvino_still_has_the_weights_before_a_hard_sigmoid_and_behind_rounded_activations(
+    model: Any, tmp_path: Path
+) -> None:
+    """It would multiply them with a factor, or with the scale of the rounding."""
+    kept, _ = read(model, tmp_path)
     build = engine_named("openvino").prepare(convert(kept, SIDES).eval(), SIDES)
     assert callable(build)
 

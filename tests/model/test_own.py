@@ -2,10 +2,10 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
+from small_models import Counted
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -102,14 +102,6 @@ class AlwaysDropping(nn.Module):
 def test_a_network_that_draws_its_answers_has_a_note() -> None:
     (note,) = open_model(own_model(AlwaysDropping(), (3, 2, 2))).notes
     assert note.startswith("the answer to the same input changes from call to call")
-
-
-class Counted(nn.Linear):
-    def get_extra_state(self) -> Any:
-        return {"steps": 3}
-
-    def set_extra_state(self, state: Any) -> None:
-        """It has none that is written."""
 
 
 def test_a_state_that_holds_more_than_tensors_is_taken() -> None:

@@ -88,6 +88,15 @@ def channels_last(model: nn.Module, images: Tensor) -> tuple[nn.Module, Tensor]:
     return (copied, laid_out) if torch.equal(image, images[:1]) else (model, images)
 
 
+def both_channels_last(dense: nn.Module, changed: nn.Module, images: Tensor) -> tuple[nn.Module, Tensor]:
+    """:func:`channels_last` of a model and images; where it lays them out so, what was made of the model too,
+    in place."""
+    laid_out, images = channels_last(dense, images)
+    if laid_out is not dense:
+        changed.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return laid_out, images
+
+
 def collect(model: nn.Module, images: Tensor, report: Report = quiet) -> dict[str, Moments]:
     """Moments of every layer that runs, by name, over ``images`` ``[N, C, H, W]``.
 

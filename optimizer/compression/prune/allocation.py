@@ -4,7 +4,7 @@ Every weight gets a cost that is comparable over the layers; the cheapest go, wh
 depend on the sparsity, so those of one model serve every position of a slider, and the choices are nested.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -13,9 +13,9 @@ from torch import Tensor
 
 from optimizer.compression.calibration.moments import as_rows, quadratic
 from optimizer.compression.calibration.statistics import SHARES, Statistics
-from optimizer.compression.prune.patterns import Pattern, block_costs, cheapest, nearest_count
-from optimizer.errors import InputError, unknown
-from optimizer.recipe import ALLOCATIONS
+from optimizer.compression.prune.patterns import PATTERNS, Pattern, block_costs, cheapest, nearest_count
+from optimizer.errors import InputError
+from optimizer.recipe import PruneSpec
 
 
 def weight_costs(
@@ -31,21 +31,14 @@ def weight_costs(
     the divergence of the model's outputs (nats) that comes from the second-order cost of ``weights``, those
     that run; see :func:`removal_costs`. Layers that the statistics lack get squares there, scaled so that
     their mean is the median of the other layers' means.
-
-    Raises InputError for an unknown allocation, and for ``measured`` without statistics.
     """
-    if allocation not in ALLOCATIONS:
-        raise unknown("allocation", allocation, ALLOCATIONS)
     squares = {name: weight.square() for name, weight in published.items()}
     if allocation == "normalised":
         return {name: _normalised(square) for name, square in squares.items()}
     if allocation != "measured":
         return squares
-    if statistics is None or weights is None:
-        raise InputError(
-            "allocation measured works from calibration images, and there are none: give images, "
-            "or take allocation global"
-        )
+    assert statistics is not None
+    assert weights is not None
     known = {
         name: removal_costs(name, weight, statistics)
         for name, weight in weights.items()
@@ -53,6 +46,20 @@ def weight_costs(
     }
     typical = torch.tensor([cost.mean() for cost in known.values()] or [1.0]).median()
     return {name: known[name] if name in known else _normalised(squares[name]) * typical for name in weights}
+
+
+def counts_of(
+    spec: PruneSpec,
+    published: Mapping[str, Tensor],
+    weights: Mapping[str, Tensor],
+    statistics: Statistics | None,
+) -> dict[str, int]:
+    """Weights that each layer loses; 0 where that follows from a threshold or from the pattern."""
+    pattern = PATTERNS[spec.pattern]
+    if spec.threshold is not None or pattern.kept is not None:
+        return dict.fromkeys(weights, 0)
+    costs = weight_costs(published, spec.allocation, weights, statistics)
+    return removed_counts(costs, spec.share, pattern, uniform=spec.allocation == "uniform")
 
 
 def removed_counts(
@@ -103,9 +110,16 @@ def single_costs(name: str, weight: Tensor, statistics: Statistics) -> Tensor:
 
     ``effect * w^2 / [M^-1]_jj`` (Optimal Brain Surgeon, Hassibi and Stork 1993), in the weight's shape.
     """
+    return costs_by(obs_costs, name, weight, statistics)
+
+
+def costs_by(
+    costs: Callable[[Tensor, Tensor], Tensor], name: str, weight: Tensor, statistics: Statistics
+) -> Tensor:
+    """Costs as :func:`obs_costs` has them, times the effect of each row, in the weight's shape."""
     rows = as_rows(weight, len(statistics.moments[name].mean))
-    costs = obs_costs(rows, inverse_of(name, statistics)) * row_effects(name, statistics)
-    return (costs * live_inputs(name, statistics)).reshape(weight.shape)
+    found = costs(rows, inverse_of(name, statistics)) * row_effects(name, statistics)
+    return (found * live_inputs(name, statistics)).reshape(weight.shape)
 
 
 def shares_of(costs: Tensor) -> Tensor:

@@ -62,23 +62,10 @@ def shrink(
     by channel, which is what re-estimating batch norm does; kept if it brings the outputs on calibration
     images that it did not look at closer to the dense model's (KL).
 
-    Raises InputError for a ratio outside 0 to 1, a multiple below 1, or a match with fewer than 16 images.
+    Raises InputError for a match with fewer than 16 images.
     """
-    if not 0 <= ratio < 1:
-        raise InputError(
-            f"ratio {ratio:g} is out of range: it is a share of the channels that can go, 0 to below 1 "
-            "(0.25 removes a quarter)"
-        )
-    if multiple < 1:
-        raise InputError(
-            f"multiple {multiple} is not allowed: give 1 for any number of channels, or 8, or 16"
-        )
     report(0.0, "removing channels")
-    kept = kept_counts(plan, ratio, multiple)
-    gone = {
-        group: plan.rankings[group.name].order[: group.channels - kept[group.name]] for group in plan.free
-    }
-    gone = {group: channels for group, channels in gone.items() if len(channels)}
+    gone = plan.gone(kept_counts(plan, ratio, multiple))
     masked = masked_model(plan, gone)
     touched = [name for group in plan.free for name in group.members]
     better = matched(plan.model, masked, plan.images, touched, report) if match and gone else None

@@ -14,17 +14,15 @@ from torch import Tensor
 from optimizer.compression.calibration.moments import as_rows, quadratic
 from optimizer.compression.calibration.statistics import SHARES, Statistics
 from optimizer.compression.prune.allocation import (
-    inverse_of,
+    costs_by,
+    counts_of,
     live_inputs,
-    removed_counts,
     row_effects,
     shares_of,
     single_costs,
-    weight_costs,
 )
-from optimizer.compression.prune.patterns import Pattern, keep_mask, named
+from optimizer.compression.prune.patterns import PATTERNS, Pattern, keep_mask
 from optimizer.compression.prune.pruned import Pruned
-from optimizer.errors import InputError
 from optimizer.progress import stop_if_cancelled
 from optimizer.recipe import PruneSpec
 
@@ -50,15 +48,11 @@ def prune(
     ``published`` are those before it was folded: thresholds and the allocations by magnitude look at them.
     Each row's outputs keep their variance, those of logits their slope; see :func:`match_variance` and
     :func:`match_slope`. Layers that the statistics lack lose their smallest published weights and keep the
-    others as they are. Raises InputError without statistics, and for a sparsity that can't be met.
+    others as they are. Raises InputError for a sparsity that can't be met.
     """
-    if statistics is None:
-        raise InputError(
-            "method compensated works from calibration images, and there are none: give images, or "
-            "take method magnitude"
-        )
-    pattern = named(spec.pattern)
-    counts = _counts(weights, published, spec, pattern, statistics)
+    assert statistics is not None
+    pattern = PATTERNS[spec.pattern]
+    counts = counts_of(spec, published, weights, statistics)
     pruned = {}
     for name, weight in weights.items():
         stop_if_cancelled()
@@ -70,20 +64,6 @@ def prune(
                 name, weight, published[name], spec, pattern, counts[name], statistics
             )
     return pruned
-
-
-def _counts(
-    weights: Mapping[str, Tensor],
-    published: Mapping[str, Tensor],
-    spec: PruneSpec,
-    pattern: Pattern,
-    statistics: Statistics,
-) -> dict[str, int]:
-    """Weights that each layer loses; 0 where that follows from a threshold or from the pattern."""
-    if spec.threshold is not None or pattern.kept is not None:
-        return dict.fromkeys(weights, 0)
-    costs = weight_costs(published, spec.allocation, weights, statistics)
-    return removed_counts(costs, spec.share, pattern, uniform=spec.allocation == "uniform")
 
 
 def _magnitude_mask(published: Tensor, spec: PruneSpec, pattern: Pattern, count: int) -> Tensor:
@@ -106,7 +86,7 @@ def _prune_layer(
     if spec.threshold is not None:
         mask = published.abs() > spec.threshold
     else:
-        mask = keep_mask(_order(name, weight, statistics), pattern, count)
+        mask = keep_mask(costs_by(choice_costs, name, weight, statistics), pattern, count)
     kept = as_rows(mask, len(matrix))
     match = match_slope if name in statistics.logits else match_variance
     values = match(rows, refit(rows, kept, matrix), matrix)
@@ -115,20 +95,13 @@ def _prune_layer(
     return Pruned(values.reshape(weight.shape), mask, change)
 
 
-def _order(name: str, weight: Tensor, statistics: Statistics) -> Tensor:
-    """By which weights of a layer go, the least first, in the weight's shape."""
-    rows = as_rows(weight, len(statistics.moments[name].mean))
-    costs = choice_costs(rows, inverse_of(name, statistics)) * row_effects(name, statistics)
-    return (costs * live_inputs(name, statistics)).reshape(weight.shape)
-
-
 @torch.no_grad()
 def growth(name: str, weight: Tensor, statistics: Statistics) -> tuple[float, ...]:
     """What the loss of the weights between ``SHARES`` of a layer costs after that of those before, refitted
     each time, relative to the sum of what the loss of each alone costs. It never falls."""
     stop_if_cancelled()
     matrix = statistics.matrix(name)
-    groups, order = len(matrix), _order(name, weight, statistics)
+    groups, order = len(matrix), costs_by(choice_costs, name, weight, statistics)
     singles = single_costs(name, weight, statistics)
     step = -(-len(weight) // (groups * MAX_ROWS))
     effects = row_effects(name, statistics)[:, ::step, 0]
@@ -137,7 +110,9 @@ def growth(name: str, weight: Tensor, statistics: Statistics) -> tuple[float, ..
     sums = torch.zeros(len(SHARES) + 1).index_add_(0, places, seen)
     totals = [0.0]
     for share in SHARES:
-        kept = keep_mask(order, named("unstructured"), min(round(share * weight.numel()), weight.numel() - 1))
+        kept = keep_mask(
+            order, PATTERNS["unstructured"], min(round(share * order.numel()), order.numel() - 1)
+        )
         values = refit(rows, as_rows(kept, groups)[:, ::step], matrix)
         totals.append(float((quadratic(rows - values, matrix) * effects).sum()))
     totals.append(float((quadratic(rows, matrix) * effects).sum()))
@@ -148,7 +123,7 @@ def growth(name: str, weight: Tensor, statistics: Statistics) -> tuple[float, ..
 
 
 def choice_costs(rows: Tensor, inverse: Tensor) -> Tensor:
-    """``w^2 / sqrt([M^-1]_jj)``: the geometric mean of second-order cost and square.
+    """``w^2 / sqrt([M^-1]_jj)``: the geometric mean of second-order cost and square. By it weights go.
 
     Rows ``[G, R, d]``, the inverse's diagonals ``[G, d]``. By the second-order cost alone, masks count on the
     compensation that each single removal would get: errors then grow faster over the depth of a network.

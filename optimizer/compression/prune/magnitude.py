@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from optimizer.compression.calibration.statistics import Statistics
-from optimizer.compression.prune.allocation import removed_counts, weight_costs
-from optimizer.compression.prune.patterns import keep_mask, named
+from optimizer.compression.prune.allocation import counts_of
+from optimizer.compression.prune.patterns import PATTERNS, keep_mask
 from optimizer.compression.prune.pruned import Pruned
 from optimizer.recipe import PruneSpec
 
@@ -21,29 +21,16 @@ def prune(
 ) -> dict[str, Pruned]:
     """Each layer loses its smallest ``published`` weights; those that stay keep their value in ``weights``.
 
-    How many a layer loses, and in what pattern, is as ``spec`` says. Raises InputError without statistics
-    where the allocation is measured, and for a sparsity that can't be met.
+    How many a layer loses, and in what pattern, is as ``spec`` says. Raises InputError for a sparsity that
+    can't be met.
     """
     by_thresholds = spec.threshold is not None or spec.allocation in ("uniform", "global")
     if spec.pattern == "unstructured" and by_thresholds:
         kept = masks(published, spec)
     else:
-        kept = _by_counts(weights, published, spec, statistics)
+        counts, pattern = counts_of(spec, published, weights, statistics), PATTERNS[spec.pattern]
+        kept = {name: keep_mask(one.square(), pattern, counts[name]) for name, one in published.items()}
     return {name: Pruned(weight * kept[name], kept[name]) for name, weight in weights.items()}
-
-
-def _by_counts(
-    weights: Mapping[str, Tensor],
-    published: Mapping[str, Tensor],
-    spec: PruneSpec,
-    statistics: Statistics | None,
-) -> dict[str, Tensor]:
-    pattern = named(spec.pattern)
-    counts = dict.fromkeys(weights, 0)
-    if pattern.kept is None:
-        costs = weight_costs(published, spec.allocation, weights, statistics)
-        counts = removed_counts(costs, spec.share, pattern, uniform=spec.allocation == "uniform")
-    return {name: keep_mask(weight.square(), pattern, counts[name]) for name, weight in published.items()}
 
 
 def masks(weights: Mapping[str, Tensor], spec: PruneSpec) -> dict[str, Tensor]:

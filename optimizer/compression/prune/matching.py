@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from optimizer.compression.calibration.moments import channels_last
+from optimizer.compression.calibration.moments import both_channels_last
 from optimizer.compression.divergence import divergence, is_classifier, prepared
 from optimizer.compression.segments import outputs
 from optimizer.errors import InputError
@@ -54,11 +54,8 @@ def matched(
             "batch-norm re-estimation off"
         )
     report(None, "matching the layers' outputs")
-    laid_out, images = channels_last(dense, images)
     copied = copy.deepcopy(changed)
-    if laid_out is not dense:
-        dense = laid_out
-        copied.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    dense, images = both_channels_last(dense, copied, images)
     count = min(MATCHED_IMAGES, len(images) // 2)
     seen, others = images[:count], images[-count:]
     classifier = is_classifier(dense)

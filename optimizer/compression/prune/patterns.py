@@ -11,8 +11,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from optimizer.errors import InputError, unknown
-
 
 @dataclass(frozen=True, slots=True)
 class Pattern:
@@ -43,13 +41,6 @@ PATTERNS: dict[str, Pattern] = {
 }
 
 
-def named(name: str) -> Pattern:
-    """The pattern of that name. Raises InputError for an unknown one."""
-    if name not in PATTERNS:
-        raise unknown("pattern", name, PATTERNS)
-    return PATTERNS[name]
-
-
 def fits(shape: torch.Size, pattern: Pattern) -> bool:
     """Whether a layer of this shape ``[out, in, ...]`` loses anything to it; blocks fit everywhere."""
     return pattern.kept is None or (shape[0] % SPARSE_OUTPUTS == 0 and shape[1] % SPARSE_INPUTS == 0)
@@ -60,16 +51,11 @@ def keep_mask(costs: Tensor, pattern: Pattern, removed: int = 0) -> Tensor:
 
     The cheapest ``removed`` weights go, of equal ones the first; blocks go by their mean cost a weight, as
     many as come nearest to ``removed``, and one stays. With ``pattern.kept`` the number follows from the
-    pattern, and ``removed`` is not looked at. Raises InputError when every weight, or more, were to go.
+    pattern, and ``removed`` is not looked at.
     """
     flat = _channels_last(costs)
     if pattern.kept is not None:
         return _back(_keep_in_groups(flat, costs.shape, pattern), costs.shape)
-    if not 0 <= removed < max(1, costs.numel()):
-        raise InputError(
-            f"{removed:,} of {costs.numel():,} weights of a layer can't go: it keeps at least one, so give 0 "
-            f"to {costs.numel() - 1:,}"
-        )
     means, sizes = block_costs(costs, pattern)
     if pattern != PATTERNS["unstructured"]:
         removed = min(nearest_count(means.flatten(), sizes.flatten(), removed), means.numel() - 1)

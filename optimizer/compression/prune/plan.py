@@ -14,7 +14,7 @@ from optimizer.compression.calibration.moments import Moments, collect
 from optimizer.compression.prune.coupling import groups
 from optimizer.compression.prune.group import Group
 from optimizer.compression.prune.ranking import Ranking, by_cost, by_magnitude
-from optimizer.errors import InputError, unknown
+from optimizer.errors import InputError
 from optimizer.model.layers import CONVOLUTIONS, multiplications, walk, with_shared_bias
 from optimizer.progress import Report, quiet
 
@@ -44,6 +44,14 @@ class ChannelPlan:
         """The groups whose channels can go."""
         return [group for group in self.groups if not group.held]
 
+    def gone(self, kept: Mapping[str, int]) -> dict[Group, Tensor]:
+        """The channels that go where groups keep so many, by name; without the groups that keep all."""
+        return {
+            group: self.rankings[group.name].order[: group.channels - kept[group.name]]
+            for group in self.free
+            if kept[group.name] < group.channels
+        }
+
 
 def plan(
     model: nn.Module,
@@ -62,11 +70,9 @@ def plan(
     By magnitude, each group first loses the channels whose weights have the smallest L2 norm over all its
     layers, those that read them too, each layer's scaled to the same mean.
 
-    Raises InputError for an unknown order, a compensated one without images, or a model none of whose
-    channels can go; UnavailableError without torch-pruning; WorkError for a model that it can't follow.
+    Raises InputError for a compensated order without images, or a model none of whose channels can go;
+    UnavailableError without torch-pruning; WorkError for a model that it can't follow.
     """
-    if order not in ORDERS:
-        raise unknown("order of channels", order, ORDERS)
     if order == "compensated" and not len(images):
         raise InputError("the compensated order works from calibration images: give some, or take magnitude")
     shape = tuple(images.shape[1:])

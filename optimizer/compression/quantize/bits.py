@@ -19,7 +19,6 @@ from optimizer.compression.calibration.statistics import Statistics
 from optimizer.compression.quantize.columns import Coupling, Grid, by_column
 from optimizer.compression.quantize.compensated import against, feedback, scale_factors, starting_grid
 from optimizer.compression.quantize.nearest import round_to_nearest
-from optimizer.errors import InputError
 from optimizer.recipe import QuantizeSpec
 
 WIDTHS = (2, 3, 4, 5, 6, 7, 8)
@@ -39,13 +38,10 @@ def resolve(
 ) -> dict[str, QuantizeSpec]:
     """The spec of each layer, ``spec.average_bits`` shared out among ``weights`` ``[out, ...]`` by name.
 
-    Layers without statistics get the average, rounded down. Raises InputError when it can't be kept.
+    Layers without statistics get the average, rounded down.
     """
     average = spec.average_bits
-    if average is None or not WIDTHS[0] <= average <= WIDTHS[-1]:
-        raise InputError(
-            f"{average} average bits are out of range: give a number from {WIDTHS[0]} to {WIDTHS[-1]}"
-        )
+    assert average is not None
     sizes = {name: weight.numel() for name, weight in weights.items()}
     fixed = {name: math.floor(average) for name in weights if name not in statistics.effects}
     budget = average * sum(sizes.values()) - sum(width * sizes[name] for name, width in fixed.items())
@@ -113,8 +109,6 @@ def allocate(errors: Errors, sizes: Mapping[str, int], budget_bits: float) -> di
     Exact: layer by layer all sums of bits are kept but those that another beats in both bits and error, and
     those that can't end better than a solution that is known already. What is still to come costs at least
     what it does when bits are not rationed but have a price (a Lagrange multiplier).
-
-    Raises InputError when even the fewest bits are too many.
     """
     if not errors:
         return {}
@@ -125,13 +119,6 @@ def allocate(errors: Errors, sizes: Mapping[str, int], budget_bits: float) -> di
         )
         for name, by_width in errors.items()
     }
-    smallest = sum(bits.min() for bits, _ in options.values())
-    if smallest > budget_bits:
-        total = sum(sizes[name] for name in errors)
-        raise InputError(
-            f"{budget_bits / total:.3g} bits a weight are fewer than the fewest that layers can take: "
-            f"give at least {smallest / total:.3g}"
-        )
     price, known = _price(list(options.values()), budget_bits)
     rest = np.cumsum([(error + price * bits).min() for bits, error in reversed(options.values())])[::-1]
     states = _States(np.zeros(1), np.zeros(1))

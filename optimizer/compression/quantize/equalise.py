@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from optimizer.compression.prune.pruned import Pruned
 from optimizer.model.layers import CONVOLUTIONS, Layer, holders, uses
+from optimizer.model.products import small_input
 from optimizer.model.tracing import LayerTracer
 
 SWEEPS = 20
@@ -98,10 +99,9 @@ def _keeps_to_scale(layer: Layer) -> bool:
     module: Any = copy.deepcopy(layer.module)
     if not isinstance(module, CONVOLUTIONS) or type(module) in CONVOLUTIONS:  # linear ones are traced through
         return True
-    sides = [2 * side * apart for side, apart in zip(module.kernel_size, module.dilation, strict=True)]
-    flat = (-1, *(1 for _ in sides))
+    flat = (-1, *(1 for _ in module.kernel_size))
     random = torch.Generator().manual_seed(0)
-    images = torch.randn(1, module.in_channels, *sides, generator=random)
+    images = torch.randn(1, *small_input(module), generator=random)
     rows, columns = (0.5 + torch.rand(n, generator=random) for n in (module.out_channels, module.in_channels))
     read = columns.reshape(module.groups, 1, -1).expand(-1, len(rows) // module.groups, -1)
     scaled = copy.deepcopy(module)

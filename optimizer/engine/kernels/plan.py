@@ -139,11 +139,10 @@ class _Planner:
     def layout(self, shape: tuple[int, ...]) -> MemoryLayout:
         return layout_of(shape, self.gaps, self.kernels.width)
 
-    def _value(
-        self, layout: MemoryLayout, channels: int, shape: tuple[int, ...], used_again: bool = True
-    ) -> Value:
+    def _value(self, layout: MemoryLayout, shape: tuple[int, ...], used_again: bool = True) -> Value:
         """In the smallest free buffer that is large enough, or a new one of zeros: gaps stay zero, since
         nothing but zeros is ever written there. Not ``used_again``: always a new one."""
+        channels = shape[2] if len(shape) == 3 else shape[1]
         size = channels * layout.plane + SLACK + layout.border
         free = self.free.get(layout, []) if used_again else []
         fitting = sorted((buffer for buffer in free if len(buffer) >= size), key=len)
@@ -153,8 +152,7 @@ class _Planner:
         return Value(layout, channels, buffer, shape)
 
     def _output(self, op: Op) -> Value:
-        channels = op.shape[2] if len(op.shape) == 3 else op.shape[1]
-        value = self._value(self.layout(op.shape), channels, op.shape)
+        value = self._value(self.layout(op.shape), op.shape)
         self.values[op.output] = self.placed[op.output] = value
         return value
 
@@ -178,8 +176,7 @@ class _Planner:
         name = self.trace.root(name)
         if name not in self.values:
             shape = self.trace.shapes[name]
-            channels = shape[2] if len(shape) == 3 else shape[1]
-            value = self._value(self.layout(shape), channels, shape)
+            value = self._value(self.layout(shape), shape)
             if name == self.trace.input and len(shape) == 4:
                 self._copy(self._images(), value, shape)
             else:
@@ -307,7 +304,7 @@ class _Planner:
             for phase, size, out in zip(place, (height, width), op.shape[2:], strict=True)
         )
         planes = (images, channels * len(phases), *op.shape[2:])
-        value = self._value(self.layout(op.shape), planes[1], planes, used_again=full)
+        value = self._value(self.layout(op.shape), planes, used_again=full)
         step = Step(
             kind=Kind.PHASES,
             output=value.address,

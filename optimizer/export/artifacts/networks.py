@@ -22,6 +22,7 @@ from optimizer.measurement.two_files_prepared import Candidate
 from optimizer.measurement.workspace import open_workspace
 from optimizer.model.added import cards, declared, files, onnx_file
 from optimizer.model.added.limits import read_limited
+from optimizer.model.added.network_reading import IR_FILES, ONNX_FILE
 from optimizer.model.preprocessing import CHANNELS, IMAGENET
 from optimizer.model.sources import LoadedModel
 from optimizer.progress import Report, quiet
@@ -97,8 +98,7 @@ def _of_zip(ref: NetworkRef, path: Path, report: Report) -> Candidate:
         return _of_weights(ref, path, entries[weights], report)
     kept = _read("zip", path, ref.name)
     words = "ONNX file, zipped" if kept.kind == "onnx" else "OpenVINO IR, zipped"
-    wanted = ("model.onnx", "model.xml", "model.bin")
-    return _candidate(ref, kept, words, sum(entries.get(name, 0) for name in wanted))
+    return _candidate(ref, kept, words, sum(entries.get(name, 0) for name in (ONNX_FILE, *IR_FILES)))
 
 
 def _of_weights(ref: NetworkRef, path: Path, size: int, report: Report) -> Candidate:

@@ -6,6 +6,7 @@ from optimizer.engine import onnx_export, onnx_graph
 from optimizer.errors import WorkError
 from optimizer.export.artifacts.archive import zipped
 from optimizer.export.artifacts.source import ArtifactSource
+from optimizer.model.added.network_reading import ONNX_FILE
 
 
 def write_onnx(source: ArtifactSource) -> bytes:
@@ -36,7 +37,7 @@ def write_onnx(source: ArtifactSource) -> bytes:
             f"{_batch_of(shape, graph.dynamic)}",
         ]
     )
-    return zipped(source, {"model.onnx": content}, loading, tuple(_onnx_notes(source, graph)))
+    return zipped(source, {ONNX_FILE: content}, loading, tuple(_onnx_notes(source, graph)))
 
 
 def _batch_of(shape: tuple[int, ...], dynamic: bool) -> str:

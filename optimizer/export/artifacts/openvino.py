@@ -11,7 +11,7 @@ from optimizer.engine.openvino_graph import taken_apart
 from optimizer.errors import WorkError
 from optimizer.export.artifacts.archive import zipped
 from optimizer.export.artifacts.source import ArtifactSource
-from optimizer.model.added.network_reading import INFORMATION, MADE_OF
+from optimizer.model.added.network_reading import INFORMATION, IR_FILES, MADE_OF
 from optimizer.model.unused import values_decide
 from optimizer.recipe import PRECISIONS
 
@@ -37,7 +37,7 @@ def write_openvino(source: ArtifactSource) -> bytes:
         named = Path(folder, "named")  # elsewhere: the first one's weights are read where they lie
         named.mkdir()
         save_graph(graph, named, precision)
-        files = {name: (named / name).read_bytes() for name in ("model.xml", "model.bin")}
+        files = {name: (named / name).read_bytes() for name in IR_FILES}
     names = [name for name, _ in source.parts]
     answer = "answer = model([images])" if names else f"{source.card.output_name} = model([images])[0]"
     loading = (

@@ -219,13 +219,17 @@ def _read_all() -> Iterator[AddedModel | InputError]:
 
 
 def added_model(name: str) -> AddedModel:
-    """Raises InputError for one that was not added."""
-    check_name(name)
-    path = card_path(name)
+    """Raises InputError for one that was not added, or whose card is damaged."""
+    return read_card(_path_of(name))
+
+
+def _path_of(name: str) -> Path:
+    """Where the card of a model lies. Raises InputError for one that was not added."""
+    path = card_path(check_name(name))
     if not path.is_file():
         known = ", ".join(added_models()) or "none yet"
         raise InputError(f"no model {name!r} was added to this machine: there are {known}")
-    return read_card(path)
+    return path
 
 
 def version_of(name: str) -> str:
@@ -264,13 +268,9 @@ def save_card(model: AddedModel) -> None:
 def remove(name: str) -> None:
     """Drop a card, and its file unless another card has it. What was measured stays. Raises InputError for
     a model that was not added."""
-    check_name(name)
-    path = card_path(name)
-    file = ""
+    path, file = _path_of(name), ""
     with suppress(InputError):  # a damaged card goes too
-        file = added_model(name).file if path.is_file() else ""
-    if not path.is_file():
-        added_model(name)
+        file = read_card(path).file
     path.unlink()
     if file and file not in {other.file for other in added_models().values()}:
         content_path(file).unlink(missing_ok=True)

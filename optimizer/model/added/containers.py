@@ -10,7 +10,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from optimizer.errors import InputError, one_line
+from optimizer.errors import InputError, one_line, shown
 from optimizer.formats import format_bytes
 from optimizer.model.added.limits import MAX_DIMENSIONS, MAX_HEADER_BYTES, MAX_NAME, MAX_TENSORS
 from optimizer.system.uploads import check_entries
@@ -65,7 +65,7 @@ def check_safetensors(file: Path) -> dict[str, str]:
     end = 0
     for begin_at, end_at, name in places:
         if begin_at != end:
-            raise InputError(f"tensor {_shown(name)} does not begin where the one before it ends")
+            raise InputError(f"tensor {shown(name)} does not begin where the one before it ends")
         end = end_at
     if end != total - 8 - size:
         raise InputError(
@@ -83,16 +83,16 @@ def _place(name: str, entry: object) -> tuple[int, int, str]:
         case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [int(begin), int(end)]}:
             pass
         case _:
-            raise InputError(f"tensor {_shown(name)} has no type, shape and place")
+            raise InputError(f"tensor {shown(name)} has no type, shape and place")
     if len(name) > MAX_NAME or not name.isprintable():
-        raise InputError(f"tensor {_shown(name)} has a name that is too long or can't be printed")
+        raise InputError(f"tensor {shown(name)} has a name that is too long or can't be printed")
     if dtype not in DTYPE_BYTES:
-        raise InputError(f"tensor {_shown(name)} is of type {_shown(dtype)}, which is not read")
+        raise InputError(f"tensor {shown(name)} is of type {shown(dtype)}, which is not read")
     if len(shape) > MAX_DIMENSIONS or not all(type(side) is int and side >= 0 for side in shape):
-        raise InputError(f"tensor {_shown(name)} has the shape {_shown(shape)}, which can't be")
+        raise InputError(f"tensor {shown(name)} has the shape {shown(shape)}, which can't be")
     if math.prod(shape) * DTYPE_BYTES[dtype] != end - begin or begin < 0:
         raise InputError(
-            f"tensor {_shown(name)} of shape {_shown(shape)} does not take the {end - begin:,} bytes that it "
+            f"tensor {shown(name)} of shape {shown(shape)} does not take the {end - begin:,} bytes that it "
             "is said to take"
         )
     return begin, end, name
@@ -118,10 +118,10 @@ def check_zip(file: Path) -> None:
         )
     for entry in entries:
         if ".." in entry.filename.split("/") or entry.filename.startswith("/") or "\\" in entry.filename:
-            raise InputError(f"its entry {_shown(entry.filename)} leads elsewhere")
+            raise InputError(f"its entry {shown(entry.filename)} leads elsewhere")
         if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != entry.compress_size:
             raise InputError(
-                f"its entry {_shown(entry.filename)} is compressed ({format_bytes(entry.compress_size)} that "
+                f"its entry {shown(entry.filename)} is compressed ({format_bytes(entry.compress_size)} that "
                 f"become {format_bytes(entry.file_size)}): torch.save writes none such, save it with that"
             )
     if (held := sum(entry.file_size for entry in entries)) > total:
@@ -137,8 +137,3 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         raise ValueError("a name comes twice")
     return found
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:80]}…"

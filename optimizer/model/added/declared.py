@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from optimizer.errors import InputError, one_line
+from optimizer.errors import InputError, shown
 from optimizer.model.preprocessing import CHANNELS, INTERPOLATIONS, Preprocessing
 
 MAX_SAID = 1 << 20
@@ -76,11 +76,11 @@ def read(said: Mapping[str, Any], usual: Preprocessing, fixed_size: bool) -> Dec
     try:
         mode = flat.get("crop_mode", "center")
         if mode not in ("center", "squash") or (mode == "squash" and float(flat.get("crop_pct") or 1) != 1):
-            left_out.append(f"its crop mode {_short(mode)} is not known here: the middle is taken instead")
+            left_out.append(f"its crop mode {shown(mode)} is not known here: the middle is taken instead")
             flat["crop_mode"] = "center"
         preprocessing = _preprocessing(flat, usual, fixed_size)
     except (InputError, TypeError, ValueError, ZeroDivisionError, OverflowError) as error:
-        left_out.append(f"its preprocessing can't be ({_short(error)})")
+        left_out.append(f"its preprocessing can't be ({shown(error)})")
     try:
         names = _class_names(flat)
     except InputError as error:
@@ -96,7 +96,7 @@ def _preprocessing(said: Mapping[str, Any], usual: Preprocessing, fixed_size: bo
     """None where nothing is said. Raises InputError and what arithmetic with the wrong things raises."""
     if (pixels := said.get("Image.NominalPixelRange")) is not None:
         if pixels not in PIXEL_RANGES:
-            raise InputError(f"pixel range {_short(pixels)}")
+            raise InputError(f"pixel range {shown(pixels)}")
         said = {**said, **PIXEL_RANGES[pixels]}
     found: dict[str, Any] = {}
     channels = _channels(said)
@@ -118,7 +118,7 @@ def _channels(said: Mapping[str, Any]) -> str | None:
     pixels = said.get("Image.BitmapPixelFormat")
     if pixels is not None:
         if pixels not in PIXEL_FORMATS:
-            raise InputError(f"pixels {_short(pixels)}")
+            raise InputError(f"pixels {shown(pixels)}")
         return PIXEL_FORMATS[pixels]
     if said.get("do_flip_channel_order") is True:
         return "BGR"
@@ -210,7 +210,7 @@ def _class_names(said: Mapping[str, Any]) -> tuple[str, ...]:
         raise InputError(f"its {len(value):,} class names are more than {MAX_CLASSES:,}")
     for name in value:
         if not isinstance(name, str) or not 0 < len(name.strip()) <= MAX_CLASS_NAME or not name.isprintable():
-            raise InputError(f"its class names are left out: {_short(name)} can't be one")
+            raise InputError(f"its class names are left out: {shown(name)} can't be one")
     names = tuple(name.strip() for name in value)
     made_up = all(name == f"LABEL_{index}" for index, name in enumerate(names))
     return () if made_up else names
@@ -223,8 +223,3 @@ def _numbered(value: Mapping[Any, Any]) -> Iterator[tuple[int, Any]]:
             yield one, key
         elif str(key).isdecimal() and len(str(key)) < 9:
             yield int(key), one
-
-
-def _short(value: object) -> str:
-    text = one_line(value) if isinstance(value, Exception) else repr(value)
-    return text if len(text) <= 80 else f"{text[:80]}…"

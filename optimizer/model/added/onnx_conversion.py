@@ -157,6 +157,8 @@ class _Conversion:
         a.outputs = len(node.output)
         if node.op_type == "QuantizeLinear" and len(given) > 2 and given[2] is not None:
             a["zero_type"] = given[2].dtype
+        if node.op_type == "CastLike" and given[1] is not None:
+            a["like"] = given[1].dtype
         constants = [None if of_image else one for one, of_image in zip(given, depends, strict=True)]
         as_layer = node.op_type in LAYERS and (any(depends) or node.op_type not in OPERATORS)
         layer = LAYERS[node.op_type](a, constants) if as_layer else None

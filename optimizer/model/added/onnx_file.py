@@ -12,7 +12,7 @@ from optimizer.errors import InputError, UnavailableError
 from optimizer.model.added import declared
 from optimizer.model.added.cards import AddedModel, Choices, Examined, content_path
 from optimizer.model.added.limits import read_limited
-from optimizer.model.preprocessing import CHANNELS, IMAGENET, Preprocessing
+from optimizer.model.preprocessing import CHANNELS, CROP_SHARE, IMAGENET, Preprocessing
 
 PACKAGES = ("onnx", "onnxruntime")
 
@@ -35,7 +35,7 @@ def examined(about: Examined, found: dict[str, Any], architecture: str) -> Exami
 
 def usual_for(channels: int, height: int, width: int) -> Preprocessing:
     """ImageNet's, for a network of another size, or of grey images."""
-    resize = round(min(height, width) / 0.875) if height == width else None
+    resize = round(min(height, width) / CROP_SHARE) if height == width else None
     usual = replace(IMAGENET, size=(height, width), resize=resize)
     return usual.with_channels("grey" if channels == 1 else "RGB")
 

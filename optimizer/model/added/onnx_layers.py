@@ -19,6 +19,8 @@ from optimizer.model.added.onnx_recurrent import recurrent
 Inputs = Sequence[Tensor | None]
 CONVOLUTIONS: dict[int, Any] = {3: nn.Conv1d, 4: nn.Conv2d, 5: nn.Conv3d}
 TRANSPOSED: dict[int, Any] = {3: nn.ConvTranspose1d, 4: nn.ConvTranspose2d, 5: nn.ConvTranspose3d}
+MAX_POOLS: dict[int, Any] = {1: nn.MaxPool1d, 2: nn.MaxPool2d, 3: nn.MaxPool3d}
+AVERAGE_POOLS: dict[int, Any] = {1: nn.AvgPool1d, 2: nn.AvgPool2d, 3: nn.AvgPool3d}
 NORMS = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
 
 
@@ -90,30 +92,22 @@ def batch_norm(a: Attributes, inputs: Inputs) -> nn.Module:
     return made
 
 
-def max_pool(a: Attributes, inputs: Inputs) -> nn.Module:
-    kernel, rank = a["kernel_shape"], a.rank - 2
+def pool(a: Attributes, inputs: Inputs) -> nn.Module:
+    """``MaxPool`` and ``AveragePool``."""
+    kernel, rank, ceil = tuple(a["kernel_shape"]), a.rank - 2, bool(a.get("ceil_mode", 0))
     strides, dilations, _ = _window(a, rank)
     begin, end = _paddings(a, kernel, strides, dilations)
-    kind = {1: nn.MaxPool1d, 2: nn.MaxPool2d, 3: nn.MaxPool3d}[rank]
     inside = begin == end and all(2 * side <= size for side, size in zip(begin, kernel, strict=True))
-    made = kind(
-        tuple(kernel), strides, begin if inside else 0, dilations, ceil_mode=bool(a.get("ceil_mode", 0))
-    )
-    return made if inside else _padded(made, begin, end, float("-inf"))
-
-
-def average_pool(a: Attributes, inputs: Inputs) -> nn.Module:
-    kernel, rank = a["kernel_shape"], a.rank - 2
-    strides, dilations, _ = _window(a, rank)
+    padding = begin if inside else 0
+    if a["operator"] == "MaxPool":
+        made = MAX_POOLS[rank](kernel, strides, padding, dilations, ceil_mode=ceil)
+        return made if inside else _padded(made, begin, end, float("-inf"))
+    counted = bool(a.get("count_include_pad", 0))
     if set(dilations) != {1}:
         raise UnsupportedError("dilation")
-    begin, end = _paddings(a, kernel, strides, dilations)
-    kind = {1: nn.AvgPool1d, 2: nn.AvgPool2d, 3: nn.AvgPool3d}[rank]
-    counted, ceil = bool(a.get("count_include_pad", 0)), bool(a.get("ceil_mode", 0))
-    inside = begin == end and all(2 * side <= size for side, size in zip(begin, kernel, strict=True))
     if not inside and not counted:
         raise UnsupportedError(f"padding {begin} before and {end} behind that does not count")
-    made = kind(tuple(kernel), strides, begin if inside else 0, ceil, counted)
+    made = AVERAGE_POOLS[rank](kernel, strides, padding, ceil, counted)
     return made if inside else _padded(made, begin, end)
 
 
@@ -222,8 +216,8 @@ LAYERS: dict[str, Callable[[Attributes, Inputs], nn.Module | None]] = {
     "Gemm": gemm,
     "MatMul": product,
     "BatchNormalization": batch_norm,
-    "MaxPool": max_pool,
-    "AveragePool": average_pool,
+    "MaxPool": pool,
+    "AveragePool": pool,
     "Resize": resize,
     "Upsample": resize,
     **dict.fromkeys(RECURRENT, recurrent),

@@ -102,14 +102,9 @@ def _leaky_relu(a: Attributes, x: Any) -> Any:
     return F.leaky_relu(x, a.get("alpha", 0.01))
 
 
-@operator("Elu")
+@operator("Elu", "Celu")
 def _elu(a: Attributes, x: Any) -> Any:
-    return F.elu(x, a.get("alpha", 1.0))
-
-
-@operator("Celu")
-def _celu(a: Attributes, x: Any) -> Any:
-    return F.celu(x, a.get("alpha", 1.0))
+    return (F.elu if a["operator"] == "Elu" else F.celu)(x, a.get("alpha", 1.0))
 
 
 @operator("Selu")
@@ -164,7 +159,7 @@ def _clip(a: Attributes, x: Any, low: Tensor | None = None, high: Tensor | None 
 def _cast(a: Attributes, x: Any, like: Any = None) -> Any:
     if a.get("to", 1) not in KINDS:
         raise UnsupportedError(f"type {a.get('to')}")
-    return x.to(KINDS[a.get("to", 1)])
+    return x.to(a.get("like", KINDS[a.get("to", 1)]))
 
 
 @operator("Softmax", "LogSoftmax")
@@ -180,32 +175,27 @@ def _softmax(a: Attributes, x: Any) -> Any:
 # What sums up
 
 
-@operator(
-    *(f"Reduce{how}" for how in ("Mean", "Sum", "Max", "Min", "Prod", "L1", "L2", "SumSquare", "LogSumExp"))
-)
+REDUCED: dict[str, Callable[[Any, list[int], bool], Any]] = {
+    "ReduceMean": lambda x, axes, keep: x.mean(axes, keep),
+    "ReduceSum": lambda x, axes, keep: x.sum(axes, keep),
+    "ReduceMax": lambda x, axes, keep: x.amax(axes, keep),
+    "ReduceMin": lambda x, axes, keep: x.amin(axes, keep),
+    "ReduceL1": lambda x, axes, keep: x.abs().sum(axes, keep),
+    "ReduceL2": lambda x, axes, keep: x.square().sum(axes, keep).sqrt(),
+    "ReduceSumSquare": lambda x, axes, keep: x.square().sum(axes, keep),
+    "ReduceLogSumExp": lambda x, axes, keep: x.logsumexp(axes, keep),
+}
+
+
+@operator(*REDUCED, "ReduceProd")
 def _reduced(a: Attributes, x: Any, axes: Tensor | None = None) -> Any:
     chosen, keep = a.ints("axes", axes), bool(a.get("keepdims", 1))
     if not chosen:
         if a.get("noop_with_empty_axes"):
             return x
         chosen = list(range(a.rank))
-    match a["operator"].removeprefix("Reduce"):
-        case "Mean":
-            return x.mean(chosen, keep)
-        case "Sum":
-            return x.sum(chosen, keep)
-        case "Max":
-            return x.amax(chosen, keep)
-        case "Min":
-            return x.amin(chosen, keep)
-        case "L1":
-            return x.abs().sum(chosen, keep)
-        case "L2":
-            return x.square().sum(chosen, keep).sqrt()
-        case "SumSquare":
-            return x.square().sum(chosen, keep)
-        case "LogSumExp":
-            return x.logsumexp(chosen, keep)
+    if reduced := REDUCED.get(a["operator"]):
+        return reduced(x, chosen, keep)
     for axis in sorted((axis % a.rank for axis in chosen), reverse=True):
         x = x.prod(axis, keep)
     return x

@@ -124,12 +124,17 @@ def _slice(a: Attributes, x: Any, *given: Tensor | None) -> Any:
     return x
 
 
+def _from_zero(a: Attributes, indices: Any, axis: int) -> Any:
+    """Indices of which negative ones count from the end of an axis."""
+    return torch.where(indices < 0, indices + a.shapes[0][axis], indices).long()
+
+
 @operator("Gather")
 def _gather(a: Attributes, x: Any, indices: Tensor) -> Any:
     if not isinstance(indices, Tensor):
         raise UnsupportedError("its indices depend on the image")
     axis = a.get("axis", 0) % a.rank
-    chosen = torch.where(indices < 0, indices + a.shapes[0][axis], indices).long()
+    chosen = _from_zero(a, indices, axis)
     if chosen.ndim == 0:
         return x.select(axis, int(chosen))
     taken = x.index_select(axis, chosen.reshape(-1))
@@ -139,7 +144,7 @@ def _gather(a: Attributes, x: Any, indices: Tensor) -> Any:
 @operator("GatherElements")
 def _gather_elements(a: Attributes, x: Any, indices: Any) -> Any:
     axis = a.get("axis", 0) % a.rank
-    return torch.gather(x, axis, torch.where(indices < 0, indices + a.shapes[0][axis], indices).long())
+    return torch.gather(x, axis, _from_zero(a, indices, axis))
 
 
 @operator("GatherND")
@@ -196,8 +201,7 @@ def _scatter_elements(a: Attributes, x: Any, indices: Any, updates: Any) -> Any:
     if word(a, "reduction", "none") != "none":
         raise UnsupportedError("a reduction")
     axis = a.get("axis", 0) % a.rank
-    places = torch.where(indices < 0, indices + a.shapes[0][axis], indices).long()
-    return torch.scatter(x, axis, places, updates)
+    return torch.scatter(x, axis, _from_zero(a, indices, axis), updates)
 
 
 @operator("Size")
