@@ -33,6 +33,9 @@ CHANNELS_FIRST = " channels first"
 SMALL_BYTES = 1 << 10
 """A tensor of numbers that shapes may depend on, such as how far an image is enlarged, has no more."""
 
+_READ = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+"""No link, and without waiting for a pipe's other end."""
+
 
 def read_onnx(file: Path, target: Path, external: bool, grow: Callable[[int], None]) -> dict[str, Any]:
     """What the file holds, for people to read and for :mod:`optimizer.model.added.onnx_file`.
@@ -185,7 +188,7 @@ def _place(tensor: Any, folder: Path) -> tuple[Path, int, int]:
 def _opened(file: Path) -> BinaryIO:
     """Raises InputError for what is no plain file."""
     try:
-        descriptor = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        descriptor = os.open(file, _READ)
     except (OSError, ValueError) as error:
         raise InputError(f"its external data {file.name[:80]!r} can't be read ({error})") from error
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
