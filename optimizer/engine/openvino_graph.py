@@ -9,6 +9,7 @@ and the int8 kernels run.
 import math
 import warnings
 import zlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -96,7 +97,9 @@ def convert(model: nn.Module, input_shape: tuple[int, ...]) -> Converted:
     example = examples(model, input_shape)
     graph = _graph(model, example)
     operations, rows = _operations(graph, model), dict[str, Rows]()
-    if hidden := [name for name in running if name not in operations]:
+    sharing = Counter(layer.name for layer in uses(model))
+    # Of those that share a weight some may be found alone: a batch norm is folded into what it follows.
+    if hidden := [name for name in running if len(operations.get(name, ())) < sharing[name]]:
         weights = {name: model.get_parameter(name).detach() for name in hidden}
         graph = _graph(Given(model, hidden), example, *weights.values())
         operations = _operations(graph, model, Given.prefix)

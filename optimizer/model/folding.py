@@ -1,4 +1,4 @@
-"""Batch norm folded into the convolutions before it."""
+"""Batch norm folded into the convolutions and linear layers before it."""
 
 from collections import Counter, defaultdict
 from typing import Any
@@ -16,6 +16,8 @@ from optimizer.model.products import small_input
 from optimizer.model.tracing import LayerTracer
 from optimizer.model.unused import drop_unused
 
+Kinds = tuple[type[nn.Module], ...]
+
 
 def fold_batch_norm(
     model: nn.Module, input_shape: tuple[int, ...] | None = None
@@ -23,8 +25,9 @@ def fold_batch_norm(
     """A copy in which each batch norm that alone follows a convolution is folded into it.
 
     A model that can't be traced is run once instead, where the ``input_shape`` of an example is known. Then
-    the copy's outputs are compared with the model's too: where they differ nothing is folded; and modules
-    that never run are left out of it (:func:`optimizer.model.unused.drop_unused`).
+    the copy's outputs are compared with the model's too: where they differ nothing is folded; those that
+    follow a linear layer are folded as well, as exporters would do it, each in its own way; and modules that
+    never run are left out of it (:func:`optimizer.model.unused.drop_unused`).
     Returns the copy (in evaluation mode) and notes: what was left out and what could not be folded, if
     anything. The argument is left as it was. Weights that it computes from others are parameters in the copy.
     """
@@ -39,13 +42,15 @@ def _folded(frozen: nn.Module, input_shape: tuple[int, ...] | None) -> tuple[nn.
     if not any(isinstance(module, BATCH_NORMS) for module in frozen.modules()):
         return frozen, ()
     folded = copied(frozen)
+    # Of tokens [N, L, C] a norm may scale L: without answers to compare nobody would see it.
+    kinds = CONVOLUTIONS if input_shape is None else (*CONVOLUTIONS, nn.Linear)
     try:
         try:
-            pairs = _traced_pairs(folded)
+            pairs = _traced_pairs(folded, kinds)
         except Exception:
             if input_shape is None:
                 raise
-            pairs = _run_pairs(folded, examples(folded, input_shape))
+            pairs = _run_pairs(folded, examples(folded, input_shape), kinds)
     except Exception as error:  # both run the model's own code: anything may come out of it
         return folded, (f"batch norm is not folded: the model can't be traced ({error})",)
     try:
@@ -87,8 +92,11 @@ def _fused(convolution: Any, norm: Any) -> tuple[Any, nn.Module] | None:
     weight or work it out from others."""
     if norm.running_mean is None or not isinstance(convolution.weight, nn.Parameter):
         return None
-    fused = fuse_conv_bn_eval(convolution, norm)
-    if type(convolution) in CONVOLUTIONS and type(norm) in BATCH_NORMS:
+    plain = type(convolution) in (*CONVOLUTIONS, nn.Linear) and type(norm) in BATCH_NORMS
+    if isinstance(convolution, nn.Linear) and not (plain and norm.num_features == convolution.out_features):
+        return None
+    fused = fuse_conv_bn_eval(convolution, norm)  # of a linear layer, too: its weights are those of 1x1
+    if plain:
         return fused, nn.Identity()
     shape = small_input(convolution)
     expected = answers(nn.Sequential(convolution, norm), shape)
@@ -98,8 +106,8 @@ def _fused(convolution: Any, norm: Any) -> tuple[Any, nn.Module] | None:
     return None
 
 
-def _traced_pairs(model: nn.Module) -> list[tuple[str, str]]:
-    """Convolutions and the batch norms that alone read them, by name, of the model's graph."""
+def _traced_pairs(model: nn.Module, kinds: Kinds) -> list[tuple[str, str]]:
+    """Layers of these kinds and the batch norms that alone read them, by name, of the model's graph."""
     modules = dict(model.named_modules())
     graph = LayerTracer().trace(model)
     calls = Counter(node.target for node in graph.nodes if node.op == "call_module")
@@ -110,7 +118,7 @@ def _traced_pairs(model: nn.Module) -> list[tuple[str, str]]:
         source = (*node.args, *node.kwargs.values())[0]
         if (
             source.op == "call_module"
-            and isinstance(modules[source.target], CONVOLUTIONS)
+            and isinstance(modules[source.target], kinds)
             and len(source.users) == 1
             and calls[source.target] == calls[node.target] == 1
         ):
@@ -142,13 +150,13 @@ class _Readers(TorchFunctionMode):
 
 
 @torch.inference_mode()
-def _run_pairs(model: nn.Module, images: Tensor) -> list[tuple[str, str]]:
+def _run_pairs(model: nn.Module, images: Tensor, kinds: Kinds) -> list[tuple[str, str]]:
     """The same, of one call with ``images`` ``[1, C, H, W]``, for a model whose graph can't be traced."""
     read: dict[str, list[Tensor]] = defaultdict(list)
     made: dict[str, list[Tensor]] = defaultdict(list)
     handles = []
     for name, module in model.named_modules():
-        if isinstance(module, CONVOLUTIONS):
+        if isinstance(module, kinds):
             handles.append(module.register_forward_hook(lambda _, inputs, out, n=name: made[n].append(out)))
         elif isinstance(module, BATCH_NORMS):
             handles.append(

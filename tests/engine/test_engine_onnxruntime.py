@@ -12,6 +12,7 @@ from torchvision.ops import FrozenBatchNorm2d
 from optimizer.compression.apply import compress
 from optimizer.engine import engine_named
 from optimizer.errors import WorkError
+from optimizer.model.folding import fold_batch_norm
 from optimizer.recipe import PruneSpec, QuantizeSpec, Recipe
 
 
@@ -39,6 +40,15 @@ def test_onnx_runtime_says_what_no_int8_kernel_takes(
     runner = build(compress(model, recipe), small_images, threads=1, batch=1)
     assert runner.execution.precisions.keys() == {"f32"}
     assert "not fit int8" in " ".join(runner.execution.simulated)
+
+
+@pytest.mark.slow
+def test_linear_layers_with_batch_norm_run_on_int8_kernels(small_images: Tensor) -> None:
+    """The exporter would fold it, and no layer's weight be left to be found in the graph."""
+    first, second = (nn.Linear(64, 16), nn.BatchNorm1d(16)), (nn.Linear(16, 8), nn.BatchNorm1d(8))
+    model, notes = fold_batch_norm(nn.Sequential(nn.Flatten(), *first, nn.ReLU(), *second), SMALL_SHAPE)
+    assert notes == ()
+    assert run("onnxruntime", model, ON_INT8_KERNELS[0], small_images).execution.precisions == {"u8": 2}
 
 
 @pytest.mark.slow

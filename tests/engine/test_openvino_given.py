@@ -50,13 +50,15 @@ def test_each_product_of_cross_attention_gets_its_rows_of_a_recipe(learned: bool
 
 class AtTwoScales(nn.Module):
     """A convolution and its batch norm that run twice, as in a detector's head: the converter multiplies the
-    weight with the norm's scale."""
+    weight with the norm's scale. One without a norm may have the same weight."""
 
-    def __init__(self) -> None:
+    def __init__(self, tied: bool) -> None:
         super().__init__()
         self.stem, self.down = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3, 2)
         self.both = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8))
         self.head = nn.Linear(8, 3)
+        if tied:
+            self.down.weight = self.both[0].weight
 
     def forward(self, images: Tensor) -> Tensor:
         large = self.stem(images)
@@ -67,10 +69,20 @@ class AtTwoScales(nn.Module):
 @torch.inference_mode()
 def test_the_bias_of_a_layer_that_runs_twice_is_shifted_once_in_each_run() -> None:
     torch.manual_seed(0)
-    model, images = AtTwoScales().eval(), torch.randn(4, 3, 12, 12)
+    model, images = AtTwoScales(tied=False).eval(), torch.randn(4, 3, 12, 12)
     made = with_shifted_biases(model, EXACT[3])
     runner = openvino.prepare(model, (3, 12, 12))(made, images, threads=1, batch=1)
     assert off(runner.score(images.numpy()), made.module(images).numpy()) < 1e-5
+
+
+@torch.inference_mode()
+def test_a_weight_is_put_in_also_where_the_converter_changed_it_for_one_of_its_layers() -> None:
+    torch.manual_seed(0)
+    model, images = AtTwoScales(tied=True).eval(), torch.randn(4, 3, 12, 12)
+    made = compress(model, EXACT[3])
+    runner = openvino.prepare(model, (3, 12, 12))(made, images, threads=1, batch=1)
+    expected = made.module(images).numpy()
+    assert np.linalg.norm(runner.score(images.numpy()) - expected) < 1e-5 * np.linalg.norm(expected)
 
 
 @pytest.mark.parametrize(

@@ -120,6 +120,40 @@ def test_a_norm_after_a_linear_layer_stays_and_is_noted() -> None:
     assert notes == ("batch norms that can't be folded into a convolution: 1",)
 
 
+class Perceptron(nn.Module):
+    """Linear layers with batch norm, with or without bias and gain, read as a traced graph or as it runs."""
+
+    def __init__(self, traced: bool) -> None:
+        super().__init__()
+        self.traced = traced
+        self.first, self.norm = nn.Linear(64, 12, bias=False), nn.BatchNorm1d(12)
+        self.second, self.plain = nn.Linear(12, 8), nn.BatchNorm1d(8, affine=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.traced:
+            x = x.reshape([int(side) for side in x.shape])
+        return self.plain(self.second(torch.relu(self.norm(self.first(x.flatten(1))))))
+
+
+@pytest.mark.parametrize("traced", [True, False], ids=["traced", "as it runs"])
+def test_a_norm_after_a_linear_layer_is_folded_where_answers_can_be_compared(traced: bool) -> None:
+    torch.manual_seed(1)
+    model = Perceptron(traced)
+    with torch.no_grad():
+        model.train()(torch.randn(16, *SMALL_SHAPE))
+    folded, notes = folds(model)
+    assert (norms(folded), notes) == (0, ())
+
+
+@pytest.mark.parametrize("tokens", [5, 6])
+def test_a_norm_over_tokens_is_not_folded_into_a_linear_layer(tokens: int) -> None:
+    """It scales tokens, be there as many of them as the layer has outputs."""
+    model = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(tokens)).eval()
+    model[1].running_var.uniform_(0.5, 2)
+    folded, notes = fold_batch_norm(model, (tokens, 4))
+    assert (norms(folded), len(notes)) == (1, 1)
+
+
 def test_a_model_that_cannot_be_traced_is_left_unfolded_and_noted() -> None:
     model = Block(lambda m, x: m.norm(m.conv(x)) if x.sum() > 0 else x)
     folded, notes = fold_batch_norm(model)

@@ -31,11 +31,11 @@ def load(
     file of one alone, in evaluation mode.
 
     ``module`` is the same architecture with its batch norm folded
-    (:func:`optimizer.model.folding.fold_batch_norm`); it is left as it was. Values come back bit for bit
-    (zeros of ``packed`` without their sign); activations are not rounded. Where channels were removed they
-    are taken out of the copy first: which go together is found with an input of ``input_shape``
-    ``[C, H, W]``, which is needed only then. No code in the file is run, and no more is read than a file of
-    this model can have.
+    (:func:`optimizer.model.folding.fold_batch_norm`, which is to know the input shape); it is left as it was.
+    Values come back bit for bit (zeros of ``packed`` without their sign); activations are not rounded. Where
+    channels were removed they are taken out of the copy first: which go together is found with an input of
+    ``input_shape`` ``[C, H, W]``, which is needed only then. No code in the file is run, and no more is read
+    than a file of this model can have.
 
     Raises InputError for a file that is damaged, of another model or of another version, or that lacks the
     input shape that it needs; then also UnavailableError without torch-pruning, WorkError for a model that it
@@ -70,7 +70,8 @@ def load(
     except _UnfitError as error:
         raise InputError(
             f"{name} holds {str(found.get('model'))[:80]!r} and does not fit this model: {error}. "
-            "Load it into the same model with its batch norm folded: folding.fold_batch_norm(model)[0]"
+            "Load it into the same model with its batch norm folded: "
+            "folding.fold_batch_norm(model, input_shape)[0]"
         ) from error
 
 
