@@ -354,7 +354,7 @@ def filling_wanted(missing: list[Request]) -> bool:
     words = f"Measures sparsities {shares} at {bits} bits, with the other settings as they are."
     networks, seconds = consent.training(missing, sidebar.selection().card)
     if not networks:
-        return st.button(label, icon=icon, help=words)
+        return st.button(label, icon=icon, help=words, key="fill")  # whatever the label says by then
     with st.popover(label, icon=icon, help=words):
         st.markdown(
             f"{count(networks, 'network')} to be trained first, by best effort or fine-tuning: "

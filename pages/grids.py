@@ -187,6 +187,7 @@ def buttons(sweep: Sweep) -> int | None:
     if left and st.button(
         f"Resume ({left:,})",
         icon=":material/play_arrow:",
+        key=f"resume {sweep.id}",
         help="What was cancelled or has failed is tried again.",
     ):
         ledger.resume(tasks.store(), sweep.id)

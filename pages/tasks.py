@@ -301,7 +301,8 @@ def show_others() -> None:
             st.caption(words, help=plain(job.message) or None)
             stop_button(job)
         queued = [job for job in others if job.state == "queued"]
-        if queued and st.button(f"Cancel {count(len(queued), 'queued job')}", icon=":material/stop:"):
+        label = f"Cancel {count(len(queued), 'queued job')}"
+        if queued and st.button(label, icon=":material/stop:", key="cancel queued"):
             withdraw(queued)
             st.rerun()
 

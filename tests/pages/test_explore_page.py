@@ -105,6 +105,22 @@ def test_curves_that_were_measured_in_full_are_not_to_be_filled(stored: AppTest)
             assert any(label.startswith("Fill") for label in labels) == (number == 0)
 
 
+def test_the_curves_are_filled_where_the_button_says_another_number_by_then(
+    stored: AppTest, started: Started
+) -> None:
+    (fill,) = [one for one in stored.run().button if one.label == "Fill the curves (22 to measure)"]
+    request = next(
+        one
+        for one in backlog.starter(Request("fashion-resnet", NORMAL)).requests()
+        if tasks.store().best(one) is None
+    )
+    measured = replace(make_result(request.recipe), request=request, key=keys.request_key(request))
+    summaries.put(tasks.store(), measured)
+    fill.click().run()
+    (sweep,) = ledger.sweeps(tasks.store())
+    assert sweep.total == 24
+
+
 @pytest.mark.parametrize("name", PAGES)
 def test_a_page_is_headed_as_the_navigation_calls_it(started: Started, name: str) -> None:
     page = open_page(name, {"model": "fashion-mlp"})
