@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextvars import copy_context
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 import psutil
 
 from optimizer.errors import InputError
-from optimizer.progress import is_enough, publish, stop_if_cancelled, uninterrupted
+from optimizer.progress import Cancelled, is_enough, publish, stop_if_cancelled, uninterrupted
 
 Report = Callable[[float | None, str], None]
 
@@ -121,10 +122,21 @@ def _search(request: dict[str, str], report: Report) -> str:
     return "the best so far"
 
 
+def _is_cancelled() -> bool:
+    try:
+        stop_if_cancelled()
+    except Cancelled:
+        return True
+    return False
+
+
 def _prepare(request: dict[str, str], report: Report) -> None:
-    """Make what later work needs too, and then something else."""
+    """Make what later work needs too, once this was cancelled, and then something else."""
+    outside = copy_context()
     with uninterrupted():
         _wait(request, report)
+        until(lambda: outside.run(_is_cancelled))
+        stop_if_cancelled()
         note(request["made"], "made")
     stop_if_cancelled()
     note(request["made"], "and more")
