@@ -14,7 +14,7 @@ from optimizer.compression.quantize import Quantizer, bits, equalise
 from optimizer.compression.quantize.grid import Codes
 from optimizer.errors import InputError, unknown
 from optimizer.model.layers import uses, walk
-from optimizer.model.products import copied
+from optimizer.model.products import deep_copy
 from optimizer.progress import stop_if_cancelled
 from optimizer.recipe import PruneSpec, QuantizeSpec, Recipe
 from optimizer.system.threads import pinned_threads
@@ -212,7 +212,7 @@ def compress(
 ) -> CompressedModel:
     """A compressed copy of ``model``, in evaluation mode; see :func:`compress_weights`."""
     weights = compress_weights(model, recipe, published, statistics, pruned)
-    module = copied(model).eval()
+    module = deep_copy(model).eval()
     biases: set[int] = set()
     for layer in uses(module):  # modules may share a weight and have biases of their own, or share both
         compressed = weights[layer.name]

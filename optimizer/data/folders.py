@@ -16,7 +16,7 @@ from pathlib import Path
 
 from optimizer.errors import InputError
 from optimizer.formats import count
-from optimizer.system.paths import home_path
+from optimizer.system.paths import READ_FLAGS, home_path
 from optimizer.system.recent import remembered
 from optimizer.system.uploads import IMAGES
 
@@ -30,8 +30,6 @@ NAMED_IN_NOTES = 5
 RECENT_SECONDS = 5.0
 """A page asks about its folders many times a rerun: an answer holds so long, whoever asks. What opens a file
 asks anew (:func:`open_file`), and so does what measures (:func:`optimizer.data.selection.fingerprint`)."""
-_READ = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-"""Without waiting for a pipe's other end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +161,7 @@ def open_file(file: Path) -> BufferedReader:
             raise InputError(f"{file.name} leads outside the folders that are allowed here")
         descriptor = _open_below(root, real)
     else:
-        descriptor = os.open(file, _READ)
+        descriptor = os.open(file, READ_FLAGS)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise InputError(f"{file.name} is not a file")
@@ -195,11 +193,11 @@ def _root_of(place: Path, roots: tuple[Path, ...]) -> Path | None:
 def _open_below(root: Path, real: Path) -> int:
     """A descriptor of a resolved path, opened a step at a time from its root so that no link is followed."""
     if os.open not in os.supports_dir_fd:  # Windows
-        return os.open(real, _READ)
+        return os.open(real, READ_FLAGS)
     descriptor = os.open(root, os.O_RDONLY)
     for part in real.relative_to(root).parts:
         try:
-            inner = os.open(part, _READ | os.O_NOFOLLOW, dir_fd=descriptor)
+            inner = os.open(part, READ_FLAGS | os.O_NOFOLLOW, dir_fd=descriptor)
         finally:
             os.close(descriptor)
         descriptor = inner

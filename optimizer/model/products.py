@@ -58,8 +58,8 @@ def multiplies_with_weight(module: Any) -> bool:
     return _MULTIPLY[module]
 
 
-def copied(model: nn.Module) -> nn.Module:
-    """A deep copy, of whose modules is known what is known of the model's."""
+def deep_copy(model: nn.Module) -> nn.Module:
+    """A copy, of whose modules is known what is known of the model's."""
     found = copy.deepcopy(model)
     modules = dict(found.named_modules())
     for name, module in model.named_modules():

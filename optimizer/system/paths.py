@@ -22,6 +22,8 @@ NETWORKS = (
     "webdav", "lustre", "ceph", "gpfs", "beegfs", "gluster", "ocfs2", "gfs2", "orangefs", "pvfs2", "wekafs",
 )  # fmt: skip
 """How the names of file systems begin that another machine, or the host of this virtual one, writes too."""
+READ_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+"""For :func:`os.open`: without waiting for a pipe's other end."""
 PACKAGE = Path(__file__).resolve().parents[1]
 
 

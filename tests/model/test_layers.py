@@ -42,7 +42,7 @@ def test_of_a_copy_is_known_what_was_found_of_its_model(monkeypatch: pytest.Monk
     names = [layer.name for layer in walk(model)]
     with monkeypatch.context() as changed:
         changed.delattr(products, "_seen_to_multiply")
-        assert [layer.name for layer in walk(products.copied(model))] == names == ["0.weight"]
+        assert [layer.name for layer in walk(products.deep_copy(model))] == names == ["0.weight"]
         with pytest.raises(NameError):
             list(walk(copy.deepcopy(model)))
 

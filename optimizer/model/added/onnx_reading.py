@@ -23,6 +23,7 @@ from optimizer.errors import InputError
 from optimizer.formats import format_bytes
 from optimizer.model.added.declared import plain
 from optimizer.model.added.limits import MAX_DIMENSIONS, MAX_FILE_BYTES, MAX_NAME, MAX_TENSORS
+from optimizer.system.paths import READ_FLAGS
 
 MAX_NODES = 50_000
 SIDES = (224, 256, 299, 384, 32, 28, 64, 96, 128, 160, 192, 320, 352, 416, 512, 640)
@@ -32,9 +33,6 @@ CHANNELS_FIRST = " channels first"
 """Behind the name of an input whose channels came last."""
 SMALL_BYTES = 1 << 10
 """A tensor of numbers that shapes may depend on, such as how far an image is enlarged, has no more."""
-
-_READ = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-"""No link, and without waiting for a pipe's other end."""
 
 
 def read_onnx(file: Path, target: Path, external: bool, grow: Callable[[int], None]) -> dict[str, Any]:
@@ -188,7 +186,7 @@ def _place(tensor: Any, folder: Path) -> tuple[Path, int, int]:
 def _opened(file: Path) -> BinaryIO:
     """Raises InputError for what is no plain file."""
     try:
-        descriptor = os.open(file, _READ)
+        descriptor = os.open(file, READ_FLAGS | getattr(os, "O_NOFOLLOW", 0))
     except (OSError, ValueError) as error:
         raise InputError(f"its external data {file.name[:80]!r} can't be read ({error})") from error
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
