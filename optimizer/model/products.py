@@ -7,7 +7,8 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
+
+from optimizer.model.operations import Operations
 
 aten = torch.ops.aten
 ADDING = {aten.addmm, aten.baddbmm, aten.addmv}
@@ -16,7 +17,7 @@ PRODUCTS = {aten.convolution, aten.mm, aten.bmm, aten.mv, *ADDING}
 """All that functions multiply by, in the end."""
 
 
-class Products(TorchDispatchMode):
+class Products(Operations):
     """Multiply-accumulates with each of the ``weights``, or a view of it, as they lie in memory, whichever
     module or function multiplies."""
 

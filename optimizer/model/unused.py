@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from optimizer.formats import listed
 from optimizer.model.examples import answers, examples
 from optimizer.model.layers import hooked
+from optimizer.model.operations import Operations
 from optimizer.system.threads import thread_count
 
 LOOKING = (Tensor.tolist, Tensor.numpy, Tensor.__array__)
@@ -133,7 +133,7 @@ class _Decides(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-class _Reads(TorchDispatchMode):
+class _Reads(Operations):
     """The places in memory of all that operations read, and whether values decided on the shape of any."""
 
     def __init__(self) -> None:

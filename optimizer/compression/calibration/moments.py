@@ -14,10 +14,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from optimizer.errors import InputError
 from optimizer.model.layers import Layer, walk, whole_attention, with_shared_bias
+from optimizer.model.operations import Operations
 from optimizer.progress import Report, quiet
 
 FIRST_BATCH, BATCH = 16, 4
@@ -132,7 +132,7 @@ def positions_for(columns: int) -> int:
     return min(max(round(POSITIONS_A_COLUMN * columns), MIN_POSITIONS), MAX_POSITIONS)
 
 
-class Watch(TorchDispatchMode):
+class Watch(Operations):
     """Sees every product with the weight of one of the ``layers`` (by address), whichever module or
     function makes it, and adds its inputs to ``sums``. Layers ``in_part`` had products with some of their
     rows, or with their weight the other way round (as a tied decoder's), which are not added: those see
