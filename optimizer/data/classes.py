@@ -148,14 +148,15 @@ def _line_names(line: str, index: int) -> list[tuple[str, int]]:
 
 
 def _entry_names(key: str, value: object) -> list[tuple[str, int]] | None:
+    is_number = key.isdecimal() and len(key) < 9  # of more digits there is no output
     match value:
         case {"index": int(index), "name": str(name)}:
             return [(key, index), (name, index)]
         case int(index) | {"index": int(index)} if not isinstance(index, bool):
             return [(key, index)]
-        case str(name) if key.isdecimal():
+        case str(name) if is_number:
             return [(name, int(key))]
-        case [str(), *_] if key.isdecimal():
+        case [str(), *_] if is_number:
             return [(str(name), int(key)) for name in value]
     return None
 

@@ -72,6 +72,8 @@ def select(
     check_again(spec.path)
     listing = list_folder(spec.path)
     if classes is None:
+        if spec.class_index is not None:
+            raise InputError("a class index file goes with a network that tells classes: leave it out")
         classes, listing = (), replace(listing, folders=(None,) * len(listing.images))
     mapping = map_classes(listing.classes, classes, wordnet_ids, spec.class_index, listing.path)
     if listing.classes and not mapping.mapped:

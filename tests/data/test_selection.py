@@ -114,6 +114,13 @@ def test_too_few_images_to_share_out(fill: Fill) -> None:
         select(DataSpec(str(fill("1.jpg"))), CLASSES)
 
 
+def test_a_class_index_file_goes_with_classes(fill: Fill) -> None:
+    top = fill("a/1.jpg", "b/2.jpg")
+    index = write(top.parent / "index.json", {"a": 0, "b": 1})
+    with pytest.raises(InputError, match="goes with a network that tells classes: leave it out"):
+        select(DataSpec(str(top), class_index=index), None)
+
+
 def test_the_evaluation_folder_does_not_calibrate(fill: Fill) -> None:
     top = fill("set/1.jpg", "set/2.jpg")
     (top / "link").symlink_to(top / "set")
