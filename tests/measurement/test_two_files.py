@@ -16,6 +16,7 @@ import pytest
 import torch
 from factories import visits
 from hostile_graphs import graph, node, save
+from onnxruntime.quantization import quantize_dynamic
 from PIL import Image
 from torch import nn
 
@@ -172,6 +173,18 @@ def test_what_a_layer_gives_has_its_bias_and_its_clip_is_found(
     (given,) = file.inside(["Conv_first"])(IMAGES[:1])
     (expected,) = answers(network(), ["first"], IMAGES[:1])
     assert given == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("opened", [files_openvino.opened, files_onnxruntime.opened])
+def test_a_network_in_which_no_layer_is_known_runs_too(tmp_path: Path, opened: Callable[..., Opened]) -> None:
+    """As one that ONNX Runtime has rounded as it runs: its products are of integers."""
+    plain, dynamic = tmp_path / "plain.onnx", tmp_path / "dynamic.onnx"
+    tensors = {"w": np.random.default_rng(1).normal(size=(768, 5)).astype(np.float32)}
+    save(graph([node("Flatten", "x", "a"), node("MatMul", "a w")], tensors, sides=SIDES_1), plain)
+    quantize_dynamic(plain, dynamic)
+    (given,) = opened(Network(onnx=dynamic), SIDES_1[1:], 1, 1).answer(IMAGES[:1])
+    (expected,) = onnxruntime.InferenceSession(dynamic).run(None, {"x": IMAGES[:1]})
+    assert given == pytest.approx(expected, abs=0.01)
 
 
 @pytest.mark.slow
