@@ -201,6 +201,18 @@ def test_a_weights_file_replaced_after_its_check_is_not_loaded(
         assert torch.equal(value, checkpoint[0][name]), name
 
 
+def serve_weights(site: Site, body: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    port = int(torchvision.models.SqueezeNet1_1_Weights.IMAGENET1K_V1.url.split(":")[2].split("/")[0])
+    site.body = body
+    serve(monkeypatch, body, port)
+
+
+def test_a_weights_file_that_ends_at_once_is_said(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    serve_weights(site, b"\x80\x02", monkeypatch)
+    with pytest.raises(InputError, match=r"can't be read \(EOFError\)"):
+        catalogue.load(NAME)
+
+
 def test_code_in_a_weights_file_does_not_run(
     site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -210,9 +222,7 @@ def test_code_in_a_weights_file_does_not_run(
 
     buffer = io.BytesIO()
     torch.save({"weight": Payload()}, buffer)
-    port = int(torchvision.models.SqueezeNet1_1_Weights.IMAGENET1K_V1.url.split(":")[2].split("/")[0])
-    site.body = buffer.getvalue()
-    serve(monkeypatch, site.body, port)
+    serve_weights(site, buffer.getvalue(), monkeypatch)
     with pytest.raises(InputError, match="can't be read"):
         catalogue.load(NAME)
     assert not (tmp_path / "ran").exists()

@@ -127,7 +127,7 @@ def load(model: AddedModel, report: Report = quiet) -> LoadedModel:
     try:
         module = KINDS[model.kind].module(model)
     except (OSError, RuntimeError, SafetensorError) as error:
-        reason = str(error).splitlines()[0]
+        reason = str(error).partition("\n")[0] or type(error).__name__
         raise InputError(
             f"the file {model.file} of {model.name} can't be read ({reason}): remove the model, and add it "
             "again"

@@ -63,7 +63,7 @@ def load(name: str, report: Report) -> LoadedModel:
     try:
         module.load_state_dict(load_file(path))
     except (SafetensorError, OSError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
+        reason = str(error).partition("\n")[0] or type(error).__name__
         raise InputError(
             f"the weights file {path} of {name} is damaged or of another model ({reason}): "
             "install paretoscope again, or train it with tools/train_bundled.py"

@@ -105,7 +105,7 @@ def load(name: str, report: Report) -> LoadedModel:
         with _giving(weights, state):
             module = models.get_model(builder, weights=weights, progress=False)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        reason = str(error).splitlines()[0]
+        reason = str(error).partition("\n")[0] or type(error).__name__
         raise InputError(f"the weights file {path} of {name} can't be read ({reason}). {_ANEW}") from error
     classes = tuple(weights.meta["categories"])
     return LoadedModel(
