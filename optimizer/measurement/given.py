@@ -55,16 +55,15 @@ def open_given(
     example = None if example is None else _example(example)
     input_shape = input_shape if example is None else tuple(example.shape[1:])
     spec = _folders(data, calibration, evaluates) if images is None else DataSpec()
-    file = isinstance(model, PathLike) or (isinstance(model, str) and _is_file(model))
-    if isinstance(model, str) and not file and task:
-        raise InputError(
-            f"what {model} is for is known: leave task={task!r} out, which models of your own take"
-        )
-    if isinstance(model, str) and not file and images is None:
-        return open_workspace(model, spec if needs_data else None, report), Request(model, data=spec)
-    if isinstance(model, str) and not file:
+    if isinstance(model, str) and not _is_file(model):
+        if task:
+            raise InputError(
+                f"what {model} is for is known: leave task={task!r} out, which models of your own take"
+            )
+        if images is None:
+            return open_workspace(model, spec if needs_data else None, report), Request(model, data=spec)
         opened = open_workspace(model, None, report).model
-        if images is not None and evaluates and data is None:
+        if evaluates and data is None:
             images = replace(load_images(opened.loaded, spec, report), calibration=images.calibration)
     else:
         wanted = "data" if evaluates else "calibration"
