@@ -12,7 +12,6 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -26,7 +25,7 @@ from torch import Tensor, nn
 from optimizer.compression.apply import CompressedModel
 from optimizer.engine import inductor
 from optimizer.engine.base import Array, Build, Engine, Load, Runner, in_batches, scoring_batch
-from optimizer.engine.exporting import advice, quiet
+from optimizer.engine.exporting import advice, logged_from, quiet
 from optimizer.engine.realised import simulated
 from optimizer.engine.torch import (
     DTYPES,
@@ -179,18 +178,9 @@ def _settings(threads: int) -> Iterator[None]:
     say of their own workings is no concern of a user's."""
     from torch._inductor import config
 
-    logger = logging.getLogger("torch")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with (
-            warnings.catch_warnings(action="ignore"),
-            thread_count(threads),
-            config.patch(compile_threads=1, freezing=False),
-        ):
-            yield
-    finally:
-        logger.setLevel(level)
+    settings = config.patch(compile_threads=1, freezing=False)
+    with logged_from(logging.ERROR), thread_count(threads), settings:
+        yield
 
 
 def rounding(model: nn.Module, bits: int) -> nn.Module:

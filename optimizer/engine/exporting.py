@@ -1,4 +1,4 @@
-"""Around torch's exporter: what it says of its own workings, and what to do where it fails."""
+"""Around torch's exporter and compiler: what they say of their workings, and what to do where they fail."""
 
 import io
 import logging
@@ -12,15 +12,22 @@ from optimizer.methods.engines import REFERENCE_ENGINE, use_another
 @contextmanager
 def quiet() -> Iterator[None]:
     """What torch says while it exports is no concern of a user's: graphs, printed where it fails, too."""
-    logger = logging.getLogger("torch")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
     nowhere = io.StringIO()
+    with logged_from(logging.CRITICAL), redirect_stdout(nowhere), redirect_stderr(nowhere):
+        yield
+
+
+@contextmanager
+def logged_from(level: int) -> Iterator[None]:
+    """Of what torch logs only what is of this level or worse, and no warnings."""
+    logger = logging.getLogger("torch")
+    before = logger.level
+    logger.setLevel(level)
     try:
-        with warnings.catch_warnings(action="ignore"), redirect_stdout(nowhere), redirect_stderr(nowhere):
+        with warnings.catch_warnings(action="ignore"):
             yield
     finally:
-        logger.setLevel(level)
+        logger.setLevel(before)
 
 
 TORCH_ALONE = (

@@ -9,7 +9,6 @@ go. What really runs is read off the optimised graph.
 import json
 import re
 import tempfile
-import time
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -137,11 +136,8 @@ def _profile(
     with tempfile.TemporaryDirectory(prefix="paretoscope-") as folder:
         path = Path(folder, "optimised.onnx")
         session = session_of(content, len(images), threads, folded, path, profile=Path(folder, "profile"))
-        walls = []
-        for _ in range(FIRST_CALLS + calls):
-            begun = time.perf_counter_ns()
-            session.run(None, {"images": images})
-            walls.append(time.perf_counter_ns() - begun)
+        run = one_by_one(lambda images: session.run(None, {"images": images}))
+        walls = run(images, FIRST_CALLS + calls)
         events = json.loads(Path(session.end_profiling()).read_text())
         optimised = onnx.load(path, load_external_data=False).graph
     results = _results(graph)

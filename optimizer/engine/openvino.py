@@ -175,13 +175,10 @@ def _profiler(
     def profile(images: Array, calls: int) -> tuple[KernelTime, ...]:
         compiled = compile_graph(graph, shape, "LATENCY", threads, precision, PERF_COUNT=True)
         request = compiled.create_infer_request()
-        for _ in range(FIRST_CALLS):
-            request.infer([images], share_inputs=True)
-        before, walls = total_ns(request, FIRST_CALLS), []
-        for _ in range(calls):
-            begun = time.perf_counter_ns()
-            request.infer([images], share_inputs=True)
-            walls.append(time.perf_counter_ns() - begun)
+        run = one_by_one(lambda images: request.infer([images], share_inputs=True))
+        run(images, FIRST_CALLS)
+        before = total_ns(request, FIRST_CALLS)
+        walls = run(images, calls)
         after, nodes = total_ns(request, FIRST_CALLS + calls), nodes_of(compiled.get_runtime_model())
         spent = {name: max(0, round((total - before[name]) / calls)) for name, total in after.items()}
         between = round(np.median(walls)) - sum(spent.values())
