@@ -21,7 +21,8 @@ def opened(network: Network, shape: tuple[int, ...], threads: int, batch: int) -
     folded = not any(node.op_type == "QuantizeLinear" for node in model.graph.node)
     content = model.SerializeToString()
     layers = _layers(model.graph)
-    known = Graph(model, False, tuple(layers), nodes={name: name for name in layers})
+    nodes = {part: name for name, (*_, end) in layers.items() for part in (name, end.name)}
+    known = Graph(model, False, tuple(layers), nodes=nodes)
     try:
         session, executed = onnxruntime.observed(content, batch, threads, folded, known)
     except Exception as error:  # of its own kinds
@@ -79,8 +80,10 @@ def _set_input(model: Any, sizes: list[int]) -> None:
     given.CopyFrom(helper.make_tensor_value_info("images", TensorProto.FLOAT, sizes))
 
 
-OF_ONNX_WEIGHTS = {"DequantizeLinear", "QuantizeLinear", "Transpose", "Identity", "Cast", "Sub", "Mul"}
-"""What a weight may go through before a layer multiplies with it."""
+OF_ONNX_WEIGHTS = {
+    *("DequantizeLinear", "QuantizeLinear", "Transpose", "Identity", "Cast", "Sub", "Mul", "Reshape"),
+}
+"""What a weight may go through before a layer multiplies with it, or a bias before it is added."""
 
 
 OnnxLayers = dict[str, tuple[str, tuple[int, ...], Any]]
@@ -88,6 +91,9 @@ OnnxLayers = dict[str, tuple[str, tuple[int, ...], Any]]
 
 QUANTIZED = {"QLinearConv": 6, "QLinearMatMul": 6}
 """Operators whose output is codes, and which input is the output's scale; its zero point follows."""
+ADDING = ["Add", "BatchNormalization"]
+INTEGER = ("ConvInteger", "MatMulInteger")
+"""Operators whose output is whole numbers: a Cast makes floats of them, and a Mul scales those."""
 
 
 def _layers(graph: Any) -> OnnxLayers:
@@ -101,18 +107,21 @@ def _layers(graph: Any) -> OnnxLayers:
     found: OnnxLayers = {}
     for node in graph.node:
         place = 3 if node.op_type in QUANTIZED else 1
-        if node.op_type not in (*QUANTIZED, "Conv", "ConvTranspose", "Gemm", "MatMul"):
+        if node.op_type not in (*QUANTIZED, *INTEGER, "Conv", "ConvTranspose", "Gemm", "MatMul"):
             continue
         if len(node.input) <= place or node.input[place] not in weights:
             continue
-        end = node
+        end, scaling = node, ["Cast", "Mul"] if node.op_type in INTEGER else []
         while end.output[0] not in ends and node.op_type not in QUANTIZED:
             following = readers.get(end.output[0], [])
-            if len(following) != 1 or following[0].op_type not in ("Add", "BatchNormalization"):
+            if len(following) != 1 or following[0].op_type not in (scaling[:1] or ADDING):
                 break
-            if not all(name in weights or name == end.output[0] for name in following[0].input):
+            constant = all(name in weights or name == end.output[0] for name in following[0].input)
+            if not (scaling or constant):
                 break
-            end = following[0]
+            end, scaling = following[0], scaling[1:]
+        if scaling:
+            continue
         shape = weights[node.input[place]]
         convolves = "Conv" in node.op_type
         kind = "Convolution" if convolves else "MatMul"

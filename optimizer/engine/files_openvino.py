@@ -136,16 +136,23 @@ def _weight_shape(node: Any) -> tuple[int, ...]:
 
 
 def _end(node: Any, of_images: set[str]) -> Any:
-    """The operation that ends a layer: its product, or what adds its bias."""
+    """The operation that ends a layer: its product, or what adds its bias. To a product of whole numbers, as
+    of inputs that are each rounded by a range of its own, belongs what scales it."""
+    whole = node.get_output_element_type(0).is_integral()
     while True:
         readers = _readers(node)
-        if len(readers) != 1 or readers[0].get_type_name() not in AFFINE:
+        kind = readers[0].get_type_name() if len(readers) == 1 else ""
+        if whole and kind == "Convert":
+            node = readers[0]
+            continue
+        if kind not in AFFINE:
             return node
         others = {_source(readers[0], number) for number in range(2)} - {node.get_friendly_name()}
         shapes = {one.output(0).get_partial_shape().to_string() for one in (node, readers[0])}
-        if others & of_images or len(shapes) > 1:
+        scales = whole and kind == "Multiply"
+        if (others & of_images and not scales) or len(shapes) > 1:
             return node
-        node = readers[0]
+        node, whole = readers[0], whole and not scales
 
 
 def _readers(node: Any) -> list[Any]:

@@ -38,7 +38,8 @@ from optimizer.methods.engines import use_another
 from optimizer.records import Execution, KernelTime, LayerExecution, Role
 
 INTEGER_KERNELS = {
-    *("QLinearConv", "QGemm", "QLinearMatMul", "MatMulIntegerToFloat", "MatMulInteger", "ConvInteger"),
+    *("QLinearConv", "QGemm", "QLinearMatMul", "ConvInteger"),
+    *("MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul"),
 }
 MULTIPLYING = INTEGER_KERNELS | {
     "Conv",

@@ -176,15 +176,38 @@ def test_what_a_layer_gives_has_its_bias_and_its_clip_is_found(
 
 
 @pytest.mark.parametrize("opened", [files_openvino.opened, files_onnxruntime.opened])
-def test_a_network_in_which_no_layer_is_known_runs_too(tmp_path: Path, opened: Callable[..., Opened]) -> None:
-    """As one that ONNX Runtime has rounded as it runs: its products are of integers."""
-    plain, dynamic = tmp_path / "plain.onnx", tmp_path / "dynamic.onnx"
-    tensors = {"w": np.random.default_rng(1).normal(size=(768, 5)).astype(np.float32)}
-    save(graph([node("Flatten", "x", "a"), node("MatMul", "a w")], tensors, sides=SIDES_1), plain)
+def test_layers_that_are_rounded_as_they_run_give_floats(
+    tmp_path: Path, opened: Callable[..., Opened]
+) -> None:
+    """By ONNX Runtime's dynamic quantization: products of whole numbers, scaled by each input's range."""
+    nodes = [
+        node("Conv", "x w b", "first", pads=[1, 1, 1, 1]),
+        node("Relu", "first", "p"),
+        node("GlobalAveragePool", "p", "q"),
+        node("Flatten", "q", "r"),
+        node("MatMul", "r u", "s"),
+        node("Add", "s c"),
+    ]
+    tensors = {**KERNEL, "u": FIRST[:, 0, 0], "c": 5 * BIAS[:3]}
+    plain, dynamic = save(graph(nodes, tensors, sides=SIDES_1), tmp_path / "a.onnx"), tmp_path / "b.onnx"
     quantize_dynamic(plain, dynamic)
-    (given,) = opened(Network(onnx=dynamic), SIDES_1[1:], 1, 1).answer(IMAGES[:1])
-    (expected,) = onnxruntime.InferenceSession(dynamic).run(None, {"x": IMAGES[:1]})
-    assert given == pytest.approx(expected, abs=0.01)
+    before, after = (opened(Network(onnx=file), SIDES_1[1:], 1, 1) for file in (plain, dynamic))
+    assert [one.name for one in after.layers] == [f"{one.name}_quant" for one in before.layers]
+    for name in ("kind", "weight", "shape", "clip"):
+        assert [getattr(one, name) for one in after.layers] == [getattr(one, name) for one in before.layers]
+    expected, given = (file.inside([one.name for one in file.layers])(IMAGES[:1]) for file in (before, after))
+    for one, other in zip(given, expected, strict=True):
+        assert np.linalg.norm(one - other) < 0.03 * np.linalg.norm(other)
+    if opened is files_onnxruntime.opened:
+        assert {one.precision for one in after.runner.execution.layers} == {"u8"}
+
+
+@pytest.mark.parametrize("opened", [files_openvino.opened, files_onnxruntime.opened])
+def test_a_network_without_layers_runs_too(tmp_path: Path, opened: Callable[..., Opened]) -> None:
+    nodes = [node("GlobalAveragePool", "x", "q"), node("Flatten", "q")]
+    file = opened(Network(onnx=save(graph(nodes, {}, sides=SIDES_1), tmp_path / "a.onnx")), SIDES_1[1:], 1, 1)
+    (given,) = file.answer(IMAGES[:1])
+    assert given == pytest.approx(IMAGES[:1].mean((2, 3)), abs=1e-5)
 
 
 @pytest.mark.slow
