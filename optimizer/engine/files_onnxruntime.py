@@ -1,7 +1,7 @@
 """Networks of files on ONNX Runtime: :func:`opened` loads one for images of one shape."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 from typing import Any
 
@@ -89,9 +89,12 @@ OF_ONNX_WEIGHTS = {
 OnnxLayers = dict[str, tuple[str, tuple[int, ...], Any]]
 
 
-QUANTIZED = {"QLinearConv": 6, "QLinearMatMul": 6}
+QUANTIZED = {"QLinearConv": 6, "QLinearMatMul": 6, "QGemm": 7}
 """Operators whose output is codes, and which input is the output's scale; its zero point follows."""
-ADDING = ["Add", "BatchNormalization"]
+SCALES = QUANTIZED | {"QLinearAdd": 6}
+"""The same of what may add a bias to codes, too."""
+ADDING = ["Add", "BatchNormalization", "QLinearAdd"]
+ROUNDING = ("QuantizeLinear", "DequantizeLinear")
 INTEGER = ("ConvInteger", "MatMulInteger")
 """Operators whose output is whole numbers: a Cast makes floats of them, and a Mul scales those."""
 
@@ -103,7 +106,8 @@ def _layers(graph: Any) -> OnnxLayers:
     for node in graph.node:
         if node.op_type in OF_ONNX_WEIGHTS and all(name in weights for name in node.input if name):
             weights[node.output[0]] = weights[node.input[0]]
-    ends = {output.name for output in graph.output}
+    for output in graph.output:
+        readers.pop(output.name, None)  # nothing that follows it is all that reads it
     found: OnnxLayers = {}
     for node in graph.node:
         place = 3 if node.op_type in QUANTIZED else 1
@@ -111,22 +115,31 @@ def _layers(graph: Any) -> OnnxLayers:
             continue
         if len(node.input) <= place or node.input[place] not in weights:
             continue
-        end, scaling = node, ["Cast", "Mul"] if node.op_type in INTEGER else []
-        while end.output[0] not in ends and node.op_type not in QUANTIZED:
-            following = readers.get(end.output[0], [])
-            if len(following) != 1 or following[0].op_type not in (scaling[:1] or ADDING):
-                break
-            constant = all(name in weights or name == end.output[0] for name in following[0].input)
-            if not (scaling or constant):
-                break
-            end, scaling = following[0], scaling[1:]
-        if scaling:
+        if (end := _end(node, readers, weights)) is None:
             continue
         shape = weights[node.input[place]]
         convolves = "Conv" in node.op_type
         kind = "Convolution" if convolves else "MatMul"
         found[node.name] = kind, shape if convolves else tuple(sorted(shape)), end
     return found
+
+
+def _end(node: Any, readers: dict[str, list[Any]], weights: Collection[str]) -> Any | None:
+    """The node that ends a layer: its product, or what adds its bias, also once that was rounded. None where
+    nothing makes floats of its whole numbers, or where it is not told what its codes stand for."""
+    end, scaling = node, ["Cast", "Mul"] if node.op_type in INTEGER else []
+    while True:
+        before, following = end, readers.get(end.output[0], [])
+        while not scaling and len(following) == 1 and following[0].op_type in ROUNDING:
+            before = following[0]
+            following = readers.get(before.output[0], [])
+        if len(following) != 1 or following[0].op_type not in (scaling[:1] or ADDING):
+            break
+        if not (scaling or all(name in weights or name == before.output[0] for name in following[0].input)):
+            break
+        end, scaling = following[0], scaling[1:]
+    told = end.op_type not in SCALES or len(end.input) > SCALES[end.op_type]
+    return end if told and not scaling else None
 
 
 def _clip(graph: Any, tensor: str) -> tuple[float, float] | None:
@@ -162,10 +175,10 @@ def _inside_of(model: Any, batch: int, threads: int, folded: bool, names: Sequen
     grids = {
         end.output[0]: [
             numpy_helper.to_array(constants[name]).astype(np.float32)
-            for name in end.input[QUANTIZED[end.op_type] :][:2]
+            for name in end.input[SCALES[end.op_type] :][:2]
         ]
         for end in ends
-        if end.op_type in QUANTIZED
+        if end.op_type in SCALES
     }
 
     def answer(images: Array) -> list[Array]:

@@ -24,6 +24,7 @@ MAX_ELEMENTS = 2**28
 
 AFFINE = {"Add", "Subtract", "Multiply", "Divide"}
 """What may follow a product and still be the same layer, where its other input is constant: bias, scale."""
+ROUNDING = {"FakeQuantize", "Convert"}
 
 
 def opened(network: Network, shape: tuple[int, ...], threads: int, batch: int) -> Opened:
@@ -136,23 +137,27 @@ def _weight_shape(node: Any) -> tuple[int, ...]:
 
 
 def _end(node: Any, of_images: set[str]) -> Any:
-    """The operation that ends a layer: its product, or what adds its bias. To a product of whole numbers, as
-    of inputs that are each rounded by a range of its own, belongs what scales it."""
-    whole = node.get_output_element_type(0).is_integral()
-    while True:
-        readers = _readers(node)
-        kind = readers[0].get_type_name() if len(readers) == 1 else ""
-        if whole and kind == "Convert":
-            node = readers[0]
+    """The operation that ends a layer: its product, or what adds its bias, also once that was rounded. To a
+    product of whole numbers, as of inputs that are each rounded by a range of its own, belongs what scales
+    it."""
+    end, whole, rounded = node, node.get_output_element_type(0).is_integral(), False
+    while len(readers := _readers(node)) == 1:
+        before, node = node, readers[0]
+        kind = node.get_type_name()
+        if kind in ROUNDING:
+            rounded = rounded or not whole
             continue
         if kind not in AFFINE:
-            return node
-        others = {_source(readers[0], number) for number in range(2)} - {node.get_friendly_name()}
-        shapes = {one.output(0).get_partial_shape().to_string() for one in (node, readers[0])}
+            break
+        others = {_source(node, number) for number in range(2)} - {before.get_friendly_name()}
+        shapes = {one.output(0).get_partial_shape().to_string() for one in (before, node)}
         scales = whole and kind == "Multiply"
         if (others & of_images and not scales) or len(shapes) > 1:
-            return node
-        node, whole = readers[0], whole and not scales
+            break
+        whole = whole and not scales
+        if kind == "Add" or not rounded:
+            end = node
+    return end
 
 
 def _readers(node: Any) -> list[Any]:

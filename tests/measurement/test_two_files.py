@@ -16,7 +16,7 @@ import pytest
 import torch
 from factories import visits
 from hostile_graphs import graph, node, save
-from onnxruntime.quantization import quantize_dynamic
+from onnxruntime import quantization
 from PIL import Image
 from torch import nn
 
@@ -31,7 +31,7 @@ from optimizer.errors import InputError, WorkError
 from optimizer.export.artifacts import networks
 from optimizer.measurement import two_files as measurement
 from optimizer.measurement.two_files import key_of
-from optimizer.measurement.two_files_layers import matching
+from optimizer.measurement.two_files_layers import clipped, matching
 from optimizer.measurement.two_files_prepared import Candidate, Comparison, paired
 from optimizer.model.added import cards, files, onnx_file
 from optimizer.model.added.network_reading import read_ir, read_zip
@@ -175,31 +175,58 @@ def test_what_a_layer_gives_has_its_bias_and_its_clip_is_found(
     assert given == pytest.approx(expected, abs=1e-4)
 
 
-@pytest.mark.parametrize("opened", [files_openvino.opened, files_onnxruntime.opened])
-def test_layers_that_are_rounded_as_they_run_give_floats(
-    tmp_path: Path, opened: Callable[..., Opened]
+class Calibration(quantization.CalibrationDataReader):
+    def __init__(self) -> None:
+        self.rest = iter(IMAGES[:16])
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        image = next(self.rest, None)
+        return None if image is None else {"x": image[None]}
+
+
+@pytest.mark.parametrize(
+    ("form", "opened"),
+    [
+        ("dynamic", files_openvino.opened),
+        ("dynamic", files_onnxruntime.opened),
+        ("QDQ", files_openvino.opened),
+        ("QDQ", files_onnxruntime.opened),
+        ("QOperator", files_onnxruntime.opened),
+    ],
+)
+def test_layers_of_every_int8_form_give_what_those_of_the_float_file_do(
+    tmp_path: Path, form: str, opened: Callable[..., Opened]
 ) -> None:
-    """By ONNX Runtime's dynamic quantization: products of whole numbers, scaled by each input's range."""
+    """Scaled, and with the bias that is added to what was rounded before."""
     nodes = [
         node("Conv", "x w b", "first", pads=[1, 1, 1, 1]),
         node("Relu", "first", "p"),
         node("GlobalAveragePool", "p", "q"),
         node("Flatten", "q", "r"),
         node("MatMul", "r u", "s"),
-        node("Add", "s c"),
+        node("Add", "s c", "t"),
+        node("Relu", "t", "v"),
+        node("Gemm", "v k l"),
     ]
-    tensors = {**KERNEL, "u": FIRST[:, 0, 0], "c": 5 * BIAS[:3]}
-    plain, dynamic = save(graph(nodes, tensors, sides=SIDES_1), tmp_path / "a.onnx"), tmp_path / "b.onnx"
-    quantize_dynamic(plain, dynamic)
-    before, after = (opened(Network(onnx=file), SIDES_1[1:], 1, 1) for file in (plain, dynamic))
-    assert [one.name for one in after.layers] == [f"{one.name}_quant" for one in before.layers]
-    for name in ("kind", "weight", "shape", "clip"):
-        assert [getattr(one, name) for one in after.layers] == [getattr(one, name) for one in before.layers]
-    expected, given = (file.inside([one.name for one in file.layers])(IMAGES[:1]) for file in (before, after))
+    tensors = {**KERNEL, "u": FIRST[:, 0, 0], "c": 5 * BIAS[:3], "k": FIRST[0, 0], "l": BIAS[:3]}
+    plain, rounded = save(graph(nodes, tensors, sides=SIDES_1), tmp_path / "a.onnx"), tmp_path / "b.onnx"
+    if form == "dynamic":
+        quantization.quantize_dynamic(plain, rounded)
+    else:
+        quantization.quantize_static(
+            plain, rounded, Calibration(), quant_format=quantization.QuantFormat[form]
+        )
+    both = [opened(Network(onnx=file), SIDES_1[1:], 1, 1) for file in (plain, rounded)]
+    pairs = matching(both[0].layers, both[1].layers)
+    assert len(pairs) == len(both[1].layers) == 3
+    clips = [one.clip or other.clip for one, other in pairs]
+    expected, given = (
+        clipped(file.inside([one.name for one in file.layers]), clips)(IMAGES[:1]) for file in both
+    )
     for one, other in zip(given, expected, strict=True):
         assert np.linalg.norm(one - other) < 0.03 * np.linalg.norm(other)
     if opened is files_onnxruntime.opened:
-        assert {one.precision for one in after.runner.execution.layers} == {"u8"}
+        assert {one.precision for one in both[1].runner.execution.layers} == {"u8"}
 
 
 @pytest.mark.parametrize("opened", [files_openvino.opened, files_onnxruntime.opened])
