@@ -16,7 +16,7 @@ from optimizer.compression.quantize.held import HeldGrid, held_grid
 from optimizer.data.loading import load_images
 from optimizer.model.catalogue import LoadedModel
 from optimizer.model.folding import fold_batch_norm
-from optimizer.model.layers import walk
+from optimizer.model.layers import multiplications, walk
 from optimizer.records import DataSpec
 
 SMALL_SHAPE = (1, 8, 8)
@@ -281,3 +281,9 @@ def assert_same_statistics(one: Statistics, other: Statistics) -> None:
         assert torch.equal(moments.covariance, other.moments[name].covariance)
         assert torch.equal(moments.mean, other.moments[name].mean)
         assert moments.shrinkage == other.moments[name].shrinkage
+
+
+def macs(model: nn.Module, shape: tuple[int, ...]) -> int:
+    """Multiply-accumulates of all layers for one image ``[C, H, W]``."""
+    runs = multiplications(model, shape)
+    return sum(layer.weight.numel() * runs[layer.name] for layer in walk(model))

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from small_models import SMALL_SHAPE, Indexed, Small, divergence, made, run, untouched
+from small_models import SMALL_SHAPE, Indexed, Small, divergence, macs, made, run, untouched
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 from torchvision.models.maxvit import RelativePositionalMultiHeadAttention
@@ -25,7 +25,7 @@ from optimizer.errors import InputError, UnavailableError, WorkError
 from optimizer.model.architectures import ARCHITECTURES, IMAGE_SHAPE
 from optimizer.model.catalogue import LoadedModel, load
 from optimizer.model.folding import fold_batch_norm
-from optimizer.model.layers import multiplications, walk
+from optimizer.model.layers import walk
 from optimizer.records import DataSpec
 
 Planned = Callable[[str, str], ChannelPlan]
@@ -117,11 +117,6 @@ def close(one: Tensor, other: Tensor) -> bool:
 
 def parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
-
-
-def macs(model: nn.Module, input_shape: tuple[int, ...]) -> int:
-    counts = multiplications(model, input_shape)
-    return sum(counts[layer.name] * layer.weight.numel() for layer in walk(model))
 
 
 def reasons(model: nn.Module, input_shape: tuple[int, ...] = SMALL_SHAPE) -> dict[str, str]:

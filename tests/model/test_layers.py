@@ -4,7 +4,7 @@ from collections.abc import Callable
 import pytest
 import torch
 import torchvision
-from small_models import SMALL_MODELS, SMALL_SHAPE, Pooled, Small, Standardised
+from small_models import SMALL_MODELS, SMALL_SHAPE, Pooled, Small, Standardised, macs
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, linear
 from torch.utils.flop_counter import FlopCounterMode
@@ -12,11 +12,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from optimizer.model import products
 from optimizer.model.architectures import ARCHITECTURES, IMAGE_SHAPE
 from optimizer.model.layers import multiplications, notes_on_others, uses, walk, with_shared_bias
-
-
-def macs(model: nn.Module, shape: tuple[int, ...]) -> int:
-    runs = multiplications(model, shape)
-    return sum(layer.weight.numel() * runs[layer.name] for layer in walk(model))
 
 
 def test_the_walk_names_every_weight_that_multiplies_and_nothing_else(small: Small) -> None:
