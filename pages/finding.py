@@ -7,8 +7,9 @@ import streamlit as st
 
 from optimizer import charts
 from optimizer.analysis.badges import BadgeKind
-from optimizer.analysis.limits import MAX_SQNR_DB, MINIMISED, Limits
+from optimizer.analysis.limits import MINIMISED, Limits
 from optimizer.analysis.metrics import metric
+from optimizer.analysis.two_files import EQUAL_DB
 from optimizer.errors import InputError
 from optimizer.export.report import answer_report
 from optimizer.formats import MISSING, count
@@ -70,7 +71,7 @@ def form() -> Question | None:
             sqnr = limit(
                 "SQNR, dB",
                 "find_sqnr",
-                MAX_SQNR_DB,
+                EQUAL_DB,
                 1.0,
                 "At least so much of the worst output, by the interval's bound: 40 dB is noise of 1 %, 20 dB "
                 "of 10 %.",

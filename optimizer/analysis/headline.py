@@ -157,7 +157,7 @@ def _fidelity(summary: Summary | ScoreSummary) -> Headline:
     partial = isinstance(summary, ScoreSummary) and summary.partial
     return Headline(
         label="Fidelity (SQNR)",
-        value="equal" if equal else value,
+        value=value,
         interval=interval,
         change="this is the baseline" if summary.recipe.identity else f"cosine {summary.parts('cosine')[0]}",
         basis=f"{largest}{summary.images}",
