@@ -65,8 +65,10 @@ def judge(
     result = measure(request)
     size_bytes = result.inspection.size.file_bytes
     others = _checks(limits, lambda: drop_of(result, against), result.accuracy, size_bytes)
-    if against is not None and {limits.slowdown_percent, limits.instructions_percent} != {None}:
-        check_comparable(result, against)
+    timed = {"--max-slowdown": limits.slowdown_percent, "--max-instructions": limits.instructions_percent}
+    options = [option for option, limit in timed.items() if limit is not None]
+    if against is not None and options:
+        check_comparable(result, against, " and ".join(options))
         if limits.slowdown_percent is not None:
             check_same_network(result, against)
     verdict = Verdict(result, others, 0, clock() - begun)

@@ -184,6 +184,10 @@ def test_another_machine_says_nothing_of_time_and_all_of_accuracy_and_size() -> 
     elsewhere = make_result(recipe(0.3), other_machine=True)
     with pytest.raises(InputError, match="another machine"):
         gate(1.0, GateLimits(slowdown_percent=5), against=elsewhere)
+    with pytest.raises(InputError, match="leave out --max-slowdown and --max-instructions, or time it"):
+        gate(1.0, GateLimits(slowdown_percent=5, instructions_percent=5), against=elsewhere)
+    with pytest.raises(InputError, match="leave out --max-instructions, or time it"):
+        gate(1.0, GateLimits(instructions_percent=5), against=elsewhere)
     found = gate(1.0, GateLimits(drop_points=50, size_mb=1e3), against=elsewhere)
     assert found.outcome is Outcome.PASS
 
