@@ -55,7 +55,7 @@ def serving_info(
         ),
         selected=chosen,
         selected_name="best under the limit",
-        limit=Limit(f"limit {format_ns(limit_ns)}", limit_ns) if limit_ns else None,
+        limit=Limit(f"limit {format_ns.given(limit_ns)}", limit_ns) if limit_ns else None,
         note=" · ".join(
             ["labels: batch size" + ", threads × streams" * (len(concurrencies) > 1), *hollow(points)]
         ),

@@ -76,10 +76,10 @@ def test_labels_of_lines_far_apart_are_all_there() -> None:
 
 
 def test_the_best_under_a_limit_is_marked() -> None:
-    choice = best_under(RUN, 60e6)
-    info = serving_info(RUN, 60e6, choice)
+    choice = best_under(RUN, 60.125e6)
+    info = serving_info(RUN, 60.125e6, choice)
     assert info.limit is not None
-    assert (info.limit.name, info.limit.x) == ("limit 60.0 ms", 60e6)
+    assert (info.limit.name, info.limit.x) == ("limit 60.125 ms", 60.125e6)
     assert info.selected is not None
     assert (info.selected.x, info.selected.y) == (
         choice.performance.latency_ns,
@@ -89,9 +89,9 @@ def test_the_best_under_a_limit_is_marked() -> None:
     assert drawn.data[-1].name == "best under the limit"
     assert drawn.data[-1].marker.color == LIGHT.colours["accent"]
     (line,) = drawn.layout.shapes
-    assert (line.x0, line.x1) == pytest.approx((60, 60))
+    assert (line.x0, line.x1) == pytest.approx((60.125, 60.125))
     assert line.line.dash == "dash"
-    assert "limit 60.0 ms" in [note.text for note in drawn.layout.annotations]
+    assert "limit 60.125 ms" in [note.text for note in drawn.layout.annotations]
 
 
 def test_where_nothing_is_in_time_the_limit_is_drawn_alone() -> None:
