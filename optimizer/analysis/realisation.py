@@ -19,7 +19,7 @@ class Realisation(Labelled):
     UNKNOWN = "unknown kernels"
 
 
-def realisation(execution: Execution, shrunk: bool = False) -> Realisation:
+def realisation(execution: Execution, shrunk: bool) -> Realisation:
     """``shrunk``: channels were removed from the network, which its kernels don't show."""
     precisions = {one.lower() for layer in execution.layers for one in layer.precisions}
     if skipping(execution):

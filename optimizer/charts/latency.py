@@ -117,7 +117,7 @@ def _realisation_series(
     where they are not the only ``conditions`` here, and the machine where it is another: its number, where
     there are several ``others``. Lines of the first engine and conditions are solid; layer overrides make no
     line."""
-    name, colour, recipe = ran(summary), summary.realisation, summary.recipe
+    name, colour, recipe = ran(summary.realisation, summary.fallback), summary.realisation, summary.recipe
     snap, apart = recipe.prune.snap if recipe.prune.shrinks else 1, len(recipe.layers)
     if snap > 1:
         name += f", in multiples of {snap}"

@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 from test_serving import GRID, make_run
 
+from optimizer.analysis.realisation import Realisation
 from optimizer.analysis.served import Configuration
 from optimizer.analysis.serving import best_under, comparisons
 from optimizer.charts import figure, gains_info, serving_info
 from optimizer.charts.spec import Lines
 from optimizer.charts.theme import LIGHT
 from optimizer.recipe import QuantizeSpec, Recipe
+from optimizer.records import Execution
 
 RUN = make_run()
 
@@ -39,6 +41,24 @@ def test_the_legend_names_a_recipe_in_short_and_a_point_exactly() -> None:
     line = serving_info(replace(RUN, request=replace(RUN.request, recipe=exactly))).series[-1]
     assert line.name == "4-bit weights"
     assert exactly.describe() in line.points[0].hover
+
+
+def test_a_network_without_some_of_its_channels_is_told_from_a_dense_one() -> None:
+    layers = tuple(replace(layer, precision="f32") for layer in RUN.execution.layers)
+    run = make_run(
+        Recipe.of(pruning="channels", sparsity=0.3), execution=replace(RUN.execution, layers=layers)
+    )
+    assert serving_info(run).series[-1].colour is Realisation.SHRUNK
+    assert gains_info(run).series[-1].name == "channels removed"
+
+
+def test_what_stands_in_for_the_sparse_kernels_is_told_from_them() -> None:
+    layers = tuple(replace(layer, skips_zeros=True) for layer in RUN.execution.layers)
+    names = [
+        gains_info(replace(RUN, execution=Execution(layers, (), fallback))).series[-1].name
+        for fallback in ("", "no compiler")
+    ]
+    assert names == ["sparse kernels", "torch CSR"]
 
 
 def boxes(info: Lines) -> list[tuple[float, float, float, float]]:
