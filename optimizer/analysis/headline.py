@@ -8,8 +8,9 @@ from optimizer.analysis.labels import engine_label
 from optimizer.analysis.measures import all_equal
 from optimizer.analysis.metrics import METRICS
 from optimizer.analysis.outcomes import AccuracyVerdict, PairedDrop
+from optimizer.analysis.realisation import FALLBACK
 from optimizer.analysis.statistics import LatencyVerdict
-from optimizer.analysis.summary import FALLBACK, ScoreSummary, Summary
+from optimizer.analysis.summary import ScoreSummary, Summary
 from optimizer.formats import (
     MISSING,
     capital,

@@ -373,5 +373,3 @@ FIDELITY = ("sqnr", "cosine", "largest")
 HASH, LOOSE = re.compile(r" [0-9a-f]{12}$"), "images"
 """What the folders of uploaded images end with, and how those begin that came without an archive
 (:mod:`optimizer.data.uploaded`)."""
-FALLBACK = "torch CSR"
-"""What skips zeros where the sparse engine has no kernels."""

@@ -8,11 +8,11 @@ from typing import Any, Literal
 
 from optimizer.analysis.badges import BadgeKind
 from optimizer.analysis.labels import engine_label
-from optimizer.analysis.realisation import Realisation
+from optimizer.analysis.realisation import Realisation, ran
 from optimizer.analysis.summary import Measured, Summary, summarise
 from optimizer.charts.axes import baseline_of, extent, from_zero
 from optimizer.charts.lines import Placed, group
-from optimizer.charts.points import hollow, point_of, ran, selected_point
+from optimizer.charts.points import hollow, point_of, selected_point
 from optimizer.charts.spec import Axis, Lines, Point, Series
 from optimizer.charts.theme import MARKERS
 from optimizer.formats import count

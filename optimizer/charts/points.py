@@ -12,8 +12,8 @@ from optimizer.analysis.badges import BadgeKind
 from optimizer.analysis.labels import engine_label
 from optimizer.analysis.measures import Measure
 from optimizer.analysis.metrics import METRICS
-from optimizer.analysis.realisation import Realisation
-from optimizer.analysis.summary import FALLBACK, FIDELITY, Summary, label_of
+from optimizer.analysis.realisation import ran
+from optimizer.analysis.summary import FIDELITY, Summary, label_of
 from optimizer.charts.spec import Point
 from optimizer.charts.theme import MARKERS
 from optimizer.formats import count, format_count, format_p
@@ -105,11 +105,6 @@ def brief(names: Sequence[tuple[str, str]]) -> list[str]:
     """Of each name, given in short and in full, the short one, unless two that differ have the same."""
     often = Counter(short for short, _ in {*names})
     return [short if often[short] == 1 else full for short, full in names]
-
-
-def ran(kind: Realisation, fallback: str) -> str:
-    """What the kernels really did, also where ours were not there, for the reason ``fallback``."""
-    return FALLBACK if fallback and kind is Realisation.SPARSE else kind.label
 
 
 def bits_role(bits: float) -> str:

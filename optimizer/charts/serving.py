@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from optimizer.analysis.metrics import metric
-from optimizer.analysis.realisation import Realisation, realisation
+from optimizer.analysis.realisation import Realisation, ran, realisation
 from optimizer.analysis.served import Configuration, ServedComparison, Side
 from optimizer.analysis.serving import BestServed, ServingRun, comparisons, networks
 from optimizer.analysis.statistics import LatencyVerdict
 from optimizer.charts.axes import from_zero, rows_axis
-from optimizer.charts.points import clip, hollow, ran, selected_point
+from optimizer.charts.points import clip, hollow, selected_point
 from optimizer.charts.spec import Axis, Corner, Limit, Lines, Point, Series
 from optimizer.charts.theme import MARKERS
 from optimizer.formats import count, format_ns
