@@ -158,13 +158,13 @@ def overall(checks: Sequence[Check]) -> Outcome:
     return next(one for one in (Outcome.FAIL, Outcome.UNDECIDED, Outcome.PASS) if one in outcomes)
 
 
-def drop_check(drop: PairedDrop, limit: float) -> Check:
-    """Accuracy lost, image by image."""
+def drop_check(drop: PairedDrop, limit: float, labelled: bool) -> Check:
+    """Accuracy lost, image by image; of images that are not ``labelled`` agreement."""
     distance = abs(limit - drop.points)
     half = (drop.high - drop.low) / 2
     needed = math.ceil(drop.total * (half / (NARROWER * distance)) ** 2) if distance else 0
     return Check(
-        "accuracy lost",
+        "accuracy lost" if labelled else "agreement lost",
         "points",
         limit,
         drop.points,

@@ -200,7 +200,7 @@ def checks(result: Result, limits: Limits) -> tuple[Check, ...]:
     """Each limit with the figure that it is about, on all images."""
     summary, found = summarise(result), list[Check]()
     if limits.drop_points is not None:
-        found.append(drop_check(summary.drop, limits.drop_points))
+        found.append(drop_check(summary.drop, limits.drop_points, summary.reference == "labels"))
     if limits.latency_ms is not None:
         found.append(_time_check("time of a call", "ms", MILLISECOND, summary, "latency", limits.latency_ms))
     if limits.latency_ratio is not None:
