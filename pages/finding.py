@@ -15,7 +15,7 @@ from optimizer.export.report import answer_report
 from optimizer.formats import MISSING, count
 from optimizer.methods.engines import ENGINES
 from optimizer.records import Request, Result
-from optimizer.search.answers import findings, headline, named, trial_frame, why_noisy
+from optimizer.search.answers import findings, headline, named, relaxed, trial_frame, why_noisy
 from optimizer.search.questions import Answered, answer_of, progress_of, question_of, so_far
 from optimizer.search.records import Question, Step
 from optimizer.search.space import Space
@@ -224,7 +224,7 @@ def show_answer(found: Answered) -> None:
         for one in answer.relaxations:
             take(
                 found.results[one.key],
-                f"the best with {'less' if one.limit == 'sqnr' else 'more'} {metric(one.limit).label}",
+                f"the best with {'less' if one.limit == 'sqnr' else 'more'} {relaxed(found, one)}",
             )
     if found.measured:
         left, right = st.columns(2)
