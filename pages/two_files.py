@@ -46,7 +46,9 @@ def show(chosen: SidebarChoice) -> None:
                 placeholder="3x224x224",
                 help="Of files that leave it open: channels, height, width.",
             )
-        if first and second:
+        if chosen.images_refused:  # no others take their place
+            sidebar.show_problem(chosen)
+        elif first and second:
             request = CompareRequest(
                 first,
                 second,
