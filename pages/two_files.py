@@ -20,7 +20,8 @@ from pages.session import SidebarChoice, session
 
 FILE = "a file of yours"
 KINDS = ("onnx", "zip", "xml", "bin")
-AS_USUAL = "default"
+AS_USUAL = "the default"
+"""No model: their names have no spaces."""
 ROW_PIXELS, AROUND_ROWS_PIXELS = 20, 150
 
 

@@ -8,6 +8,7 @@ from started import Started, go_to, open_page
 from streamlit.testing.v1 import AppTest
 
 from optimizer.model.added import cards
+from pages import two_files
 
 CONTENT = classifier(sides=(1, *SIDES)).SerializeToString()
 
@@ -70,6 +71,10 @@ def test_no_others_take_the_place_of_images_that_are_refused(
         page.selectbox(key=f"side {side}").set_value("fashion-mlp")
     offered = "Compare" in [button.label for button in page.run().button]
     assert (offered, "/nowhere" in words(page)) == (not calibration, bool(calibration))
+
+
+def test_no_model_can_be_called_what_stands_for_none() -> None:
+    assert not any(map(cards.NAME.fullmatch, (two_files.AS_USUAL, two_files.FILE)))
 
 
 def test_several_networks_for_one_side_are_refused(page: AppTest) -> None:
