@@ -241,8 +241,8 @@ def _gains(run: ServingRun, compared: Sequence[ServedComparison]) -> Iterable[st
     best, least = (verdicts[one] for one in (ends[0], ends[-1]))
     words = f"{best.ratio_words} of the time at {ends[0].words}"
     if len(ends) > 1:
-        words += f", {least.ratio_words} at {ends[-1].words}"
-    yield f"Compressed, {against}: faster in {len(faster)} of {len(compared)}, from {words}."
+        words = f"from {words} to {least.ratio_words} at {ends[-1].words}"
+    yield f"Compressed, {against}: faster in {len(faster)} of {len(compared)}, {words}."
 
 
 def _same(compared: Sequence[ServedComparison]) -> str:
