@@ -7,14 +7,15 @@ import streamlit as st
 
 from optimizer import charts
 from optimizer.analysis.badges import BadgeKind
-from optimizer.analysis.limits import MAX_SQNR_DB, MINIMISED, Limits
+from optimizer.analysis.limits import MINIMISED, Limits
 from optimizer.analysis.metrics import metric
+from optimizer.analysis.two_files import EQUAL_DB
 from optimizer.errors import InputError
 from optimizer.export.report import answer_report
 from optimizer.formats import MISSING, count
 from optimizer.methods.engines import ENGINES
 from optimizer.records import Request, Result
-from optimizer.search.answers import findings, headline, named, trial_frame, why_noisy
+from optimizer.search.answers import findings, headline, named, relaxed, trial_frame, why_noisy
 from optimizer.search.questions import Answered, answer_of, progress_of, question_of, so_far
 from optimizer.search.records import Question, Step
 from optimizer.search.space import Space
@@ -70,7 +71,7 @@ def form() -> Question | None:
             sqnr = limit(
                 "SQNR, dB",
                 "find_sqnr",
-                MAX_SQNR_DB,
+                EQUAL_DB,
                 1.0,
                 "At least so much of the worst output, by the interval's bound: 40 dB is noise of 1 %, 20 dB "
                 "of 10 %.",
@@ -223,7 +224,7 @@ def show_answer(found: Answered) -> None:
         for one in answer.relaxations:
             take(
                 found.results[one.key],
-                f"the best with {'less' if one.limit == 'sqnr' else 'more'} {metric(one.limit).label}",
+                f"the best with {'less' if one.limit == 'sqnr' else 'more'} {relaxed(found, one)}",
             )
     if found.measured:
         left, right = st.columns(2)

@@ -10,7 +10,7 @@ from optimizer.analysis import frame, stored
 from optimizer.analysis.frame import Column
 from optimizer.analysis.frontier import frontier_of
 from optimizer.analysis.labels import engine_label
-from optimizer.analysis.summary import Summary
+from optimizer.analysis.summary import Summary, label_of
 from optimizer.errors import InputError
 from optimizer.export.report import report
 from optimizer.formats import capital, count
@@ -37,10 +37,6 @@ RECIPE_PIXELS = 290
 """Of its column, which would else stay as wide as the first results need it."""
 CHARTS = ("frontiers", "parallel coordinates")
 VIEWS = ("all", "on the frontier", "not measured")
-NOT_RANKED = (
-    "None can be ranked: every latency is noisy, and this frontier is of accuracy lost, zstd size and "
-    "latency ratio."
-)
 COLUMNS = (
     Column.ENGINE, Column.RECIPE, *frame.ACCURACIES, *frame.AGREEMENTS, *frame.FIDELITIES,
     Column.COMPRESSED, Column.LATENCY, Column.RATIO, Column.VERDICT, Column.BADGES, Column.FRONTIER,
@@ -311,7 +307,12 @@ def table(sweep: Sweep, items: Sequence[Item], results: dict[str, Summary]) -> N
         st.dataframe(pd.DataFrame(rows), hide_index=True) if rows else st.caption("Everything is measured.")
         return
     if not shown:
-        st.caption(NOT_RANKED if results and view != "all" else "Nothing is measured yet.")
+        words = "Nothing is measured yet."
+        if results:  # and none of them on the frontier
+            lost = label_of("drop", results.values())
+            words = "None can be ranked: every latency is noisy, and this frontier is of "
+            words += f"{lost}, zstd size and latency ratio."
+        st.caption(words)
         return
     if out := sweep.counts.get("screened out"):
         st.caption(f"{count(out, 'configuration')} screened out: can't be on the frontier.")

@@ -168,7 +168,8 @@ def read_images(chosen: SidebarChoice) -> bool:
     for note in report.notes:
         st.caption(f":material/info: {plain(note)}")
     if report.mapping.mapped:
-        with st.expander(f"{len(report.mapping.mapped)} classes mapped, {len(report.mapping.unmapped)} not"):
+        mapped = count(len(report.mapping.mapped), "class", "classes")
+        with st.expander(f"{mapped} mapped, {len(report.mapping.unmapped):,} not"):
             st.dataframe(pd.DataFrame(report.mapping.mapped), hide_index=True)
             if report.mapping.unmapped:
                 st.markdown("Not mapped: " + ", ".join(map(plain, report.mapping.unmapped)))

@@ -20,7 +20,8 @@ from pages.session import SidebarChoice, session
 
 FILE = "a file of yours"
 KINDS = ("onnx", "zip", "xml", "bin")
-AS_USUAL = "default"
+AS_USUAL = "the default"
+"""No model: their names have no spaces."""
 ROW_PIXELS, AROUND_ROWS_PIXELS = 20, 150
 
 
@@ -46,7 +47,9 @@ def show(chosen: SidebarChoice) -> None:
                 placeholder="3x224x224",
                 help="Of files that leave it open: channels, height, width.",
             )
-        if first and second:
+        if chosen.images_refused:  # no others take their place
+            sidebar.show_problem(chosen)
+        elif first and second:
             request = CompareRequest(
                 first,
                 second,

@@ -28,5 +28,5 @@ def timed_afresh(best: BestServed, again: ServingRun, limit_ns: float) -> str:
     return (
         f"Timed afresh: {metric('throughput').format(figures.throughput)}, "
         f"{format_ns(figures.latency_ns)} a request"
-        f"{'' if kept else f', and no longer shown to be under {format_ns(limit_ns)}'}."
+        f"{'' if kept else f', and no longer shown to be under {format_ns.given(limit_ns)}'}."
     )

@@ -158,13 +158,13 @@ def overall(checks: Sequence[Check]) -> Outcome:
     return next(one for one in (Outcome.FAIL, Outcome.UNDECIDED, Outcome.PASS) if one in outcomes)
 
 
-def drop_check(drop: PairedDrop, limit: float) -> Check:
-    """Accuracy lost, image by image."""
+def drop_check(drop: PairedDrop, limit: float, labelled: bool) -> Check:
+    """Accuracy lost, image by image; of images that are not ``labelled`` agreement."""
     distance = abs(limit - drop.points)
     half = (drop.high - drop.low) / 2
     needed = math.ceil(drop.total * (half / (NARROWER * distance)) ** 2) if distance else 0
     return Check(
-        "accuracy lost",
+        "accuracy lost" if labelled else "agreement lost",
         "points",
         limit,
         drop.points,
@@ -290,19 +290,20 @@ def instructions_check(latency: Latency, against: Result | None, limit: float) -
     return Check("instructions added", "%", limit, value, low, high, takes)
 
 
-def check_comparable(result: Result, against: Result) -> None:
-    """Whether the times of two results say anything of each other. Raises InputError where they don't."""
+def check_comparable(result: Result, against: Result, options: str) -> None:
+    """Whether the times of two results say anything of each other. Raises InputError where they don't;
+    ``options`` are those that ask for it."""
     if against.environment.key != result.environment.key:
         raise InputError(
             "the earlier result was timed on another machine or with other libraries: leave out "
-            "--max-slowdown, or time it here"
+            f"{options}, or time it here"
         )
     for name in ("engine", "model"):
         before, now = getattr(against.request, name), getattr(result.request, name)
         if before != now:
             raise InputError(
                 f"the earlier result is of {name} {before}, this one of {now}: times are compared through "
-                f"the same uncompressed model. Leave out --max-slowdown, or give an earlier result of {now}"
+                f"the same uncompressed model. Leave out {options}, or give an earlier result of {now}"
             )
     before, now = ((one.latency.batch, one.latency.threads, one.latency.quick) for one in (against, result))
     if before != now:

@@ -8,8 +8,9 @@ from optimizer.analysis.labels import engine_label
 from optimizer.analysis.measures import all_equal
 from optimizer.analysis.metrics import METRICS
 from optimizer.analysis.outcomes import AccuracyVerdict, PairedDrop
+from optimizer.analysis.realisation import FALLBACK
 from optimizer.analysis.statistics import LatencyVerdict
-from optimizer.analysis.summary import FALLBACK, ScoreSummary, Summary
+from optimizer.analysis.summary import ScoreSummary, Summary
 from optimizer.formats import (
     MISSING,
     capital,
@@ -157,7 +158,7 @@ def _fidelity(summary: Summary | ScoreSummary) -> Headline:
     partial = isinstance(summary, ScoreSummary) and summary.partial
     return Headline(
         label="Fidelity (SQNR)",
-        value="equal" if equal else value,
+        value=value,
         interval=interval,
         change="this is the baseline" if summary.recipe.identity else f"cosine {summary.parts('cosine')[0]}",
         basis=f"{largest}{summary.images}",

@@ -26,6 +26,7 @@ from optimizer.analysis.gate import (
 from optimizer.analysis.outcomes import PairedDrop, drop_against, shown_within
 from optimizer.analysis.rounds import CONFIDENCE
 from optimizer.analysis.summary import Summary, summarise
+from optimizer.analysis.two_files import EQUAL_DB
 from optimizer.records import LATER, Accuracy, Result, unpacked
 
 MILLISECOND = 1e6
@@ -37,8 +38,6 @@ TIMES = ("latency", "latency_ratio")
 what was timed in the same rounds."""
 LIMITED = (*MINIMISED, "latency_ratio")
 """What may have a limit."""
-MAX_SQNR_DB = 150.0
-"""Outputs that are equal count as so near: float32 rounds by more."""
 MIN_CONFIRMING = 500
 """Images that did not choose; with fewer, or too few for a half to show anything, all of them choose."""
 MIN_GAIN = 0.05
@@ -67,7 +66,7 @@ class Limits:
                 "--max-latency-ms": (self.latency_ms, 0, math.inf),
                 "--max-latency-ratio": (self.latency_ratio, 0, math.inf),
                 "--max-size-mb": (self.size_mb, 0, math.inf),
-                "--min-sqnr": (self.sqnr_db, MIN_LIMIT, MAX_SQNR_DB),
+                "--min-sqnr": (self.sqnr_db, MIN_LIMIT, EQUAL_DB),
             }
         )
 
@@ -106,12 +105,22 @@ class Limits:
 LATER[Limits] = {"latency_ratio": (None, {})}
 
 
+def finite(sqnr_db: float) -> float:
+    """That of equal outputs, or an end that is not known, as a figure: what is kept of a search can't hold
+    another."""
+    return max(-EQUAL_DB, min(sqnr_db, EQUAL_DB))
+
+
 def loss_of(name: str, value: float) -> float:
-    """A metric's value as what is above 0 and better the lower it is: of SQNR, noise over signal. That is
-    finite where an end is not known, too: what is kept of a search can't hold another."""
-    if name != "sqnr":
-        return value
-    return float(10 ** (-max(-MAX_SQNR_DB, min(value, MAX_SQNR_DB)) / 20))
+    """A metric's value as what is above 0 and better the lower it is: of SQNR, noise over signal."""
+    return float(10 ** (-finite(value) / 20)) if name == "sqnr" else value
+
+
+def figure(result: Result, name: str) -> float | None:
+    """That of a metric of :data:`MINIMISED`."""
+    if name == "sqnr":
+        return finite(sqnr_check(result.accuracy, 0).value)
+    return summarise(result).measures[name].value
 
 
 def value_of(name: str, loss: float) -> float:
@@ -191,7 +200,7 @@ def checks(result: Result, limits: Limits) -> tuple[Check, ...]:
     """Each limit with the figure that it is about, on all images."""
     summary, found = summarise(result), list[Check]()
     if limits.drop_points is not None:
-        found.append(drop_check(summary.drop, limits.drop_points))
+        found.append(drop_check(summary.drop, limits.drop_points, summary.reference == "labels"))
     if limits.latency_ms is not None:
         found.append(_time_check("time of a call", "ms", MILLISECOND, summary, "latency", limits.latency_ms))
     if limits.latency_ratio is not None:
@@ -247,23 +256,23 @@ def relaxations(
 
 def _gain(result: Result, best: Result, minimise: str) -> float | None:
     """By how much a result is better; None where it is not by enough, or not measurably."""
-    if minimise == "sqnr":
-        own, its = (sqnr_check(of.accuracy, 0) for of in (result, best))
-        gain = own.value - its.value
-        return gain if own.low > its.high and gain >= MIN_GAIN_DB else None
-    one, other = summarise(result), summarise(best)
-    values = one.measures[minimise].value, other.measures[minimise].value
-    if values[0] is None or values[1] is None or not _better(one, other, minimise):
+    own, its = figure(result, minimise), figure(best, minimise)
+    if own is None or its is None or not _better(result, best, minimise):
         return None
     if minimise == "drop":
-        gain, enough = values[1] - values[0], MIN_GAIN_POINTS
+        gain, enough = its - own, MIN_GAIN_POINTS
+    elif minimise == "sqnr":
+        gain, enough = own - its, MIN_GAIN_DB
     else:
-        gain, enough = 1 - values[0] / values[1], MIN_GAIN
+        gain, enough = 1 - own / its, MIN_GAIN
     return float(gain) if gain >= enough else None
 
 
-def _better(one: Summary, other: Summary, name: str) -> bool:
-    """Measurably; between engines, whose times are not paired, where their intervals don't overlap."""
+def _better(result: Result, best: Result, name: str) -> bool:
+    """Measurably; of what is not paired, SQNR and times of two engines, where intervals don't overlap."""
+    if name == "sqnr":
+        return sqnr_check(result.accuracy, 0).low > sqnr_check(best.accuracy, 0).high
+    one, other = summarise(result), summarise(best)
     if name == "latency" and one.request.engine != other.request.engine:
         own, its = one.measures[name], other.measures[name]
         return own.high is not None and its.low is not None and own.high < its.low

@@ -145,7 +145,7 @@ def best_rates(run: LoadRun, limit_ns: float) -> tuple[BestRate, ...]:
 
 def _best_rate(run: LoadRun, network: str, limit_ns: float) -> BestRate:
     name = NAMES[network]
-    service, limit = format_ns(run.service_ns[network]), format_ns(limit_ns)
+    service, limit = format_ns(run.service_ns[network]), format_ns.given(limit_ns)
     if run.service_ns[network] > limit_ns:
         return BestRate(network, None, f"{name} takes {service} by itself, longer than {limit}")
     # Upwards until the first that is not shown: a fixed sequence, so that many rates need no wider bounds

@@ -6,6 +6,8 @@ from optimizer.records import Execution
 INT8_PRECISIONS = frozenset(("i8", "u8", "int8", "uint8"))
 HALF_PRECISIONS = frozenset(("f16", "bf16", "float16", "bfloat16"))
 FLOAT32 = frozenset(("f32", "float32"))
+FALLBACK = "torch CSR"
+"""What skips zeros where the sparse engine has no kernels."""
 
 
 class Realisation(Labelled):
@@ -19,7 +21,7 @@ class Realisation(Labelled):
     UNKNOWN = "unknown kernels"
 
 
-def realisation(execution: Execution, shrunk: bool = False) -> Realisation:
+def realisation(execution: Execution, shrunk: bool) -> Realisation:
     """``shrunk``: channels were removed from the network, which its kernels don't show."""
     precisions = {one.lower() for layer in execution.layers for one in layer.precisions}
     if skipping(execution):
@@ -31,6 +33,11 @@ def realisation(execution: Execution, shrunk: bool = False) -> Realisation:
     if not precisions <= FLOAT32:
         return Realisation.UNKNOWN
     return Realisation.SHRUNK if shrunk else Realisation.DENSE
+
+
+def ran(kind: Realisation, fallback: str) -> str:
+    """In words, also where kernels of ours were not there, for the reason ``fallback``."""
+    return FALLBACK if fallback and kind is Realisation.SPARSE else kind.label
 
 
 def skipping(execution: Execution) -> tuple[str, ...]:

@@ -184,7 +184,7 @@ def best_under(run: ServingRun, limit_ns: float) -> BestServed:
         network, one = max(in_time, key=lambda pair: pair[1].of(pair[0]).throughput)
         found = one.of(network)
         words = (
-            f"Under {format_ns(limit_ns)}, most images a second: {NAMES[network]} at "
+            f"Under {format_ns.given(limit_ns)}, most images a second: {NAMES[network]} at "
             f"{one.configuration.words}, best of {len(compared)} tried: {throughput(found.throughput)}, "
             f"{format_ns(found.latency_ns)} a request."
         )
@@ -192,7 +192,7 @@ def best_under(run: ServingRun, limit_ns: float) -> BestServed:
     network, one = min(compared, key=lambda pair: pair[1].of(pair[0]).latency_ns)
     found = one.of(network)
     words = (
-        f"Nothing here is shown to answer within {format_ns(limit_ns)}. The quickest is "
+        f"Nothing here is shown to answer within {format_ns.given(limit_ns)}. The quickest is "
         f"{NAMES[network]} at {one.configuration.words}: "
         f"{format_ns(found.latency_ns, found.latency_low, found.latency_high)} a request."
     )
@@ -241,8 +241,8 @@ def _gains(run: ServingRun, compared: Sequence[ServedComparison]) -> Iterable[st
     best, least = (verdicts[one] for one in (ends[0], ends[-1]))
     words = f"{best.ratio_words} of the time at {ends[0].words}"
     if len(ends) > 1:
-        words += f", {least.ratio_words} at {ends[-1].words}"
-    yield f"Compressed, {against}: faster in {len(faster)} of {len(compared)}, from {words}."
+        words = f"from {words} to {least.ratio_words} at {ends[-1].words}"
+    yield f"Compressed, {against}: faster in {len(faster)} of {len(compared)}, {words}."
 
 
 def _same(compared: Sequence[ServedComparison]) -> str:

@@ -39,6 +39,7 @@ class _Figures:
     __slots__ = ()
     request: Request
     measures: Mapping[str, Measure]
+    fidelity: bool
 
     @property
     def recipe(self) -> Recipe:
@@ -46,13 +47,19 @@ class _Figures:
 
     def text(self, name: str) -> str:
         """A metric as it is written, with its interval where it has one."""
-        measure = self.measures[name]
-        return metric(name).format(measure.value, measure.low, measure.high)
+        value, interval = self.parts(name)
+        return f"{value} ({interval})" if interval else value
 
     def parts(self, name: str) -> tuple[str, str]:
         """A metric's value and its interval (empty where it has none), as they are written."""
+        if self.without_noise(name):
+            return "equal", ""
         measure = self.measures[name]
         return metric(name).format.parts(measure.value, measure.low, measure.high)
+
+    def without_noise(self, name: str) -> bool:
+        """Whether a metric is the SQNR of outputs that are no logits, and none of these differs."""
+        return name == "sqnr" and self.fidelity and all_equal(self.measures)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -181,8 +188,7 @@ class Summary(_Figures):
     def ranked(self, name: str) -> Measure:
         """A metric as it is compared with others': of outputs that are no logits, equal ones have no SQNR and
         are the best."""
-        equal = self.fidelity and name == "sqnr" and all_equal(self.measures)
-        return Measure(math.inf) if equal else self.measures[name]
+        return Measure(math.inf) if self.without_noise(name) else self.measures[name]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -367,5 +373,3 @@ FIDELITY = ("sqnr", "cosine", "largest")
 HASH, LOOSE = re.compile(r" [0-9a-f]{12}$"), "images"
 """What the folders of uploaded images end with, and how those begin that came without an archive
 (:mod:`optimizer.data.uploaded`)."""
-FALLBACK = "torch CSR"
-"""What skips zeros where the sparse engine has no kernels."""

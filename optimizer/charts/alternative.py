@@ -14,13 +14,9 @@ FORMATS = {one.unit: one.format for one in METRICS.values() if one.unit}
 def alternative(info: Lines | Stacks | Parallel) -> str:
     """One sentence for a reader who does not see the chart."""
     if isinstance(info, Stacks):
-        rows = [
-            f"{name}: {', '.join(f'{info.parts[one.part].name} {one.hover}' for one in parts)}"
-            for name, parts in info.rows
-        ]
-        return (
-            ". ".join((info.title, *rows)).replace("<br>", ", ").replace("<b>", "").replace("</b>", "") + "."
-        )
+        rows = [f"{name}: {', '.join(one.hover for one in parts)}" for name, parts in info.rows]
+        words = ". ".join((info.title, *rows)).replace("\n", " ").replace("<br>", ", ")
+        return words.replace("<b>", "").replace("</b>", "") + "."
     if isinstance(info, Parallel):
         axes = ", ".join(axis_title(axis, ARROWS_UP) for axis in info.axes)
         return f"{info.title}. {count(len(info.rows), 'line')} through parallel axes: {axes}."

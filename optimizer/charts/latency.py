@@ -8,11 +8,11 @@ from typing import Any, Literal
 
 from optimizer.analysis.badges import BadgeKind
 from optimizer.analysis.labels import engine_label
-from optimizer.analysis.realisation import Realisation
+from optimizer.analysis.realisation import Realisation, ran
 from optimizer.analysis.summary import Measured, Summary, summarise
 from optimizer.charts.axes import baseline_of, extent, from_zero
 from optimizer.charts.lines import Placed, group
-from optimizer.charts.points import hollow, point_of, ran, selected_point
+from optimizer.charts.points import hollow, point_of, selected_point
 from optimizer.charts.spec import Axis, Lines, Point, Series
 from optimizer.charts.theme import MARKERS
 from optimizer.formats import count
@@ -117,7 +117,7 @@ def _realisation_series(
     where they are not the only ``conditions`` here, and the machine where it is another: its number, where
     there are several ``others``. Lines of the first engine and conditions are solid; layer overrides make no
     line."""
-    name, colour, recipe = ran(summary), summary.realisation, summary.recipe
+    name, colour, recipe = ran(summary.realisation, summary.fallback), summary.realisation, summary.recipe
     snap, apart = recipe.prune.snap if recipe.prune.shrinks else 1, len(recipe.layers)
     if snap > 1:
         name += f", in multiples of {snap}"

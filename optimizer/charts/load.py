@@ -28,7 +28,7 @@ def load_info(run: LoadRun | None, limit_ns: float | None = None) -> Lines:
         for network in networks(run)
         for name in DASHES
     ]
-    reference = Reference(f"limit {format_ns(limit_ns)}", limit_ns, "left") if limit_ns else None
+    reference = Reference(f"limit {format_ns.given(limit_ns)}", limit_ns, "left") if limit_ns else None
     behind = [point.rate for point in run.points if any(one.behind for one in point.answered.values())]
     note = f"no point: the queue grows, first at {format_rate(min(behind))}" if behind else ""
     widest = 1.05 * max(point.rate for point in run.points)

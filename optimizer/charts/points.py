@@ -12,7 +12,8 @@ from optimizer.analysis.badges import BadgeKind
 from optimizer.analysis.labels import engine_label
 from optimizer.analysis.measures import Measure
 from optimizer.analysis.metrics import METRICS
-from optimizer.analysis.summary import FALLBACK, FIDELITY, Summary, label_of
+from optimizer.analysis.realisation import ran
+from optimizer.analysis.summary import FIDELITY, Summary, label_of
 from optimizer.charts.spec import Point
 from optimizer.charts.theme import MARKERS
 from optimizer.formats import count, format_count, format_p
@@ -63,8 +64,8 @@ def hover(summary: Summary) -> str:
         f"ratio {summary.text('latency_ratio')}: {summary.latency.verdict.label}",
         f"first call {summary.text('first_call')}, ratio {summary.text('first_call_ratio')}",
         f"non-zero weights {summary.text('nonzero')} of {format_count(summary.size.elements)}",
-        f"ran: {ran(summary)}, {summary.latency.rounds} rounds, {count(summary.threads, 'thread')}, "
-        f"batch size {summary.batch}",
+        f"ran: {ran(summary.realisation, summary.fallback)}, {summary.latency.rounds} rounds, "
+        f"{count(summary.threads, 'thread')}, batch size {summary.batch}",
     ]
     if summary.measures["memory"].value is not None:
         lines.insert(5, f"memory {summary.text('memory')}")
@@ -104,11 +105,6 @@ def brief(names: Sequence[tuple[str, str]]) -> list[str]:
     """Of each name, given in short and in full, the short one, unless two that differ have the same."""
     often = Counter(short for short, _ in {*names})
     return [short if often[short] == 1 else full for short, full in names]
-
-
-def ran(summary: Summary) -> str:
-    """What the kernels really did, also where ours were not there."""
-    return FALLBACK if summary.fallback and summary.skipping else summary.realisation.label
 
 
 def bits_role(bits: float) -> str:

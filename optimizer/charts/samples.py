@@ -46,7 +46,7 @@ def _rounds(result: Result, summary: Summary) -> Lines:
     top, note = _room(np.concatenate([*times.values()]), summary, "visit")
     return Lines(
         f"Round by round: {summary.text('latency_ratio')}",
-        Axis("round", span=(0, summary.latency.rounds + 1)),
+        Axis("round", span=(0.5, summary.latency.rounds + 0.5)),
         Axis("time of a call, from 0", "ns", span=(0, top)),
         tuple(
             Series(name, colour, _points(name, "round", times[name], marker), line="none", small=True)
@@ -85,7 +85,7 @@ def _settling(result: Result, summary: Summary) -> Lines:
     longest = max(float(times.max()) for times, *_ in lines.values())
     return Lines(
         f"Call by call after another network: first call {summary.text('first_call_ratio')}",
-        Axis("call of a visit", span=(0, SHOWN_CALLS + 1)),
+        Axis("call of a visit", span=(0.5, SHOWN_CALLS + 0.5)),
         Axis("median time of a call, from 0", "ns", span=(0, 1.1 * longest)),
         tuple(
             Series(name, colour, _points(name, "call", times, marker), small=True)

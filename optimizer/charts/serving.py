@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from optimizer.analysis.metrics import metric
-from optimizer.analysis.realisation import realisation
+from optimizer.analysis.realisation import Realisation, ran, realisation
 from optimizer.analysis.served import Configuration, ServedComparison, Side
 from optimizer.analysis.serving import BestServed, ServingRun, comparisons, networks
 from optimizer.analysis.statistics import LatencyVerdict
@@ -55,7 +55,7 @@ def serving_info(
         ),
         selected=chosen,
         selected_name="best under the limit",
-        limit=Limit(f"limit {format_ns(limit_ns)}", limit_ns) if limit_ns else None,
+        limit=Limit(f"limit {format_ns.given(limit_ns)}", limit_ns) if limit_ns else None,
         note=" · ".join(
             ["labels: batch size" + ", threads × streams" * (len(concurrencies) > 1), *hollow(points)]
         ),
@@ -113,6 +113,10 @@ def _overlap(one: Box, other: Box) -> bool:
     return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
+def _kind(run: ServingRun) -> Realisation:
+    return realisation(run.execution, run.request.recipe.prune.shrinks)
+
+
 def _concurrency(one: ServedComparison) -> tuple[int, int]:
     """How many threads and streams."""
     return one.configuration.threads, one.configuration.streams
@@ -122,7 +126,7 @@ def _served(
     run: ServingRun, compared: Sequence[ServedComparison], network: Side, concurrency: tuple[int, int]
 ) -> Series:
     """One network's line for so many threads and streams; several streams are dashed."""
-    of_recipe, kind = network is Side.RECIPE, realisation(run.execution)
+    of_recipe, kind = network is Side.RECIPE, _kind(run)
     colour, marker = (kind, MARKERS[kind]) if of_recipe else ("baseline", "circle")
     recipe = run.request.recipe if of_recipe else Recipe()
     found = [one for one in compared if _concurrency(one) == concurrency]
@@ -190,7 +194,7 @@ def gains_info(run: ServingRun | None) -> Lines:
     title = "What the recipe brings in each configuration"
     if run is None:
         return Lines(title, x, Axis(""), empty="Measured with the throughput.")
-    compared, kind = comparisons(run), realisation(run.execution)
+    compared, kind = comparisons(run), _kind(run)
     columns = {
         "batch size": [one.configuration.batch for one in compared],
         "threads": [one.configuration.threads for one in compared],
@@ -218,7 +222,7 @@ def gains_info(run: ServingRun | None) -> Lines:
         rows_axis(" · ".join(map(str, row)) for row in rows),
         (
             Series("uncompressed", "baseline", even, line="dash", markers=False),
-            Series(kind.label, kind, points, line="none"),
+            Series(ran(kind, run.execution.fallback), kind, points, line="none"),
         ),
         note=" · ".join([f"rows: {' · '.join(told)}", *hollow(points)]),
     )

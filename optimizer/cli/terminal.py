@@ -90,7 +90,8 @@ def print_result(result: Result) -> None:
         f" ({summary.latency.detectable_words})" if summary.latency.verdict is LatencyVerdict.SAME else ""
     )
     print(f"  {'verdict':<18} {summary.latency.verdict.label}{detectable}")
-    for note in filter(None, (*summary.simulated, *summary.noise, *summary.notes, summary.scored_elsewhere)):
+    trust = (*summary.simulated, *summary.noise, summary.of_one_build)
+    for note in filter(None, (*trust, *summary.notes, summary.scored_elsewhere)):
         print(f"  note: {note}")
     if apart := fidelity.rows(result.accuracy.outputs):
         print(columns([tuple(apart[0]), *(tuple(row.values()) for row in apart)]))

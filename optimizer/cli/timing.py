@@ -10,7 +10,7 @@ from optimizer.analysis import serving
 from optimizer.analysis.afresh import alone, timed_afresh
 from optimizer.cli.options import add_experiment_options, numbers, recipe_of, request_of
 from optimizer.cli.terminal import end_of_line, tell
-from optimizer.errors import InputError
+from optimizer.errors import InputError, WorkError
 from optimizer.formats import capital
 from optimizer.records import Request
 from optimizer.store.results import Store
@@ -63,9 +63,7 @@ def run_complexity(options: argparse.Namespace) -> None:
         threads=options.threads,
         quick=options.quick,
     )
-    key = work.run("complexity", request, tell)
-    run = Store().get_document("complexity", str(key), ComplexityRun)
-    assert run is not None
+    run = _run("complexity", request, ComplexityRun, Store())
     if options.json:
         print(json.dumps(as_json(run)))
     else:
@@ -93,12 +91,15 @@ def run_coverage(options: argparse.Namespace) -> None:
 
 def _stored_or_run(task: str, request: object, key: str, record: type[T], store: Store) -> T:
     """The document of that key, or what a worker's task of that name makes and stores."""
-    stored = store.get_document(task, key, record)
-    if stored is None:
-        work.run(task, request, tell)
-        stored = store.get_document(task, key, record)
-        assert stored is not None
-    return stored
+    return store.get_document(task, key, record) or _run(task, request, record, store)
+
+
+def _run(task: str, request: object, record: type[T], store: Store) -> T:
+    """Under its own key: images may have changed since one was asked for."""
+    made = store.get_document(task, str(work.run(task, request, tell)), record)
+    if made is None:
+        raise WorkError("what was measured was dropped meanwhile: ask again")
+    return made
 
 
 def _latency(store: Store, request: Request) -> Any:

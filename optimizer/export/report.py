@@ -14,7 +14,7 @@ from optimizer.analysis.metrics import metric
 from optimizer.analysis.outcomes import AccuracyVerdict, images_needed, shown_within
 from optimizer.analysis.rounds import confidence_of_each
 from optimizer.analysis.statistics import LatencyVerdict
-from optimizer.analysis.summary import FIDELITY, Summary, summarise
+from optimizer.analysis.summary import FIDELITY, Summary, label_of, summarise
 from optimizer.charts import compare_info, search_info
 from optimizer.export.tables import HOW_TO_READ, Charts, Section, charts_of, page, title_of
 from optimizer.formats import capital, count, format_bytes, format_ns, format_p, format_ratio
@@ -224,7 +224,8 @@ def _verdicts(summaries: Sequence[Summary]) -> Section | None:
     words = []
     if len(chosen) > MAX_SENTENCES:
         chosen = [summary for summary, on in zip(chosen, frontier_of(chosen).optimal, strict=True) if on]
-        words = ["The configurations on the frontier of accuracy lost, zstd size and latency ratio:"]
+        lost = label_of("drop", summaries)
+        words = [f"The configurations on the frontier of {lost}, zstd size and latency ratio:"]
     items = [capital(_with_sentences(summary)) for summary in chosen]
     return Section("Each configuration", words, items) if items else None
 

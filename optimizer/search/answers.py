@@ -222,20 +222,21 @@ def times_of(question: Question) -> list[str]:
     return ["latency", *(["latency_ratio"] if question.limits.latency_ratio is not None else [])]
 
 
+def relaxed(found: Answered, one: Relaxation) -> str:
+    """What the limit is called."""
+    return label_of(one.limit, [summarise(found.results[one.key])])
+
+
 def relaxation_words(found: Answered, one: Relaxation) -> str:
     """What relaxing a limit buys, or that nothing keeps to it."""
-    limit = metric(one.limit)
+    limit, label = metric(one.limit), capital(relaxed(found, one))
     by, more = limit.format(one.more), "more" if limit.direction == "lower" else "less"
     what = named(found.results[one.key])
     if one.gain is None:
         nearest = f"{more} than allowed is the nearest, the other limits kept"
-        return f"{capital(limit.label)}: {by} {nearest} ({what})."
-    gain = (
-        f"{one.gain:.1f} {GAINS[one.minimised]}"
-        if one.minimised in ("drop", "sqnr")
-        else f"{format_share(one.gain)} {GAINS[one.minimised]}"
-    )
-    return f"{capital(limit.label)}: {by} {more} would allow {gain} ({what})."
+        return f"{label}: {by} {nearest} ({what})."
+    gain = f"{one.gain:.1f}" if one.minimised in ("drop", "sqnr") else format_share(one.gain)
+    return f"{label}: {by} {more} would allow {gain} {GAINS[one.minimised]} ({what})."
 
 
 def tried(found: Answered) -> str:

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Sequence
 
-from optimizer.analysis.gate import Outcome, drop_check
 from optimizer.analysis.limits import MIN_CONFIRMING, TIMES, halves, in_order, keeping
 from optimizer.analysis.outcomes import PairedDrop
 from optimizer.analysis.summary import summarise
@@ -87,8 +86,7 @@ def loses(result: Result, question: Question) -> bool:
     others, limit = halves(result, MIN_CONFIRMING)[1], question.limits.drop_points
     if others is None or limit is None:
         return False
-    on_all = drop_check(summarise(result).drop, limit)
-    return loses_elsewhere(result, question) or on_all.outcome is not Outcome.PASS
+    return loses_elsewhere(result, question) or summarise(result).drop.high > limit
 
 
 def loses_elsewhere(result: Result, question: Question) -> bool:

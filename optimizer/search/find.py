@@ -21,7 +21,17 @@ from itertools import product
 from optimizer.analysis.gate import Outcome as Verdict
 from optimizer.analysis.gate import sqnr_check
 from optimizer.analysis.labels import engine_label
-from optimizer.analysis.limits import LIMITED, TIMES, bound, covered, keeping, loss_of, noise, relaxations
+from optimizer.analysis.limits import (
+    LIMITED,
+    TIMES,
+    bound,
+    covered,
+    figure,
+    keeping,
+    loss_of,
+    noise,
+    relaxations,
+)
 from optimizer.analysis.summary import summarise, summarise_scores
 from optimizer.errors import EngineError, UnavailableError, words_of
 from optimizer.progress import Report, quiet, stop_if_cancelled
@@ -384,7 +394,7 @@ class _Search:
 
     def _step(self) -> None:
         self._choose()
-        value = summarise(self.best).measures[self.question.minimise].value if self.best else None
+        value = figure(self.best, self.question.minimise) if self.best else None
         self.steps.append(Step(self.seconds, len(self.results), value, self._covered()))
         self.keep(self.progress)
 

@@ -20,7 +20,6 @@ from optimizer.analysis.gate import (
     slowdown_check,
     sqnr_check,
 )
-from optimizer.analysis.outcomes import PairedDrop
 from optimizer.analysis.rounds import confidence_of_each
 from optimizer.analysis.two_files import TwoFiles
 from optimizer.progress import Report, quiet
@@ -64,9 +63,15 @@ def judge(
     report(None, "measuring")
     result = measure(request)
     size_bytes = result.inspection.size.file_bytes
-    others = _checks(limits, lambda: drop_of(result, against), result.accuracy, size_bytes)
-    if against is not None and {limits.slowdown_percent, limits.instructions_percent} != {None}:
-        check_comparable(result, against)
+
+    def lost(limit: float) -> Check:
+        return drop_check(drop_of(result, against), limit, result.accuracy.reference == "labels")
+
+    others = _checks(limits, lost, result.accuracy, size_bytes)
+    timed = {"--max-slowdown": limits.slowdown_percent, "--max-instructions": limits.instructions_percent}
+    options = [option for option, limit in timed.items() if limit is not None]
+    if against is not None and options:
+        check_comparable(result, against, " and ".join(options))
         if limits.slowdown_percent is not None:
             check_same_network(result, against)
     verdict = Verdict(result, others, 0, clock() - begun)
@@ -86,21 +91,25 @@ def judge_files(
     begun = time.monotonic()
     report(None, "comparing")
     run, time_again = compare()
-    others = _checks(limits, lambda: drop_of_files(run), run.outputs, run.b.size_bytes)
+
+    def lost(limit: float) -> Check:
+        return drop_check(drop_of_files(run), limit, bool(run.a.correct))
+
+    others = _checks(limits, lost, run.outputs, run.b.size_bytes)
     verdict = Verdict(run, others, 0, time.monotonic() - begun)
     return _timed(verdict, limits, time_again, budget_seconds, None, report, lambda: time.monotonic() - begun)
 
 
 def _checks(
     limits: GateLimits,
-    drop: Callable[[], PairedDrop],
+    lost: Callable[[float], Check],
     outputs: Accuracy | Sequence[OutputFidelity],
     size_bytes: int,
 ) -> tuple[Check, ...]:
     """Of all that has a limit but time."""
     found = list[Check]()
     if limits.drop_points is not None:
-        found.append(drop_check(drop(), limits.drop_points))
+        found.append(lost(limits.drop_points))
     if limits.sqnr_db is not None:
         found.append(sqnr_check(outputs, limits.sqnr_db))
     if limits.size_mb is not None:

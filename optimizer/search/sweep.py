@@ -90,7 +90,7 @@ def describe_asked(asked: bytes) -> str:
     except InputError:
         return "asked for by another version"
     pruner, engines = grid.base.recipe.prune.pruner, (engine_info(name).label for name in grid.engines)
-    shares = ", ".join(f"{100 * share:.3g}" for share in sorted(set(grid.sparsities)))
+    shares = ", ".join(f"{100 * share:.4g}" for share in sorted(set(grid.sparsities)))
     bits = ", ".join(map(str, sorted(set(grid.weight_bits), reverse=True)))
     activations = ", ".join(map(str, sorted(set(grid.activation_bits), reverse=True)))
     rounded = "" if activations == "32" else f", {activations}-bit activations"

@@ -103,6 +103,7 @@ def test_an_output_that_was_silent_and_is_no_more_is_not_called_equal(boxes: flo
     assert f"SQNR {MISSING}, " in accuracy_sentence(summary)
     whole = summarise(remade(PLAIN, accuracy=before, baseline_accuracy=before))
     assert "equal to the uncompressed ones" in accuracy_sentence(whole)
+    assert (summary.text("sqnr"), whole.text("sqnr")) == (MISSING, "equal")
 
 
 def test_they_have_no_accuracy_in_frames_comparisons_and_charts() -> None:

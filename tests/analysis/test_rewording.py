@@ -23,6 +23,7 @@ from optimizer.analysis import (
     growth,
     headline,
     noise,
+    realisation,
     scaling,
     serving,
     statistics,
@@ -76,7 +77,7 @@ def reword(monkeypatch: pytest.MonkeyPatch, words: Callable[[object], str]) -> N
             monkeypatch.setitem(table, name, words(name))  # type: ignore[arg-type]
     for name, metric in METRICS.items():
         monkeypatch.setitem(METRICS, name, replace(metric, label=words(name), help=words(f"help of {name}")))
-    for module in (headline, points):
+    for module in (headline, realisation):
         monkeypatch.setattr(module, "FALLBACK", words("fallback"))
     monkeypatch.setattr(Recipe, "describe", lambda self, details=True: words((self, details)))
     monkeypatch.setattr(families.Options, "words", property(lambda self: words(tuple(self))))

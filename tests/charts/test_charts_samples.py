@@ -18,6 +18,7 @@ def test_rounds_show_every_visit_or_say_how_many_are_left_out() -> None:
     builds = (*result.latency.baseline, result.latency.variant)
     beyond = sum(time > span(info.y)[1] for build in builds for time in build.medians_ns)
     assert info.note == f"faster · {beyond} visit{'' if beyond == 1 else 's'} took longer"
+    assert 0 < span(info.x)[0] < 1, "rounds begin at 1: no 0 across meets that of the times"
 
 
 def test_a_distribution_is_of_all_timed_calls_and_has_few_points() -> None:

@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 from test_serving import GRID, make_run
 
+from optimizer.analysis.realisation import Realisation
 from optimizer.analysis.served import Configuration
 from optimizer.analysis.serving import best_under, comparisons
 from optimizer.charts import figure, gains_info, serving_info
 from optimizer.charts.spec import Lines
 from optimizer.charts.theme import LIGHT
 from optimizer.recipe import QuantizeSpec, Recipe
+from optimizer.records import Execution
 
 RUN = make_run()
 
@@ -39,6 +41,24 @@ def test_the_legend_names_a_recipe_in_short_and_a_point_exactly() -> None:
     line = serving_info(replace(RUN, request=replace(RUN.request, recipe=exactly))).series[-1]
     assert line.name == "4-bit weights"
     assert exactly.describe() in line.points[0].hover
+
+
+def test_a_network_without_some_of_its_channels_is_told_from_a_dense_one() -> None:
+    layers = tuple(replace(layer, precision="f32") for layer in RUN.execution.layers)
+    run = make_run(
+        Recipe.of(pruning="channels", sparsity=0.3), execution=replace(RUN.execution, layers=layers)
+    )
+    assert serving_info(run).series[-1].colour is Realisation.SHRUNK
+    assert gains_info(run).series[-1].name == "channels removed"
+
+
+def test_what_stands_in_for_the_sparse_kernels_is_told_from_them() -> None:
+    layers = tuple(replace(layer, skips_zeros=True) for layer in RUN.execution.layers)
+    names = [
+        gains_info(replace(RUN, execution=Execution(layers, (), fallback))).series[-1].name
+        for fallback in ("", "no compiler")
+    ]
+    assert names == ["sparse kernels", "torch CSR"]
 
 
 def boxes(info: Lines) -> list[tuple[float, float, float, float]]:
@@ -76,10 +96,10 @@ def test_labels_of_lines_far_apart_are_all_there() -> None:
 
 
 def test_the_best_under_a_limit_is_marked() -> None:
-    choice = best_under(RUN, 60e6)
-    info = serving_info(RUN, 60e6, choice)
+    choice = best_under(RUN, 60.125e6)
+    info = serving_info(RUN, 60.125e6, choice)
     assert info.limit is not None
-    assert (info.limit.name, info.limit.x) == ("limit 60.0 ms", 60e6)
+    assert (info.limit.name, info.limit.x) == ("limit 60.125 ms", 60.125e6)
     assert info.selected is not None
     assert (info.selected.x, info.selected.y) == (
         choice.performance.latency_ns,
@@ -89,9 +109,9 @@ def test_the_best_under_a_limit_is_marked() -> None:
     assert drawn.data[-1].name == "best under the limit"
     assert drawn.data[-1].marker.color == LIGHT.colours["accent"]
     (line,) = drawn.layout.shapes
-    assert (line.x0, line.x1) == pytest.approx((60, 60))
+    assert (line.x0, line.x1) == pytest.approx((60.125, 60.125))
     assert line.line.dash == "dash"
-    assert "limit 60.0 ms" in [note.text for note in drawn.layout.annotations]
+    assert "limit 60.125 ms" in [note.text for note in drawn.layout.annotations]
 
 
 def test_where_nothing_is_in_time_the_limit_is_drawn_alone() -> None:

@@ -9,8 +9,9 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from factories import make_result
+from factories import make_result, remade
 from refusals import refused
+from test_coverage import layer, profile
 from test_growth import run as complexity_run
 
 from optimizer import __version__, on_demand, work
@@ -20,6 +21,7 @@ from optimizer.analysis.scaling import ComplexityRequest, complexity_key
 from optimizer.cli.main import main, parser
 from optimizer.cli.options import add_recipe_options, recipe_of
 from optimizer.cli.parser import Parser
+from optimizer.cli.terminal import print_result
 from optimizer.errors import InputError
 from optimizer.methods.exporters import EXPORTERS
 from optimizer.methods.pruners import PRUNERS
@@ -187,6 +189,26 @@ def test_complexity_prints_what_the_run_it_asks_for_found(
     assert json.loads(capsys.readouterr().out) == json.loads(json.dumps(conclusions.as_json(made)))
     assert main(command) == 0
     assert capsys.readouterr().out.splitlines() == list(conclusions.conclusions(made))
+
+
+def test_a_time_of_the_one_build_that_was_left_is_told_as_that(capsys: pytest.CaptureFixture[str]) -> None:
+    made = make_result()
+    print_result(remade(made, latency=replace(made.latency, lost=4)))
+    assert "note: 4 processes ended early, and one build says little of others" in capsys.readouterr().out
+
+
+def test_what_was_measured_is_read_under_its_own_key(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another than was looked for, where images changed meanwhile."""
+    made = profile(layer("first", 20, "i8"))
+
+    monkeypatch.setattr(work, "run", lambda *asked: "changed")
+    assert main(["coverage", "fashion-mlp"]) == 1
+    assert "what was measured was dropped meanwhile: ask again" in capsys.readouterr().err
+    Store().put_document("coverage", "changed", encode(made))
+    assert main(["coverage", "fashion-mlp"]) == 0
+    assert "1 of 1 layers ran int8 kernels" in capsys.readouterr().out
 
 
 def test_models_are_listed(capsys: pytest.CaptureFixture[str]) -> None:

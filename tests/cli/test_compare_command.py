@@ -56,7 +56,7 @@ def test_a_gate_takes_a_file_as_its_baseline(file: str, capsys: pytest.CaptureFi
     assert said["outcome"] == "pass"
     assert (said["model"], said["against"]) == ("mine.onnx", "mine.onnx")
     assert [check["name"] for check in said["checks"]] == [
-        "accuracy lost",
+        "agreement lost",
         "SQNR of the outputs",
         "size of the file",
     ]

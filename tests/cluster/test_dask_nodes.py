@@ -17,10 +17,10 @@ from pathlib import Path
 import pytest
 from cluster import made_up
 from cluster.dask_cluster import OLD, OPENSSL, ROOT, DaskCluster
+from cluster.test_spread import REQUESTS
 from faults.tasks import until
 from image_folders import Fill
 
-import optimizer as px
 from optimizer.cli.main import main, parser
 from optimizer.cluster import content, dask_client, dask_nodes
 from optimizer.cluster.attached import Attached
@@ -38,7 +38,6 @@ from optimizer.system.environment import environment
 dask = pytest.importorskip("dask")
 if find_spec("distributed") is None:  # it takes a second to import, also where it is only collected
     pytest.skip("needs the package distributed", allow_module_level=True)
-REQUESTS = [Request("fashion-mlp", px.Recipe.of(sparsity=share / 10)) for share in range(1, 7)]
 
 
 @pytest.fixture(scope="module")

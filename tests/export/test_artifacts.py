@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from artifact_files import RECIPES, SMALL_CARD, Small, check_same, entries, mixed, taken, values, zip_of
-from factories import make_result
+from factories import make_result, remade
 from pairs import pairs
 from small_models import SMALL_SHAPE
 from torch import Tensor, nn
@@ -33,7 +33,7 @@ from optimizer.model.folding import fold_batch_norm
 from optimizer.model.layers import walk
 from optimizer.model.own import own_model
 from optimizer.recipe import PruneSpec, QuantizeSpec, Recipe
-from optimizer.records import ModelCard
+from optimizer.records import Execution, ModelCard
 
 # Written and read back
 
@@ -242,6 +242,14 @@ def test_a_card_says_that_batch_norm_is_folded_where_none_is_left(small: Small, 
     left = model_card(taken(first, RECIPES["half"], small_images), (), "")
     assert "; nothing trained." in left
     assert "batch norm folded" not in left
+
+
+def test_a_card_says_what_stood_in_for_the_sparse_kernels(resnet: LoadedModel) -> None:
+    result = make_result(RECIPES["pruned"], engine="sparse")
+    layers = tuple(replace(one, skips_zeros=True) for one in result.execution.layers)
+    result = remade(result, execution=Execution(layers, (), "no compiler"))
+    source = taken(resnet.module, RECIPES["pruned"], torch.zeros(1, 1, 28, 28), resnet.card, result)
+    assert "in f32 (torch CSR)" in model_card(source, (), "")
 
 
 def test_a_card_of_images_without_labels_speaks_of_agreement(resnet: LoadedModel) -> None:

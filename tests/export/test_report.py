@@ -225,7 +225,8 @@ def test_report_of_few_tells_each_and_of_many_the_frontier() -> None:
     for result in few:
         assert words.count(result.request.recipe.describe()) >= 2
     assert "The configurations on the frontier" not in words
-    assert "The configurations on the frontier" in words_of(report(make_sweep()))
+    for many, lost in ((make_sweep(), "accuracy lost"), (make_sweep(labelled=False), "agreement lost")):
+        assert f"The configurations on the frontier of {lost}, zstd size and" in words_of(report(many))
 
 
 def test_report_says_how_and_what_it_does_not_say() -> None:

@@ -28,14 +28,19 @@ def test_models_and_data_lists_what_there_is_and_reads_the_images(stored: AppTes
 def test_folders_that_are_no_classes_are_named(
     stored: AppTest, started: Started, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    for name in ("Comet", "Moon"):
-        (tmp_path / "strangers" / name).mkdir(parents=True)
-        Image.new("L", (28, 28), 60).save(tmp_path / "strangers" / name / "one.png")
+    for folder, names in (("strangers", ("Comet", "Moon")), ("mixed", ("Bag", "Moon"))):
+        for name in names:
+            (tmp_path / folder / name).mkdir(parents=True)
+            for grey in range(60, 65):
+                Image.new("L", (28, 28), grey).save(tmp_path / folder / name / f"{grey}.png")
     monkeypatch.setenv("PARETOSCOPE_IMAGE_ROOTS", str(tmp_path))
     stored.query_params["images"] = "strangers"
     page = stored.switch_page("pages/models_and_data.py").run()
     started.do("images")
     assert "Comet, Moon" in words(page.run())
+    page.sidebar.selectbox(key="images").set_value(str(tmp_path / "mixed")).run()
+    started.do("images")
+    assert "1 class mapped, 1 not" in [one.label for one in page.run().expander]
 
 
 def test_what_may_not_be_downloaded_is_said_instead(stored: AppTest, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,11 +2,13 @@
 
 import pytest
 from hostile_graphs import SIDES, classifier
+from image_folders import Fill
 from page_runs import press, words
 from started import Started, go_to, open_page
 from streamlit.testing.v1 import AppTest
 
 from optimizer.model.added import cards
+from pages import two_files
 
 CONTENT = classifier(sides=(1, *SIDES)).SerializeToString()
 
@@ -55,6 +57,24 @@ def test_what_is_refused_is_said(page: AppTest, started: Started) -> None:
     assert not page.exception
     assert "old.onnx is refused" in words(page)
     assert all(path.suffix == ".onnx" for path in cards.folder().iterdir()), "the upload alone is kept"
+
+
+@pytest.mark.parametrize("calibration", ["", "/nowhere"])
+def test_no_others_take_the_place_of_images_that_are_refused(
+    started: Started, fill: Fill, monkeypatch: pytest.MonkeyPatch, calibration: str
+) -> None:
+    folder = fill("Bag/one.png")
+    monkeypatch.setenv("PARETOSCOPE_IMAGE_ROOTS", str(folder.parent))
+    link = {"of": "Two files", "images": folder.name, "calibration": calibration}
+    page = open_page("compare", link)
+    for side in ("A", "B"):
+        page.selectbox(key=f"side {side}").set_value("fashion-mlp")
+    offered = "Compare" in [button.label for button in page.run().button]
+    assert (offered, "/nowhere" in words(page)) == (not calibration, bool(calibration))
+
+
+def test_no_model_can_be_called_what_stands_for_none() -> None:
+    assert not any(map(cards.NAME.fullmatch, (two_files.AS_USUAL, two_files.FILE)))
 
 
 def test_several_networks_for_one_side_are_refused(page: AppTest) -> None:

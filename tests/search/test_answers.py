@@ -4,16 +4,17 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
+from factories import make_result
 from faults.storing import claimed
 from search_bench import SMALL, Bench, question
 
-from optimizer.analysis.limits import Limits
+from optimizer.analysis.limits import Limits, Relaxation
 from optimizer.errors import WorkError
 from optimizer.progress import Report
 from optimizer.records import Request, Result, encode
-from optimizer.search.answers import details, headline, outcome_of
+from optimizer.search.answers import details, headline, outcome_of, relaxation_words
 from optimizer.search.find import MAX_TIMES, Unwanted
-from optimizer.search.questions import ask
+from optimizer.search.questions import Answered, ask
 from optimizer.search.records import Outcome, Progress
 from optimizer.store import ledger
 from optimizer.store.results import ANSWER, EARLY_ANSWER, Store
@@ -23,6 +24,14 @@ Measure = Callable[[Request, Unwanted, Report], Result | None]
 
 def fails(request: Request, unwanted: Unwanted, report: Report) -> Result | None:
     raise WorkError("out of memory.")
+
+
+@pytest.mark.parametrize(("labelled", "label"), [(True, "Accuracy"), (False, "Agreement")])
+def test_what_a_limit_costs_is_agreement_without_labels(labelled: bool, label: str) -> None:
+    result = make_result(labelled=labelled)
+    found = Answered(Bench().ask(Limits(drop_points=1)).answer, {result.key: result})
+    words = relaxation_words(found, Relaxation("drop", 0.5, "latency", None, result.key))
+    assert words.startswith(f"{label} lost: 0.50 points more than allowed is the nearest")
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from optimizer.analysis.gate import sqnr_check
 from optimizer.analysis.limits import Limits, bound, keeping, loss_of, noise, value_of
 from optimizer.analysis.measures import sqnr
 from optimizer.analysis.summary import summarise
+from optimizer.analysis.two_files import EQUAL_DB
 from optimizer.charts import search_info
 from optimizer.cli.main import main
 from optimizer.errors import InputError
@@ -92,6 +93,25 @@ def test_the_most_sqnr_under_another_limit_is_found(bench: Bench) -> None:
     assert search_info(steps, "sqnr").y.unit == "dB"
     covered = f"{100 * steps[-1].covered:.0f} %"
     assert search_info(steps, "sqnr").note == f"hypervolume: {covered} of what the limits allow is dominated"
+
+
+def test_equal_outputs_are_the_best_and_what_they_gain_is_kept_as_a_figure() -> None:
+    plain = replace(SMALL, pruning=("none",), weight_bits=(32, 8), activation_bits=(32,))
+    bench = Bench(
+        images=50,  # for keys of its own
+        noise=lambda request: 0.0 if request.recipe.identity else noise_of(request),
+    )
+    small, large = (
+        bench.go_on(replace(question(Limits(size_mb=size), space=plain), minimise="sqnr"), Progress())
+        for size in (1, 100)
+    )
+    (gained,) = small.answer.relaxations
+    assert small.results[gained.key].request.recipe.identity
+    assert gained.gain == EQUAL_DB - (summarise(winner(small)).measures["sqnr"].value or 0)
+    assert decode(encode(small.answer), Answer) == small.answer
+    assert winner(large).request.recipe.identity
+    assert large.answer.progress.steps[-1].value == EQUAL_DB, "not none that keeps to the limits"
+    assert "SQNR equal" in headline(large)
 
 
 def test_accuracy_lost_is_refused_with_the_way_out(bench: Bench) -> None:

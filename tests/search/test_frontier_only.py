@@ -254,6 +254,7 @@ def test_small_ones_come_first_and_a_sweep_that_is_extended_stays_one_of_the_fro
     )
     assert WHOLE.beside(ASKED).frontier_only
     assert describe_asked(encode(ASKED)).endswith(", the frontier only")
+    assert ", 99.95 % at " in describe_asked(encode(replace(ASKED, sparsities=(0.5, 0.9995)))), "not 100 %"
     assert not is_frontier_only(encode(WHOLE))
     assert not is_frontier_only(b"what another version asks")
 

@@ -19,6 +19,7 @@ from optimizer.analysis.gate import (
     size_check,
     slowdown_check,
 )
+from optimizer.analysis.limits import Limits, checks
 from optimizer.errors import InputError
 from optimizer.records import Instructions, Latency, Request, Result
 from optimizer.search.gate import MAX_LOOKS, Verdict, judge
@@ -184,6 +185,10 @@ def test_another_machine_says_nothing_of_time_and_all_of_accuracy_and_size() -> 
     elsewhere = make_result(recipe(0.3), other_machine=True)
     with pytest.raises(InputError, match="another machine"):
         gate(1.0, GateLimits(slowdown_percent=5), against=elsewhere)
+    with pytest.raises(InputError, match="leave out --max-slowdown and --max-instructions, or time it"):
+        gate(1.0, GateLimits(slowdown_percent=5, instructions_percent=5), against=elsewhere)
+    with pytest.raises(InputError, match="leave out --max-instructions, or time it"):
+        gate(1.0, GateLimits(instructions_percent=5), against=elsewhere)
     found = gate(1.0, GateLimits(drop_points=50, size_mb=1e3), against=elsewhere)
     assert found.outcome is Outcome.PASS
 
@@ -307,6 +312,16 @@ def test_what_was_timed_before_instructions_were_counted_is_timed_again() -> Non
     found = judge(REQUEST, limits, lambda request: HALF, lambda request: again, 9)
     assert found.outcome is Outcome.PASS
     assert found.result == replace(HALF, latency=again), "what is saved has a count to compare with"
+
+
+@pytest.mark.parametrize(("labelled", "name"), [(True, "accuracy lost"), (False, "agreement lost")])
+def test_without_labels_it_is_agreement_that_may_be_lost(labelled: bool, name: str) -> None:
+    now, earlier = (make_result(made, labelled=labelled) for made in (recipe(0.5), recipe(0.3)))
+    for against in (None, earlier):
+        limits = GateLimits(drop_points=50)
+        found = judge(REQUEST, limits, lambda request: now, lambda request: now.latency, 9, against)
+        assert [check.name for check in found.checks] == [name]
+    assert [check.name for check in checks(now, Limits(drop_points=50))] == [name]
 
 
 def test_other_images_are_not_paired() -> None:

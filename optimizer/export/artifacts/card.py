@@ -8,6 +8,7 @@ from optimizer.analysis import fidelity
 from optimizer.analysis.badges import NOT_SAID
 from optimizer.analysis.labels import engine_label
 from optimizer.analysis.metrics import METRICS
+from optimizer.analysis.realisation import ran
 from optimizer.analysis.summary import FIDELITY, label_of, summarise
 from optimizer.export.artifacts.source import ArtifactSource
 from optimizer.methods.artifacts import RECIPE_FILE
@@ -87,7 +88,7 @@ def _measured(result: Result) -> str:
     facts = [
         f"{summary.images}; intervals are of 95 %",
         f"{engine_label(summary.request.engine)}, batch size {summary.batch}, threads: {summary.threads}; "
-        f"layers: {kernels} ({summary.realisation.label})",
+        f"layers: {kernels} ({ran(summary.realisation, summary.fallback)})",
         *([shared] if summary.shared_with else []),
         *(f"**{badge.kind.label}**: {badge.words}" for badge in summary.badges),
         *summary.notes,
