@@ -62,6 +62,10 @@ def _unmatched(recipe: Recipe) -> Recipe:
 def compressed_model(workspace: Workspace, recipe: Recipe, *, report: Report = quiet) -> CompressedModel:
     """The workspace's model after the recipe: worked out once for its counts, its scores and its files. Its
     module is not to be changed. Raises InputError."""
+    own, workspace = workspace, permuted(workspace, recipe, report)
+    if workspace is not own:
+        made = compressed_model(workspace, recipe, report=report)
+        return replace(made, notes=(*made.notes, note_on_order(own, workspace)))
     model = workspace.model
     if _is_learnt(recipe):
         return _rounded(workspace, recipe, report)
@@ -74,6 +78,14 @@ def compressed_model(workspace: Workspace, recipe: Recipe, *, report: Report = q
     statistics = workspace.statistics(report) if recipe.needs_data else None
     pruned = _pruned(workspace, recipe, statistics) if recipe.prune.active else None
     return compress(model.module, recipe, model.published, statistics, pruned)
+
+
+def permuted(workspace: Workspace, recipe: Recipe, report: Report = quiet) -> Workspace:
+    """What a recipe works on: the workspace, or the same network with its channels in the order that suits
+    the recipe's pattern. Raises InputError."""
+    if workspace.known is not None or not recipe.prune.permutes:
+        return workspace
+    return workspace.permuted(recipe.prune.pattern, report)
 
 
 MAX_PRUNED_BYTES = 128 * 2**20
@@ -108,7 +120,9 @@ def _statistics_of(
 
 def network_of(workspace: Workspace, recipe: Recipe, report: Report = quiet) -> nn.Module:
     """What the recipe's weights take their place in: the model, or what became of all that is not a layer's
-    weights when channels were removed, outputs matched, or the network learnt. Raises InputError."""
+    weights when channels were removed or put into another order, outputs matched, or the network learnt.
+    Raises InputError."""
+    workspace = permuted(workspace, recipe, report)
     if recipe.learns_on_grids:
         return compressed_model(workspace, recipe, report=report).module
     if _is_learnt(recipe):
@@ -118,6 +132,7 @@ def network_of(workspace: Workspace, recipe: Recipe, report: Report = quiet) -> 
 
 def build_of(workspace: Workspace, recipe: Recipe, engine: str, report: Report = quiet) -> Build:
     """What an engine prepares for the recipe. Raises InputError, UnavailableError."""
+    workspace = permuted(workspace, recipe, report)
     network = network_of(workspace, recipe, report)
     if network is workspace.model.module:
         return workspace.model.builder(engine)
@@ -151,7 +166,7 @@ class Learnt:
 
 def learnt(workspace: Workspace, recipe: Recipe, report: Report = quiet) -> Learnt:
     """Prune, match outputs, and let what is left learn, whatever is rounded later. Raises InputError."""
-    return _learnt(workspace, recipe.learnt, report=report)
+    return _learnt(permuted(workspace, recipe, report), recipe.learnt, report=report)
 
 
 @once
@@ -256,6 +271,7 @@ def _plan(workspace: Workspace, order: str, *, report: Report) -> ChannelPlan:
 
 def anatomy(workspace: Workspace, recipe: Recipe, layer: str, report: Report = quiet) -> Anatomy:
     """One layer's weights before and after the recipe. Raises InputError for an unknown layer."""
+    workspace = permuted(workspace, recipe, report)
     model = workspace.model
     before = {one.name: one.weight.detach() for one in walk(model.module)}
     if layer not in before:
@@ -301,6 +317,16 @@ def inspection_of(model: OpenModel, compressed: CompressedModel) -> Inspection:
     )
     size = replace(size_of(compressed.module, weights), elements=model.size.elements)
     return Inspection(facts, size, model.size)
+
+
+def note_on_order(before: Workspace, after: Workspace) -> str:
+    """What is to be said where the channels of a network were put into another order."""
+    weights = {layer.name: layer.weight for layer in walk(after.model.module)}
+    moved = [one for one in walk(before.model.module) if not torch.equal(one.weight, weights[one.name])]
+    return (
+        f"the weights of {count(len(moved), 'layer')} have their channels in another order than the model's, "
+        "in which the pattern costs less; uncompressed, the outputs are the same"
+    )
 
 
 NOTHING_TO_EQUALISE = (

@@ -5,7 +5,7 @@ The last ones stay open in this process, so that a new position of a slider cost
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from optimizer.compression.apply import compress_weights
 from optimizer.compression.calibration.cache import IMAGES as STATISTICS_IMAGES
-from optimizer.compression.calibration.cache import statistics_of
+from optimizer.compression.calibration.cache import orders_of, statistics_of
 from optimizer.compression.calibration.statistics import Statistics
 from optimizer.compression.divergence import NO_CLASSIFIER
+from optimizer.compression.prune.permutation import permuted, permuted_statistics, permuted_weights
 from optimizer.data.loading import Datasets, held_images
 from optimizer.data.selection import check_at_hand, fingerprint
 from optimizer.engine.base import Build
@@ -126,6 +127,7 @@ class Workspace:
     files: str = ""
     given: Datasets | None = None
     read: int | None = None
+    known: Statistics | None = None
     kept: Kept = field(init=False, default_factory=dict, repr=False)
 
     @property
@@ -161,13 +163,34 @@ class Workspace:
     def statistics(self, report: Report = quiet) -> Statistics:
         """What the calibration images tell about each layer; read or made once. The machine lock is held
         meanwhile. Raises InputError."""
+        if self.known is not None:
+            return self.known
         with exclusive(report):
-            return self._known(report=report)
+            return self._taken(report=report)
 
     @once
     @uninterrupted(unless_over=True)
-    def _known(self, *, report: Report) -> Statistics:
+    def _taken(self, *, report: Report) -> Statistics:
         return statistics_of(self.model.module, self.statistics_images, report)
+
+    def permuted(self, pattern: str, report: Report = quiet) -> "Workspace":
+        """The same model with its channels in the order that suits an ``N:M`` pattern, and what is known of
+        it; this workspace where no channel may move. Found once, under the machine lock. Raises
+        InputError."""
+        statistics = self.statistics(report)
+        with exclusive(report):
+            return self._permuted(pattern, statistics, report=report)
+
+    @once
+    @uninterrupted(unless_over=True)
+    def _permuted(self, pattern: str, statistics: Statistics, *, report: Report) -> "Workspace":
+        model = self.model
+        orders = orders_of(model.module, self.statistics_images, pattern, statistics, report)
+        if not orders:
+            return self
+        module, published = permuted(model.module, orders), permuted_weights(model.published, orders)
+        known = permuted_statistics(statistics, orders)
+        return replace(self, model=replace(model, module=module, published=published), known=known)
 
 
 def _first(images: Datasets, count: int) -> Tensor:

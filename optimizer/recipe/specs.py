@@ -132,6 +132,11 @@ class PruneSpec:
         return self.active and (self.pruner.needs_data or shared_out)
 
     @property
+    def permutes(self) -> bool:
+        """Whether channels are put into an order in which its pattern costs less, as images tell."""
+        return self.fixed_sparsity is not None and self.pruner.needs_data
+
+    @property
     def matches(self) -> bool:
         """Whether outputs are matched, and not already kept by the method."""
         return self.match and self.active and "match" in self.pruner.options

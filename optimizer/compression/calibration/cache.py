@@ -1,5 +1,5 @@
-"""Statistics of models on images, channel plans and fine-tuned networks: made once, kept, and read by every
-position of a slider."""
+"""Statistics of models on images, channel plans and orders, and fine-tuned networks: made once, kept, and
+read by every position of a slider."""
 
 import copy
 import hashlib
@@ -20,6 +20,8 @@ from optimizer.compression.effort import VERSION as EFFORT_VERSION
 from optimizer.compression.effort import improve
 from optimizer.compression.finetune import fits, recover
 from optimizer.compression.prune.group import Group
+from optimizer.compression.prune.patterns import PATTERNS
+from optimizer.compression.prune.permutation import orders_for
 from optimizer.compression.prune.plan import ChannelPlan, plan, with_biases
 from optimizer.compression.prune.ranking import Ranking
 from optimizer.compression.quantize.held import HeldGrid
@@ -73,7 +75,7 @@ def plan_of(
 
     def unpack(parts: Parts) -> ChannelPlan:
         tensors, facts = parts
-        described = tuple(Group(**{**one, **_tuples(one)}) for one in facts["groups"])
+        described = tuple(map(_group, facts["groups"]))
         rankings = {
             name: Ranking(tensors[f"order {name}"], tensors[f"losses {name}"]) for name in facts["macs"]
         }
@@ -86,6 +88,24 @@ def plan_of(
         return plan(model, images, order=order, moments=moments, report=report)
 
     return kept(digest(f"plan with heads by {order}", model, images), make_plan, pack, unpack)
+
+
+def orders_of(
+    model: nn.Module, images: Tensor, pattern: str, statistics: Statistics, report: Report = quiet
+) -> dict[Group, Tensor]:
+    """The orders of channels that :func:`optimizer.compression.prune.permutation.orders_for` finds for a
+    pattern by the model's ``statistics`` on these images: read, or found and kept."""
+
+    def pack(orders: Mapping[Group, Tensor]) -> Parts:
+        return {one.name: order for one, order in orders.items()}, {"groups": [*map(asdict, orders)]}
+
+    def unpack(parts: Parts) -> dict[Group, Tensor]:
+        return {one: parts[0][one.name] for one in map(_group, parts[1]["groups"])}
+
+    def make_orders(_: Path | None) -> dict[Group, Tensor]:
+        return orders_for(model, tuple(images.shape[1:]), PATTERNS[pattern], statistics, report)
+
+    return kept(digest(f"order for {pattern}", model, images[:IMAGES]), make_orders, pack, unpack)
 
 
 def fine_tuned(
@@ -274,6 +294,10 @@ def _unpacked_statistics(parts: Parts) -> Statistics:
     growths = {name: tuple(one) for name, one in facts["growth"].items()}
     biased, logits = (frozenset(facts[one]) for one in ("biased", "logits"))
     return Statistics(moments, effects, biased, growths, logits)
+
+
+def _group(plain: Mapping[str, Any]) -> Group:
+    return Group(**{**plain, **_tuples(plain)})
 
 
 def _tuples(plain: Mapping[str, Any]) -> dict[str, Any]:

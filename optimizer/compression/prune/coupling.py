@@ -65,7 +65,7 @@ def groups(model: nn.Module, input_shape: tuple[int, ...]) -> list[Group]:
 
     Raises UnavailableError without torch-pruning, WorkError for a model that it can't follow.
     """
-    graph = _dependencies(trainable(model), input_shape)
+    graph, coupled = _coupled(model, input_shape)
     if not all(graph.calls.values()) and values_decide(model, input_shape):
         raise WorkError(
             "which layers this model runs depends on the values of its input, and torch-pruning follows "
@@ -74,7 +74,6 @@ def groups(model: nn.Module, input_shape: tuple[int, ...]) -> list[Group]:
     place = {name: index for index, name in enumerate(graph.modules)}
     heads = head_groups(model, input_shape)
     makers = {name for group in heads for name in group.producers}
-    coupled = [_described(graph, members) for members in graph.groups() if _layers(graph, members)]
     found = [group for group in coupled if not makers.issuperset(group.makers)] + heads
     found.sort(key=lambda one: place[one.name])
     for goes_well, why in ((_runs, "the model's own code relies on their number"), (_keeps_apart, MIXED)):
@@ -84,6 +83,14 @@ def groups(model: nn.Module, input_shape: tuple[int, ...]) -> list[Group]:
                 for group in found
             ]
     return found
+
+
+def movable(model: nn.Module, input_shape: tuple[int, ...]) -> list[Group]:
+    """The groups whose channels may stand in any order, as far as the graph of a model for inputs
+    ``[C, H, W]`` tells: those that can go, and those that only a residual sum holds. Raises what
+    :func:`groups` does."""
+    _, coupled = _coupled(model, input_shape)
+    return [group for group in coupled if group.only_summed or not group.held]
 
 
 def without(model: nn.Module, input_shape: tuple[int, ...], gone: Mapping[Group, Tensor]) -> nn.Module:
@@ -189,6 +196,11 @@ def _dependencies(model: nn.Module, input_shape: tuple[int, ...]) -> _Dependenci
     return _Dependencies(graph, {layer.name: layer.module for layer in layers}, calls, names)
 
 
+def _coupled(model: nn.Module, input_shape: tuple[int, ...]) -> tuple[_Dependencies, list[Group]]:
+    graph = _dependencies(trainable(model), input_shape)
+    return graph, [_described(graph, members) for members in graph.groups() if _layers(graph, members)]
+
+
 def _layers(graph: _Dependencies, members: Any) -> list[Any]:
     """Those of a group's members that are layers."""
     return [item for item in members if id(item.dep.target.module) in graph.names]
@@ -210,29 +222,36 @@ def _described(graph: _Dependencies, members: Any) -> Group:
         part.sort(key=list(graph.modules).index)
     name = (*producers, *through, *consumers)[0]
     group = Group(name, len(members[0].idxs), tuple(producers), tuple(through), tuple(consumers))
-    return replace(group, held=_held(graph, members, group))
-
-
-def _held(graph: _Dependencies, members: Any, group: Group) -> str:
-    """Why a group may not go, empty where it may."""
     nodes = [dependency.target for dependency, _ in members]
     operations = {node: str(node.module._grad_fn) for node in nodes if hasattr(node.module, "_grad_fn")}
-    layers = group.members
-    modules = [graph.modules[name] for name in (*group.producers, *group.consumers)]
+    if held := _held(graph, nodes, group):
+        return replace(group, held=held)
+    summed = any(
+        re.match(r"(Add|Sub|Rsub)Backward", name) and len(node.inputs) > 1
+        for node, name in operations.items()
+    )
+    mixed = _mixed(graph, members, operations, group)
+    if summed:
+        return replace(group, held="a residual sum ties them to other layers", only_summed=not mixed)
+    return replace(group, held=mixed)
+
+
+def _held(graph: _Dependencies, nodes: list[Any], group: Group) -> str:
+    """Why a group may not go, whatever lies between its layers; empty where it may."""
     if others := [type(node.module).__name__ for node in nodes if _multiplies_unseen(graph, node.module)]:
         return f"a {others[0]} makes or reads them, whose weights no recipe touches"
     if not group.consumers:
         return "they are the model's output"
-    if not group.producers:
-        return "they are the model's input"
-    if any(
-        re.match(r"(Add|Sub|Rsub)Backward", name) and len(node.inputs) > 1
-        for node, name in operations.items()
-    ):
-        return "a residual sum ties them to other layers"
-    for node in nodes:
-        if type(node.module).__name__ in TIES:
-            return TIES[type(node.module).__name__]
+    return "" if group.producers else "they are the model's input"
+
+
+def _mixed(graph: _Dependencies, members: Any, operations: Mapping[Any, str], group: Group) -> str:
+    """Why a group's channels are not each by itself; empty where they are."""
+    layers = group.members
+    modules = [graph.modules[name] for name in (*group.producers, *group.consumers)]
+    for dependency, _ in members:
+        if (name := type(dependency.target.module).__name__) in TIES:
+            return TIES[name]
     for node, name in operations.items():
         if not CHANNELWISE.fullmatch(name) and not _multiplies_weight(node, name):
             return f"{name.partition('Backward')[0]} may mix them"

@@ -12,6 +12,7 @@ class Group:
 
     ``producers`` make ``channels`` outputs each, ``through`` (depthwise convolutions) pass every one on by
     itself, ``consumers`` read them. ``held`` says why they can't go; it is empty where they can.
+    ``only_summed`` says that nothing but a residual sum holds them: they may stand in any order.
 
     Heads of the attention at ``attention`` (a module's path, else empty) are channels of several outputs, one
     after the other ``parts`` times: 3 where queries, keys and values are made by one layer.
@@ -25,6 +26,7 @@ class Group:
     held: str = ""
     parts: int = 1
     attention: str = ""
+    only_summed: bool = False
 
     @property
     def makers(self) -> tuple[str, ...]:
