@@ -78,6 +78,7 @@ RECIPES = {
     "20 % of channels": narrowed(0.2),
     "50 % by magnitude": Recipe(PruneSpec(sparsity=0.5)),
     "50 % by magnitude batch norm re-estimated": Recipe(PruneSpec(sparsity=0.5, match=True)),
+    "2:4 by magnitude": Recipe(PruneSpec(pattern="2:4")),
     "4 bits to nearest": Recipe(quantize=QuantizeSpec(weight_bits=4)),
     "4 bits to nearest equalised": Recipe(quantize=QuantizeSpec(weight_bits=4, equalise=True)),
 }
