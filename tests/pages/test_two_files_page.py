@@ -63,9 +63,8 @@ def test_what_is_refused_is_said(page: AppTest, started: Started) -> None:
 def test_no_others_take_the_place_of_images_that_are_refused(
     started: Started, fill: Fill, monkeypatch: pytest.MonkeyPatch, calibration: str
 ) -> None:
-    folder = fill("Bag/one.png")
-    monkeypatch.setenv("PARETOSCOPE_IMAGE_ROOTS", str(folder.parent))
-    link = {"of": "Two files", "images": folder.name, "calibration": calibration}
+    monkeypatch.setenv("PARETOSCOPE_IMAGE_ROOTS", str(fill("photographs/Bag/one.png")))
+    link = {"of": "Two files", "images": "photographs", "calibration": calibration}
     page = open_page("compare", link)
     for side in ("A", "B"):
         page.selectbox(key=f"side {side}").set_value("fashion-mlp")
