@@ -78,6 +78,46 @@ class Shuffled(nn.Module):
         return self.head(x.mean((2, 3)))
 
 
+class Branching(nn.Module):
+    """The values of its input decide which layer reads the channels of the first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 32, 3)
+        self.bright = nn.Conv2d(32, 16, 1)
+        self.dark = nn.Conv2d(32, 16, 1)
+        self.head = nn.Linear(16, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        second = self.bright if float(x.mean()) > 0 else self.dark
+        return self.head(torch.relu(second(torch.relu(self.first(x)))).mean((2, 3)))
+
+
+class Faint(nn.Module):
+    """A branch that hardly counts, of whose channels each has a gain that is no layer's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 32, 3)
+        self.second = nn.Conv2d(32, 32, 1)
+        self.back = nn.Conv2d(32, 32, 1)
+        self.head = nn.Linear(32, 16)
+        self.register_buffer("gains", torch.rand(32, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.first(x))
+        x = x + 1e-4 * self.back(torch.relu(self.second(x)) * self.gains)
+        return self.head(x.mean((2, 3)))
+
+
+class Single(Shuffled):
+    """It takes no float64, and is given none."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert x.dtype == torch.float32
+        return super().forward(x)
+
+
 def made(kind: type[nn.Module]) -> nn.Module:
     torch.manual_seed(0)
     model = kind().eval().requires_grad_(False)
@@ -150,10 +190,9 @@ def test_the_network_and_its_statistics_are_the_same_in_another_order() -> None:
     derived, taken = permuted_statistics(statistics, orders), make(other, images())
     for name in weights:
         assert torch.allclose(derived.matrix(name), taken.matrix(name), rtol=1e-3, atol=1e-5)
-        rows = (one.effects[name] / one.effects[name].sum() for one in (derived, taken))
-        assert torch.allclose(
-            *rows, rtol=1e-2
-        )  # their sum is measured by trial, of a random model near noise
+        # Their sum is measured by trial, of a random model near noise.
+        one, two = (each.effects[name] / each.effects[name].sum() for each in (derived, taken))
+        assert torch.allclose(one, two, rtol=1e-2)
 
 
 def test_channels_that_are_read_by_their_places_stay() -> None:
@@ -161,6 +200,24 @@ def test_channels_that_are_read_by_their_places_stay() -> None:
     orders = orders_for(model, SHAPE, PATTERNS["2:4"], make(model, images()))
     assert [group.makers for group in orders] == [("second.weight",)]
     assert torch.allclose(permuted(model, orders)(images()), model(images()), atol=1e-5)
+
+
+def test_a_model_that_takes_float32_alone_is_ordered_too() -> None:
+    model = made(Single)
+    orders = orders_for(model, SHAPE, PATTERNS["2:4"], make(model, images()))
+    assert [group.makers for group in orders] == [("second.weight",)]
+
+
+def test_nothing_moves_where_values_decide_what_runs() -> None:
+    """One input shows the readers of one branch only."""
+    model = made(Branching)
+    assert orders_for(model, SHAPE, PATTERNS["2:4"], make(model, images())) == {}
+
+
+def test_what_hardly_reaches_the_outputs_is_looked_at_as_well() -> None:
+    model = made(Faint)
+    orders = orders_for(model, SHAPE, PATTERNS["2:4"], make(model, images()))
+    assert [group.makers for group in orders] == [("first.weight", "back.weight")]
 
 
 def test_channels_with_a_batch_norm_of_their_own_stay() -> None:
