@@ -119,7 +119,8 @@ class Workspace:
     """An open model on one set of images, and what was found out about the two.
 
     ``data`` names the images; None where a recipe needs none. ``files`` is their fingerprint. Of those that
-    are evaluated ``read`` are read, or all. ``given`` are images that are in memory already.
+    are evaluated ``read`` are read, or all. ``given`` are images that are in memory already. ``known`` are
+    the statistics of a model whose channels were put into another order, which follow from the first ones.
     """
 
     model: OpenModel
@@ -174,7 +175,7 @@ class Workspace:
         return statistics_of(self.model.module, self.statistics_images, report)
 
     def permuted(self, pattern: str, report: Report = quiet) -> "Workspace":
-        """The same model with its channels in the order that suits an ``N:M`` pattern, and what is known of
+        """The same model with its channels in an order that suits an ``N:M`` pattern, and what is known of
         it; this workspace where no channel may move. Found once, under the machine lock. Raises
         InputError."""
         statistics = self.statistics(report)

@@ -1,7 +1,9 @@
 """Channels in another order for N:M patterns: the search by brute force, and the network as it was."""
 
 import itertools
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +13,8 @@ from small_models import divergence
 from torch import Tensor, nn
 
 from optimizer.compression.apply import compress
+from optimizer.compression.calibration import cache
+from optimizer.compression.calibration.cache import orders_of
 from optimizer.compression.calibration.making import make
 from optimizer.compression.prune import permutation
 from optimizer.compression.prune.coupling import movable
@@ -247,6 +251,29 @@ def test_without_a_graph_of_the_model_nothing_moves(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(permutation, "movable", fails)
     model = made(Shuffled)
     assert orders_for(model, SHAPE, PATTERNS["2:4"], make(model, images())) == {}
+
+
+def test_orders_are_found_once_and_read_back(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also that there are none."""
+    for kind in (Residual, Branching):
+        folded, _ = fold_batch_norm(made(kind), SHAPE)
+        known = make(folded, images())
+        found = orders_of(folded, images(), "2:4", known)
+        with monkeypatch.context() as patch:
+            patch.setattr(cache, "orders_for", lambda *_: pytest.fail("they were found again"))
+            again = orders_of(folded, images(), "2:4", known)
+        assert [*again] == [*found]
+        assert all(torch.equal(again[group], order) for group, order in found.items())
+        assert bool(found) == (kind is Residual)
+
+
+def test_that_torch_pruning_was_missing_is_not_kept(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = made(Shuffled)
+    known = make(model, images())
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "torch_pruning", None)
+        assert orders_of(model, images(), "2:4", known) == {}
+    assert len(orders_of(model, images(), "2:4", known)) == 1
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from optimizer.compression.prune.allocation import single_costs
 from optimizer.compression.prune.coupling import movable
 from optimizer.compression.prune.group import Group
 from optimizer.compression.prune.patterns import Pattern, fits
-from optimizer.errors import UnavailableError, WorkError
+from optimizer.errors import WorkError
 from optimizer.model.examples import agree, answers
 from optimizer.model.layers import walk, with_shared_bias
 from optimizer.model.products import deep_copy
@@ -49,11 +49,12 @@ def orders_for(
     report: Report = quiet,
 ) -> dict[Group, Tensor]:
     """An order of the channels of each group of ``model`` (batch norm folded) that may have any, for an
-    ``N:M`` pattern. Empty where none may: of a model that torch-pruning can't follow, too."""
+    ``N:M`` pattern. Empty where none may: of a model that torch-pruning can't follow, too. Raises
+    UnavailableError without torch-pruning."""
     layers = {layer.name: layer for layer in walk(model)}
     try:
         found = movable(model, input_shape)
-    except (UnavailableError, WorkError):
+    except WorkError:
         return {}
     shared, orders = with_shared_bias(model), {}
     for number, group in enumerate(found):
