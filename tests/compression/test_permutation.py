@@ -224,6 +224,14 @@ def test_what_hardly_reaches_the_outputs_is_looked_at_as_well() -> None:
     assert [group.makers for group in orders] == [("first.weight", "back.weight")]
 
 
+def test_an_order_that_is_theirs_already_is_none() -> None:
+    """Nothing that goes costs anything."""
+    model = made(Shuffled)
+    known = make(model, images())
+    known = replace(known, effects={name: torch.zeros_like(one) for name, one in known.effects.items()})
+    assert orders_for(model, SHAPE, PATTERNS["2:4"], known) == {}
+
+
 def test_channels_with_a_batch_norm_of_their_own_stay() -> None:
     """One that was not folded; the others move."""
     model = made(Residual)

@@ -49,8 +49,8 @@ def orders_for(
     report: Report = quiet,
 ) -> dict[Group, Tensor]:
     """An order of the channels of each group of ``model`` (batch norm folded) that may have any, for an
-    ``N:M`` pattern. Empty where none may: of a model that torch-pruning can't follow, too. Raises
-    UnavailableError without torch-pruning."""
+    ``N:M`` pattern, where another than theirs costs less. Empty where none may: of a model that torch-pruning
+    can't follow, too. Raises UnavailableError without torch-pruning."""
     layers = {layer.name: layer for layer in walk(model)}
     try:
         found = movable(model, input_shape)
@@ -69,8 +69,11 @@ def orders_for(
             and weight.shape[1] == group.channels
             and fits(weight.shape, pattern)
         ]
-        if costs:
-            orders[group] = cheapest_order(torch.cat(costs, 1), pattern)
+        if not costs:
+            continue
+        order = cheapest_order(torch.cat(costs, 1), pattern)
+        if not torch.equal(order, torch.arange(group.channels)):
+            orders[group] = order
     if _same(model, permuted(model, orders), input_shape):
         return orders
     right = {}
