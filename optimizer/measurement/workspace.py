@@ -32,7 +32,7 @@ from optimizer.model.folding import fold_batch_norm
 from optimizer.model.layers import multiplications, notes_on_others, walk
 from optimizer.model.own import check_keeps_input
 from optimizer.progress import Report, quiet, uninterrupted
-from optimizer.recipe import Recipe
+from optimizer.recipe import PruneSpec, Recipe
 from optimizer.records import DataSpec, Request, Size
 from optimizer.system.machine_lock import exclusive
 from optimizer.tasks.outputs import is_logits
@@ -174,13 +174,15 @@ class Workspace:
     def _taken(self, *, report: Report) -> Statistics:
         return statistics_of(self.model.module, self.statistics_images, report)
 
-    def permuted(self, pattern: str, report: Report = quiet) -> "Workspace":
-        """The same model with its channels in an order that suits an ``N:M`` pattern, and what is known of
-        it; this workspace where no channel may move. Found once, under the machine lock. Raises
-        InputError."""
+    def permuted(self, prune: PruneSpec, report: Report = quiet) -> "Workspace":
+        """What a way of pruning works on: the same network with its channels in an order that suits an
+        ``N:M`` pattern, and what is known of it; or this workspace. Found once, under the machine lock.
+        Raises InputError."""
+        if self.known is not None or not prune.permutes:
+            return self
         statistics = self.statistics(report)
         with exclusive(report):
-            return self._permuted(pattern, statistics, report=report)
+            return self._permuted(prune.pattern, statistics, report=report)
 
     @once
     @uninterrupted(unless_over=True)
