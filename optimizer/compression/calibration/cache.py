@@ -108,7 +108,9 @@ def orders_of(
         return orders_for(model, tuple(images.shape[1:]), PATTERNS[pattern], statistics, report)
 
     try:
-        return kept(digest(f"order for {pattern}", model, images[:IMAGES]), make_orders, pack, unpack)
+        return kept(
+            digest(f"channel orders for {pattern}", model, images[:IMAGES]), make_orders, pack, unpack
+        )
     except UnavailableError:
         return {}
 
