@@ -95,8 +95,8 @@ def orders_of(
     model: nn.Module, images: Tensor, pattern: str, statistics: Statistics, report: Report = quiet
 ) -> dict[Group, Tensor]:
     """The orders of channels that :func:`optimizer.compression.prune.permutation.orders_for` finds for a
-    pattern by the model's ``statistics`` on these images: read, or found and kept. None without
-    torch-pruning, until it is there."""
+    pattern by the model's ``statistics`` on these images: read, or found and kept. Without torch-pruning
+    there are none, and nothing is kept."""
 
     def pack(orders: Mapping[Group, Tensor]) -> Parts:
         return {one.name: order for one, order in orders.items()}, {"groups": [*map(asdict, orders)]}
