@@ -62,7 +62,7 @@ def _unmatched(recipe: Recipe) -> Recipe:
 def compressed_model(workspace: Workspace, recipe: Recipe, *, report: Report = quiet) -> CompressedModel:
     """The workspace's model after the recipe: worked out once for its counts, its scores and its files. Its
     module is not to be changed. Raises InputError."""
-    own, workspace = workspace, permuted(workspace, recipe, report)
+    own, workspace = workspace, workspace.permuted(recipe.prune, report)
     if workspace is not own:
         made = compressed_model(workspace, recipe, report=report)
         return replace(made, notes=(*made.notes, note_on_order(own, workspace)))
@@ -78,14 +78,6 @@ def compressed_model(workspace: Workspace, recipe: Recipe, *, report: Report = q
     statistics = workspace.statistics(report) if recipe.needs_data else None
     pruned = _pruned(workspace, recipe, statistics) if recipe.prune.active else None
     return compress(model.module, recipe, model.published, statistics, pruned)
-
-
-def permuted(workspace: Workspace, recipe: Recipe, report: Report = quiet) -> Workspace:
-    """What a recipe works on: the workspace, or the same network with its channels in the order that suits
-    the recipe's pattern. Raises InputError."""
-    if workspace.known is not None or not recipe.prune.permutes:
-        return workspace
-    return workspace.permuted(recipe.prune.pattern, report)
 
 
 MAX_PRUNED_BYTES = 128 * 2**20
@@ -122,7 +114,7 @@ def network_of(workspace: Workspace, recipe: Recipe, report: Report = quiet) -> 
     """What the recipe's weights take their place in: the model, or what became of all that is not a layer's
     weights when channels were removed or put into another order, outputs matched, or the network learnt.
     Raises InputError."""
-    workspace = permuted(workspace, recipe, report)
+    workspace = workspace.permuted(recipe.prune, report)
     if recipe.learns_on_grids:
         return compressed_model(workspace, recipe, report=report).module
     if _is_learnt(recipe):
@@ -132,7 +124,7 @@ def network_of(workspace: Workspace, recipe: Recipe, report: Report = quiet) -> 
 
 def build_of(workspace: Workspace, recipe: Recipe, engine: str, report: Report = quiet) -> Build:
     """What an engine prepares for the recipe. Raises InputError, UnavailableError."""
-    workspace = permuted(workspace, recipe, report)
+    workspace = workspace.permuted(recipe.prune, report)
     network = network_of(workspace, recipe, report)
     if network is workspace.model.module:
         return workspace.model.builder(engine)
@@ -166,7 +158,7 @@ class Learnt:
 
 def learnt(workspace: Workspace, recipe: Recipe, report: Report = quiet) -> Learnt:
     """Prune, match outputs, and let what is left learn, whatever is rounded later. Raises InputError."""
-    return _learnt(permuted(workspace, recipe, report), recipe.learnt, report=report)
+    return _learnt(workspace.permuted(recipe.prune, report), recipe.learnt, report=report)
 
 
 @once
@@ -271,7 +263,7 @@ def _plan(workspace: Workspace, order: str, *, report: Report) -> ChannelPlan:
 
 def anatomy(workspace: Workspace, recipe: Recipe, layer: str, report: Report = quiet) -> Anatomy:
     """One layer's weights before and after the recipe. Raises InputError for an unknown layer."""
-    workspace = permuted(workspace, recipe, report)
+    workspace = workspace.permuted(recipe.prune, report)
     model = workspace.model
     before = {one.name: one.weight.detach() for one in walk(model.module)}
     if layer not in before:

@@ -32,7 +32,7 @@ from optimizer.model.folding import fold_batch_norm
 from optimizer.model.layers import multiplications, notes_on_others, walk
 from optimizer.model.own import check_keeps_input
 from optimizer.progress import Report, quiet, uninterrupted
-from optimizer.recipe import Recipe
+from optimizer.recipe import PruneSpec, Recipe
 from optimizer.records import DataSpec, Request, Size
 from optimizer.system.machine_lock import exclusive
 from optimizer.tasks.outputs import is_logits
@@ -119,7 +119,8 @@ class Workspace:
     """An open model on one set of images, and what was found out about the two.
 
     ``data`` names the images; None where a recipe needs none. ``files`` is their fingerprint. Of those that
-    are evaluated ``read`` are read, or all. ``given`` are images that are in memory already.
+    are evaluated ``read`` are read, or all. ``given`` are images that are in memory already. ``known`` are
+    the statistics of a model whose channels were put into another order, which follow from the first ones.
     """
 
     model: OpenModel
@@ -173,13 +174,15 @@ class Workspace:
     def _taken(self, *, report: Report) -> Statistics:
         return statistics_of(self.model.module, self.statistics_images, report)
 
-    def permuted(self, pattern: str, report: Report = quiet) -> "Workspace":
-        """The same model with its channels in the order that suits an ``N:M`` pattern, and what is known of
-        it; this workspace where no channel may move. Found once, under the machine lock. Raises
-        InputError."""
+    def permuted(self, prune: PruneSpec, report: Report = quiet) -> "Workspace":
+        """What pruning by a spec works on: the same network with its channels in an order that suits an
+        ``N:M`` pattern, and what is known of it; or this workspace. Found once, under the machine lock.
+        Raises InputError."""
+        if self.known is not None or not prune.permutes:
+            return self
         statistics = self.statistics(report)
         with exclusive(report):
-            return self._permuted(pattern, statistics, report=report)
+            return self._permuted(prune.pattern, statistics, report=report)
 
     @once
     @uninterrupted(unless_over=True)

@@ -26,7 +26,7 @@ PRUNE_OPTIONS: dict[str, Option] = {
         {pattern: pattern for pattern in PATTERNS},
         "unstructured",
         "N:M keeps N of every M inputs in a row, as sparse tensor cores want it. Data-aware pruning first "
-        "puts channels into the order in which that costs least. Blocks are outputs × inputs that go "
+        "puts channels into an order in which that costs less. Blocks are outputs × inputs that go "
         "together.",
     ),
     "snap": Option(

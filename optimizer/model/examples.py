@@ -98,11 +98,11 @@ def _takes(module: nn.Module, inputs: Tensor) -> bool:
     return True
 
 
-def agree(some: list[Tensor], others: list[Tensor]) -> bool:
+def agree(some: list[Tensor], others: list[Tensor], tolerance: float = TOLERANCE) -> bool:
     """Whether two models' :func:`answers` differ by no more than rounding."""
     return all(
         torch.equal(one.isfinite(), other.isfinite())  # logits of what is masked out are none
-        and torch.linalg.norm(_finite(one) - _finite(other)) <= TOLERANCE * torch.linalg.norm(_finite(one))
+        and torch.linalg.norm(_finite(one) - _finite(other)) <= tolerance * torch.linalg.norm(_finite(one))
         for one, other in zip(some, others, strict=True)
     )
 

@@ -1,7 +1,9 @@
 """Channels in another order for N:M patterns: the search by brute force, and the network as it was."""
 
 import itertools
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +13,8 @@ from small_models import divergence
 from torch import Tensor, nn
 
 from optimizer.compression.apply import compress
+from optimizer.compression.calibration import cache
+from optimizer.compression.calibration.cache import orders_of
 from optimizer.compression.calibration.making import make
 from optimizer.compression.prune import permutation
 from optimizer.compression.prune.coupling import movable
@@ -76,6 +80,46 @@ class Shuffled(nn.Module):
         x = torch.relu(self.first(x))
         x = torch.relu(self.second(x[:, ::2] * x[:, 1::2]))
         return self.head(x.mean((2, 3)))
+
+
+class Branching(nn.Module):
+    """The values of its input decide which layer reads the channels of the first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 32, 3)
+        self.bright = nn.Conv2d(32, 16, 1)
+        self.dark = nn.Conv2d(32, 16, 1)
+        self.head = nn.Linear(16, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        second = self.bright if float(x.mean()) > 0 else self.dark
+        return self.head(torch.relu(second(torch.relu(self.first(x)))).mean((2, 3)))
+
+
+class Faint(nn.Module):
+    """A branch that hardly counts, of whose channels each has a gain that is no layer's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 32, 3)
+        self.second = nn.Conv2d(32, 32, 1)
+        self.back = nn.Conv2d(32, 32, 1)
+        self.head = nn.Linear(32, 16)
+        self.register_buffer("gains", torch.rand(32, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.first(x))
+        x = x + 1e-4 * self.back(torch.relu(self.second(x)) * self.gains)
+        return self.head(x.mean((2, 3)))
+
+
+class Single(Shuffled):
+    """It takes no float64, and is given none."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert x.dtype == torch.float32
+        return super().forward(x)
 
 
 def made(kind: type[nn.Module]) -> nn.Module:
@@ -150,10 +194,9 @@ def test_the_network_and_its_statistics_are_the_same_in_another_order() -> None:
     derived, taken = permuted_statistics(statistics, orders), make(other, images())
     for name in weights:
         assert torch.allclose(derived.matrix(name), taken.matrix(name), rtol=1e-3, atol=1e-5)
-        rows = (one.effects[name] / one.effects[name].sum() for one in (derived, taken))
-        assert torch.allclose(
-            *rows, rtol=1e-2
-        )  # their sum is measured by trial, of a random model near noise
+        # Their sum is measured by trial, of a random model near noise.
+        one, two = (each.effects[name] / each.effects[name].sum() for each in (derived, taken))
+        assert torch.allclose(one, two, rtol=1e-2)
 
 
 def test_channels_that_are_read_by_their_places_stay() -> None:
@@ -161,6 +204,32 @@ def test_channels_that_are_read_by_their_places_stay() -> None:
     orders = orders_for(model, SHAPE, PATTERNS["2:4"], make(model, images()))
     assert [group.makers for group in orders] == [("second.weight",)]
     assert torch.allclose(permuted(model, orders)(images()), model(images()), atol=1e-5)
+
+
+def test_a_model_that_takes_float32_alone_is_ordered_too() -> None:
+    model = made(Single)
+    orders = orders_for(model, SHAPE, PATTERNS["2:4"], make(model, images()))
+    assert [group.makers for group in orders] == [("second.weight",)]
+
+
+def test_nothing_moves_where_values_decide_what_runs() -> None:
+    """One input shows the readers of one branch only."""
+    model = made(Branching)
+    assert orders_for(model, SHAPE, PATTERNS["2:4"], make(model, images())) == {}
+
+
+def test_what_hardly_reaches_the_outputs_is_looked_at_as_well() -> None:
+    model = made(Faint)
+    orders = orders_for(model, SHAPE, PATTERNS["2:4"], make(model, images()))
+    assert [group.makers for group in orders] == [("first.weight", "back.weight")]
+
+
+def test_an_order_that_is_theirs_already_is_none() -> None:
+    """Nothing that goes costs anything."""
+    model = made(Shuffled)
+    known = make(model, images())
+    known = replace(known, effects={name: torch.zeros_like(one) for name, one in known.effects.items()})
+    assert orders_for(model, SHAPE, PATTERNS["2:4"], known) == {}
 
 
 def test_channels_with_a_batch_norm_of_their_own_stay() -> None:
@@ -190,6 +259,29 @@ def test_without_a_graph_of_the_model_nothing_moves(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(permutation, "movable", fails)
     model = made(Shuffled)
     assert orders_for(model, SHAPE, PATTERNS["2:4"], make(model, images())) == {}
+
+
+def test_orders_are_found_once_and_read_back(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also that there are none."""
+    for kind in (Residual, Branching):
+        folded, _ = fold_batch_norm(made(kind), SHAPE)
+        known = make(folded, images())
+        found = orders_of(folded, images(), "2:4", known)
+        with monkeypatch.context() as patch:
+            patch.setattr(cache, "orders_for", lambda *_: pytest.fail("they were found again"))
+            again = orders_of(folded, images(), "2:4", known)
+        assert [*again] == [*found]
+        assert all(torch.equal(again[group], order) for group, order in found.items())
+        assert bool(found) == (kind is Residual)
+
+
+def test_that_torch_pruning_was_missing_is_not_kept(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = made(Shuffled)
+    known = make(model, images())
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "torch_pruning", None)
+        assert orders_of(model, images(), "2:4", known) == {}
+    assert len(orders_of(model, images(), "2:4", known)) == 1
 
 
 @pytest.fixture(scope="module")

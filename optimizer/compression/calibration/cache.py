@@ -25,6 +25,7 @@ from optimizer.compression.prune.permutation import orders_for
 from optimizer.compression.prune.plan import ChannelPlan, plan, with_biases
 from optimizer.compression.prune.ranking import Ranking
 from optimizer.compression.quantize.held import HeldGrid
+from optimizer.errors import UnavailableError
 from optimizer.model import identity
 from optimizer.model.layers import tensors
 from optimizer.progress import Report, quiet
@@ -32,7 +33,7 @@ from optimizer.system.disk_cache import Parts, beside, kept, read, write
 from optimizer.system.threads import pinned_threads
 
 VERSION = 8
-"""Raised with every change of what statistics hold or how they come about."""
+"""Raised with every change of what statistics, plans or orders hold or how they come about."""
 IMAGES = 256
 """Calibration images that statistics are taken of."""
 
@@ -94,7 +95,8 @@ def orders_of(
     model: nn.Module, images: Tensor, pattern: str, statistics: Statistics, report: Report = quiet
 ) -> dict[Group, Tensor]:
     """The orders of channels that :func:`optimizer.compression.prune.permutation.orders_for` finds for a
-    pattern by the model's ``statistics`` on these images: read, or found and kept."""
+    pattern by the model's ``statistics`` on these images: read, or found and kept. Without torch-pruning
+    there are none, and nothing is kept."""
 
     def pack(orders: Mapping[Group, Tensor]) -> Parts:
         return {one.name: order for one, order in orders.items()}, {"groups": [*map(asdict, orders)]}
@@ -105,7 +107,12 @@ def orders_of(
     def make_orders(_: Path | None) -> dict[Group, Tensor]:
         return orders_for(model, tuple(images.shape[1:]), PATTERNS[pattern], statistics, report)
 
-    return kept(digest(f"order for {pattern}", model, images[:IMAGES]), make_orders, pack, unpack)
+    try:
+        return kept(
+            digest(f"channel orders for {pattern}", model, images[:IMAGES]), make_orders, pack, unpack
+        )
+    except UnavailableError:
+        return {}
 
 
 def fine_tuned(

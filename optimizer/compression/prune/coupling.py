@@ -66,11 +66,6 @@ def groups(model: nn.Module, input_shape: tuple[int, ...]) -> list[Group]:
     Raises UnavailableError without torch-pruning, WorkError for a model that it can't follow.
     """
     graph, coupled = _coupled(model, input_shape)
-    if not all(graph.calls.values()) and values_decide(model, input_shape):
-        raise WorkError(
-            "which layers this model runs depends on the values of its input, and torch-pruning follows "
-            "channels through those that one input runs: prune its weights instead"
-        )
     place = {name: index for index, name in enumerate(graph.modules)}
     heads = head_groups(model, input_shape)
     makers = {name for group in heads for name in group.producers}
@@ -197,7 +192,13 @@ def _dependencies(model: nn.Module, input_shape: tuple[int, ...]) -> _Dependenci
 
 
 def _coupled(model: nn.Module, input_shape: tuple[int, ...]) -> tuple[_Dependencies, list[Group]]:
+    """The graph of a model, and every coupled group that it tells of. Raises what :func:`groups` does."""
     graph = _dependencies(trainable(model), input_shape)
+    if not all(graph.calls.values()) and values_decide(model, input_shape):
+        raise WorkError(
+            "which layers this model runs depends on the values of its input, and torch-pruning follows "
+            "channels through those that one input runs: prune its weights instead"
+        )
     return graph, [_described(graph, members) for members in graph.groups() if _layers(graph, members)]
 
 
