@@ -89,6 +89,18 @@ def shown(value: object) -> str:
     return text if len(text) <= 80 else f"{text[:80]}…"
 
 
+def first_line(error: Exception) -> str:
+    """The first line of what another library's error says, where more follows that helps nobody; its kind
+    where it says nothing.
+
+    >>> first_line(RuntimeError("size mismatch\\n  [3] and [4]"))
+    'size mismatch'
+    >>> first_line(EOFError())
+    'EOFError'
+    """
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
 def words_of(error: Exception) -> str:
     """What to tell of an error: its own words, and of one that is not ours its kind as well.
 

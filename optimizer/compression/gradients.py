@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import allow_mutation_on_saved_tensors
 from torch.overrides import TorchFunctionMode
 
-from optimizer.errors import InputError
+from optimizer.errors import InputError, first_line
 
 
 class _Everywhere(TorchFunctionMode):
@@ -53,7 +53,7 @@ def gradient_context(model: nn.Module, image: Tensor) -> Callable[[], AbstractCo
                     outputs.sum().backward()
                     return context
         except RuntimeError as error:
-            reason = str(error).strip().partition("\n")[0]
+            reason = first_line(error)
     raise InputError(f"this network can't learn ({reason}): leave best effort and fine-tuning out")
 
 

@@ -158,7 +158,7 @@ class Learnt:
 
 def learnt(workspace: Workspace, recipe: Recipe, report: Report = quiet) -> Learnt:
     """Prune, match outputs, and let what is left learn, whatever is rounded later. Raises InputError."""
-    return _learnt(workspace.permuted(recipe.prune, report), recipe.learnt, report=report)
+    return _learnt(workspace, recipe.learnt, report=report)
 
 
 @once

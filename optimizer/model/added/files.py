@@ -18,7 +18,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from optimizer.errors import InputError, UnavailableError
+from optimizer.errors import InputError, UnavailableError, first_line
 from optimizer.formats import format_bytes
 from optimizer.model.added import architectures, cards, checkpoint, hub, onnx_file
 from optimizer.model.added.cards import AddedModel, Choices, Examined
@@ -127,10 +127,9 @@ def load(model: AddedModel, report: Report = quiet) -> LoadedModel:
     try:
         module = KINDS[model.kind].module(model)
     except (OSError, RuntimeError, SafetensorError) as error:
-        reason = str(error).partition("\n")[0] or type(error).__name__
         raise InputError(
-            f"the file {model.file} of {model.name} can't be read ({reason}): remove the model, and add it "
-            "again"
+            f"the file {model.file} of {model.name} can't be read ({first_line(error)}): remove the model, "
+            "and add it again"
         ) from error
     return _loaded(model, module)
 

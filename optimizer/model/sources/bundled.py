@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from optimizer.errors import InputError
+from optimizer.errors import InputError, first_line
 from optimizer.model.architectures import ARCHITECTURES
 from optimizer.model.preprocessing import Preprocessing
 from optimizer.model.sources import LoadedModel, Source
@@ -63,9 +63,8 @@ def load(name: str, report: Report) -> LoadedModel:
     try:
         module.load_state_dict(load_file(path))
     except (SafetensorError, OSError, RuntimeError) as error:
-        reason = str(error).partition("\n")[0] or type(error).__name__
         raise InputError(
-            f"the weights file {path} of {name} is damaged or of another model ({reason}): "
+            f"the weights file {path} of {name} is damaged or of another model ({first_line(error)}): "
             "install paretoscope again, or train it with tools/train_bundled.py"
         ) from error
     return LoadedModel(

@@ -18,7 +18,7 @@ from urllib.parse import urlparse
 
 import torch
 
-from optimizer.errors import InputError, UnavailableError
+from optimizer.errors import InputError, UnavailableError, first_line
 from optimizer.model.sources import LoadedModel, Source
 from optimizer.model.sources.imagenet import class_names, wordnet_ids
 from optimizer.progress import Report
@@ -105,8 +105,9 @@ def load(name: str, report: Report) -> LoadedModel:
         with _giving(weights, state):
             module = models.get_model(builder, weights=weights, progress=False)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        raise InputError(f"the weights file {path} of {name} can't be read ({reason}). {_ANEW}") from error
+        raise InputError(
+            f"the weights file {path} of {name} can't be read ({first_line(error)}). {_ANEW}"
+        ) from error
     classes = tuple(weights.meta["categories"])
     return LoadedModel(
         _card(name, builder, weights),
