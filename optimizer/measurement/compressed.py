@@ -62,10 +62,10 @@ def _unmatched(recipe: Recipe) -> Recipe:
 def compressed_model(workspace: Workspace, recipe: Recipe, *, report: Report = quiet) -> CompressedModel:
     """The workspace's model after the recipe: worked out once for its counts, its scores and its files. Its
     module is not to be changed. Raises InputError."""
-    own, workspace = workspace, workspace.permuted(recipe.prune, report)
+    own, workspace = workspace, workspace.rewritten(recipe, report)
     if workspace is not own:
         made = compressed_model(workspace, recipe, report=report)
-        return replace(made, notes=(*made.notes, note_on_order(own, workspace)))
+        return replace(made, notes=(*made.notes, *workspace.notes))
     model = workspace.model
     if _is_learnt(recipe):
         return _rounded(workspace, recipe, report)
@@ -114,7 +114,7 @@ def network_of(workspace: Workspace, recipe: Recipe, report: Report = quiet) -> 
     """What the recipe's weights take their place in: the model, or what became of all that is not a layer's
     weights when channels were removed or put into another order, outputs matched, or the network learnt.
     Raises InputError."""
-    workspace = workspace.permuted(recipe.prune, report)
+    workspace = workspace.rewritten(recipe, report)
     if recipe.learns_on_grids:
         return compressed_model(workspace, recipe, report=report).module
     if _is_learnt(recipe):
@@ -124,7 +124,7 @@ def network_of(workspace: Workspace, recipe: Recipe, report: Report = quiet) -> 
 
 def build_of(workspace: Workspace, recipe: Recipe, engine: str, report: Report = quiet) -> Build:
     """What an engine prepares for the recipe. Raises InputError, UnavailableError."""
-    workspace = workspace.permuted(recipe.prune, report)
+    workspace = workspace.rewritten(recipe, report)
     network = network_of(workspace, recipe, report)
     if network is workspace.model.module:
         return workspace.model.builder(engine)
@@ -263,7 +263,7 @@ def _plan(workspace: Workspace, order: str, *, report: Report) -> ChannelPlan:
 
 def anatomy(workspace: Workspace, recipe: Recipe, layer: str, report: Report = quiet) -> Anatomy:
     """One layer's weights before and after the recipe. Raises InputError for an unknown layer."""
-    workspace = workspace.permuted(recipe.prune, report)
+    workspace = workspace.rewritten(recipe, report)
     model = workspace.model
     before = {one.name: one.weight.detach() for one in walk(model.module)}
     if layer not in before:
@@ -309,16 +309,6 @@ def inspection_of(model: OpenModel, compressed: CompressedModel) -> Inspection:
     )
     size = replace(size_of(compressed.module, weights), elements=model.size.elements)
     return Inspection(facts, size, model.size)
-
-
-def note_on_order(before: Workspace, after: Workspace) -> str:
-    """What is to be said where the channels of a network were put into another order."""
-    weights = {layer.name: layer.weight for layer in walk(after.model.module)}
-    moved = [one for one in walk(before.model.module) if not torch.equal(one.weight, weights[one.name])]
-    return (
-        f"the weights of {count(len(moved), 'layer')} have their channels in another order than the model's, "
-        "in which the pattern costs less; uncompressed, the outputs are the same"
-    )
 
 
 NOTHING_TO_EQUALISE = (

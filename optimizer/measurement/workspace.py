@@ -3,7 +3,7 @@
 The last ones stay open in this process, so that a new position of a slider costs only what is new in it.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import wraps
@@ -15,15 +15,18 @@ from torch import Tensor, nn
 
 from optimizer.compression.apply import compress_weights
 from optimizer.compression.calibration.cache import IMAGES as STATISTICS_IMAGES
-from optimizer.compression.calibration.cache import orders_of, statistics_of
+from optimizer.compression.calibration.cache import orders_of, rotations_of, statistics_of
 from optimizer.compression.calibration.statistics import Statistics
 from optimizer.compression.divergence import NO_CLASSIFIER
+from optimizer.compression.prune.group import Group
 from optimizer.compression.prune.permutation import permuted, permuted_statistics, permuted_weights
+from optimizer.compression.rotation import Rotations, rotated, rotated_statistics
 from optimizer.data.loading import Datasets, held_images
 from optimizer.data.selection import check_at_hand, fingerprint
 from optimizer.engine.base import Build
 from optimizer.engine.faithful import prepare
 from optimizer.errors import EngineError, InputError, UnavailableError, words_of
+from optimizer.formats import count
 from optimizer.measurement.size import size_of
 from optimizer.model.added.cards import version_of
 from optimizer.model.catalogue import LoadedModel, load
@@ -32,7 +35,8 @@ from optimizer.model.folding import fold_batch_norm
 from optimizer.model.layers import multiplications, notes_on_others, walk
 from optimizer.model.own import check_keeps_input
 from optimizer.progress import Report, quiet, uninterrupted
-from optimizer.recipe import PruneSpec, Recipe
+from optimizer.recipe import Recipe
+from optimizer.recipe.specs import Aim
 from optimizer.records import DataSpec, Request, Size
 from optimizer.system.machine_lock import exclusive
 from optimizer.tasks.outputs import is_logits
@@ -119,8 +123,10 @@ class Workspace:
     """An open model on one set of images, and what was found out about the two.
 
     ``data`` names the images; None where a recipe needs none. ``files`` is their fingerprint. Of those that
-    are evaluated ``read`` are read, or all. ``given`` are images that are in memory already. ``known`` are
-    the statistics of a model whose channels were put into another order, which follow from the first ones.
+    are evaluated ``read`` are read, or all. ``given`` are images that are in memory already.
+
+    Of a model whose channels were rotated or put into another order (:meth:`rewritten`), ``known`` are the
+    statistics, which follow from the first ones, and ``notes`` say what was done.
     """
 
     model: OpenModel
@@ -129,6 +135,7 @@ class Workspace:
     given: Datasets | None = None
     read: int | None = None
     known: Statistics | None = None
+    notes: tuple[str, ...] = ()
     kept: Kept = field(init=False, default_factory=dict, repr=False)
 
     @property
@@ -174,15 +181,33 @@ class Workspace:
     def _taken(self, *, report: Report) -> Statistics:
         return statistics_of(self.model.module, self.statistics_images, report)
 
-    def permuted(self, prune: PruneSpec, report: Report = quiet) -> "Workspace":
-        """What pruning by a spec works on: the same network with its channels in an order that suits an
-        ``N:M`` pattern, and what is known of it; or this workspace. Found once, under the machine lock.
-        Raises InputError."""
-        if self.known is not None or not prune.permutes:
+    def rewritten(self, recipe: Recipe, report: Report = quiet) -> "Workspace":
+        """What a recipe works on: a network that computes the same, its channels rotated and in an order that
+        suits an ``N:M`` pattern, and what is known of it; or this workspace. Found once, under the machine
+        lock. Raises InputError."""
+        aim, prune = recipe.rotates_to, recipe.prune
+        if self.known is not None or not (aim or prune.permutes):
             return self
-        statistics = self.statistics(report)
+        workspace, statistics = self, self.statistics(report)
         with exclusive(report):
-            return self._permuted(prune.pattern, statistics, report=report)
+            if aim:
+                workspace = workspace._rotated(aim, statistics, report=report)
+            if prune.permutes:
+                workspace = workspace._permuted(prune.pattern, workspace.known or statistics, report=report)
+        return workspace
+
+    @once
+    @uninterrupted(unless_over=True)
+    def _rotated(self, aim: Aim, statistics: Statistics, *, report: Report) -> "Workspace":
+        model = self.model
+        rotations = rotations_of(model.module, self.statistics_images, aim, statistics, report)
+        if not rotations:
+            return self
+        module = rotated(model.module, rotations)
+        weights = {layer.name: layer.weight.detach() for layer in walk(module)}
+        published = model.published | {name: weights[name] for name in _members(rotations)}
+        known = rotated_statistics(statistics, rotations, module)
+        return self._as(module, published, known, note_on_rotation(rotations, aim))
 
     @once
     @uninterrupted(unless_over=True)
@@ -192,15 +217,41 @@ class Workspace:
         if not orders:
             return self
         module, published = permuted(model.module, orders), permuted_weights(model.published, orders)
-        known = permuted_statistics(statistics, orders)
-        return replace(self, model=replace(model, module=module, published=published), known=known)
+        return self._as(module, published, permuted_statistics(statistics, orders), note_on_order(orders))
+
+    def _as(
+        self, module: nn.Module, published: dict[str, Tensor], known: Statistics, note: str
+    ) -> "Workspace":
+        model = replace(self.model, module=module, published=published)
+        return replace(self, model=model, known=known, notes=(*self.notes, note))
 
 
-def _first(images: Datasets, count: int) -> Tensor:
+def _members(changed: Mapping[Group, Tensor]) -> set[str]:
+    return {name for group in changed for name in group.members}
+
+
+def note_on_rotation(rotations: Rotations, aim: Aim) -> str:
+    """What is to be said where channels of a network were rotated."""
+    costs = {"prune": "pruning costs", "round": "rounding costs", "both": "pruning and rounding cost"}[aim]
+    return (
+        f"the channels of {count(len(_members(rotations)), 'layer')} are rotated (multiplied with orthogonal "
+        f"matrices), so that {costs} less; uncompressed, the outputs are the same"
+    )
+
+
+def note_on_order(orders: Mapping[Group, Tensor]) -> str:
+    """What is to be said where channels of a network were put into another order."""
+    return (
+        f"the weights of {count(len(_members(orders)), 'layer')} have their channels in another order than "
+        "the model's, in which the pattern costs less; uncompressed, the outputs are the same"
+    )
+
+
+def _first(images: Datasets, number: int) -> Tensor:
     """Calibration images drawn over the whole set (folders come sorted by class): a shorter draw begins a
     longer."""
     everything = images.calibration.images
-    return everything[np.random.default_rng(0).permutation(len(everything))[:count]]
+    return everything[np.random.default_rng(0).permutation(len(everything))[:number]]
 
 
 def open_workspace(

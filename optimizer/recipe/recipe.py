@@ -14,6 +14,7 @@ from optimizer.methods.quantizers import QUANTIZE_OPTIONS
 from optimizer.recipe.specs import (
     NORMAL_PRUNE,
     NORMAL_QUANTIZE,
+    Aim,
     Override,
     PruneSpec,
     QuantizeSpec,
@@ -31,8 +32,6 @@ EFFORT_SECONDS = 60
 STEPS_A_SECOND = 5
 """How a budget in seconds, as recipes, links and commands once had it, is read: between the 20 to 50 steps
 that thumbnails take in a second and the one of photographs."""
-COARSE_BITS = 4
-"""Rounding to more loses too little to be won back on the grid."""
 MAX_OVERRIDES = 1_000
 MAX_JSON_BYTES = 256 * 1024
 """Of a recipe's text: room for that many overrides of layers with long names."""
@@ -44,7 +43,7 @@ class Recipe:
 
     What is left learns between the two to answer as the uncompressed network does: first by best effort, for
     up to ``effort_seconds``, then by ``finetune_steps`` of fine-tuning. Where weights are rounded to
-    ``COARSE_BITS`` or fewer it learns after both: codes then move on their grids.
+    4 bits or fewer it learns after both: codes then move on their grids.
     """
 
     prune: PruneSpec = field(default_factory=PruneSpec)
@@ -143,7 +142,7 @@ class Recipe:
 
     @property
     def _is_coarse(self) -> bool:
-        return any(spec.bits <= COARSE_BITS for spec in self.quantize_specs)
+        return any(spec.coarse for spec in self.quantize_specs)
 
     @property
     def learnt(self) -> Self:
@@ -169,6 +168,18 @@ class Recipe:
         """Whether the weights depend on calibration images."""
         pruned = any(spec.needs_data for spec in self.prune_specs)
         return pruned or self.matches or self.learns or any(spec.needs_data for spec in self.quantize_specs)
+
+    @property
+    def rotates_to(self) -> Aim | None:
+        """What channels are rotated for before anything is pruned or rounded; None where they are not."""
+        pruned = [spec for spec in self.prune_specs if spec.active]
+        rounded = [spec for spec in self.quantize_specs if spec.integer]
+        if not all(spec.rotates for spec in pruned) or not all(spec.quantizer.needs_data for spec in rounded):
+            return None
+        coarse = any(spec.coarse for spec in rounded)
+        if pruned:
+            return "both" if coarse else "prune"
+        return "round" if coarse else None
 
     @property
     def needs_images(self) -> bool:

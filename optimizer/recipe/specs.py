@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from optimizer.errors import InputError, number, unknown, whole_number
 from optimizer.methods.pruners import PRUNE_OPTIONS, PrunerInfo, pruner_info
@@ -13,8 +13,12 @@ ALLOCATIONS, PATTERNS, SNAPS = (
     tuple(PRUNE_OPTIONS[name].choices) for name in ("allocation", "pattern", "snap")
 )
 GRANULARITIES, RANGES = (tuple(QUANTIZE_OPTIONS[name].choices) for name in ("granularity", "range"))
+Aim = Literal["prune", "round", "both"]
+"""What channels are rotated for."""
 WEIGHT_BITS = (2, 3, 4, 5, 6, 7, 8, 16, 32)
 ACTIVATION_BITS = (2, 3, 4, 5, 6, 7, 8, 32)
+COARSE_BITS = 4
+"""Rounding to more loses too little to be won back."""
 PRECISIONS = {"f32": "float32", "bf16": "bfloat16", "f16": "float16"}
 """What layers may compute in where they have no integer kernels, and what it is called."""
 
@@ -137,6 +141,14 @@ class PruneSpec:
         return self.fixed_sparsity is not None and self.pruner.needs_data
 
     @property
+    def rotates(self) -> bool:
+        """Whether channels may be rotated before it: magnitudes and thresholds look at the weights as they
+        stand."""
+        by_images = self.fixed_sparsity is not None or self.allocation in ("measured", "uniform")
+        by_images = by_images and self.pruner.needs_data and self.threshold is None
+        return self.active and by_images and not self.shrinks
+
+    @property
     def matches(self) -> bool:
         """Whether outputs are matched, and not already kept by the method."""
         return self.match and self.active and "match" in self.pruner.options
@@ -237,6 +249,11 @@ class QuantizeSpec:
         new."""
         symmetric = best_grid(self.method, weight_bits) if self.automatic else self.symmetric
         return replace(self, weight_bits=weight_bits, average_bits=None, symmetric=symmetric)
+
+    @property
+    def coarse(self) -> bool:
+        """Whether so much is lost that the network learns on the grid, and is rotated for it."""
+        return self.bits <= COARSE_BITS
 
     @property
     def needs_data(self) -> bool:

@@ -1,5 +1,5 @@
-"""Statistics of models on images, channel plans and orders, and fine-tuned networks: made once, kept, and
-read by every position of a slider."""
+"""Statistics of models on images, plans, orders and rotations of channels, and networks that learnt: made
+once, kept, and read by every position of a slider."""
 
 import copy
 import hashlib
@@ -25,15 +25,17 @@ from optimizer.compression.prune.permutation import orders_for
 from optimizer.compression.prune.plan import ChannelPlan, plan, with_biases
 from optimizer.compression.prune.ranking import Ranking
 from optimizer.compression.quantize.held import HeldGrid
+from optimizer.compression.rotation import rotations_for
 from optimizer.errors import UnavailableError
 from optimizer.model import identity
 from optimizer.model.layers import tensors
 from optimizer.progress import Report, quiet
+from optimizer.recipe.specs import Aim
 from optimizer.system.disk_cache import Parts, beside, kept, read, write
 from optimizer.system.threads import pinned_threads
 
-VERSION = 8
-"""Raised with every change of what statistics, plans or orders hold or how they come about."""
+VERSION = 9
+"""Raised with every change of what statistics, plans, orders or rotations hold or how they come about."""
 IMAGES = 256
 """Calibration images that statistics are taken of."""
 
@@ -97,20 +99,32 @@ def orders_of(
     """The orders of channels that :func:`optimizer.compression.prune.permutation.orders_for` finds for a
     pattern by the model's ``statistics`` on these images: read, or found and kept. Without torch-pruning
     there are none, and nothing is kept."""
+    content = digest(f"channel orders for {pattern}", model, images[:IMAGES])
+    shape = tuple(images.shape[1:])
+    return _kept_changes(content, lambda: orders_for(model, shape, PATTERNS[pattern], statistics, report))
 
-    def pack(orders: Mapping[Group, Tensor]) -> Parts:
-        return {one.name: order for one, order in orders.items()}, {"groups": [*map(asdict, orders)]}
+
+def rotations_of(
+    model: nn.Module, images: Tensor, aim: Aim, statistics: Statistics, report: Report = quiet
+) -> dict[Group, Tensor]:
+    """The rotations that :func:`optimizer.compression.rotation.rotations_for` finds by the model's
+    ``statistics`` on these images: read, or found and kept, as :func:`orders_of`."""
+    content = digest(f"rotations to {aim}", model, images[:IMAGES])
+    shape = tuple(images.shape[1:])
+    return _kept_changes(content, lambda: rotations_for(model, shape, aim, statistics, report))
+
+
+def _kept_changes(content: str, find: Callable[[], dict[Group, Tensor]]) -> dict[Group, Tensor]:
+    """What is done to channels of groups: read, or found and kept; nothing without torch-pruning."""
+
+    def pack(changes: Mapping[Group, Tensor]) -> Parts:
+        return {one.name: change for one, change in changes.items()}, {"groups": [*map(asdict, changes)]}
 
     def unpack(parts: Parts) -> dict[Group, Tensor]:
         return {one: parts[0][one.name] for one in map(_group, parts[1]["groups"])}
 
-    def make_orders(_: Path | None) -> dict[Group, Tensor]:
-        return orders_for(model, tuple(images.shape[1:]), PATTERNS[pattern], statistics, report)
-
     try:
-        return kept(
-            digest(f"channel orders for {pattern}", model, images[:IMAGES]), make_orders, pack, unpack
-        )
+        return kept(content, lambda _: find(), pack, unpack)
     except UnavailableError:
         return {}
 

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 from optimizer.compression.calibration.moments import Moments
 from optimizer.compression.calibration.statistics import Statistics
+from optimizer.compression.equivalence import preserving
 from optimizer.compression.prune.allocation import single_costs
 from optimizer.compression.prune.coupling import movable
 from optimizer.compression.prune.group import Group
 from optimizer.compression.prune.patterns import Pattern, fits
 from optimizer.errors import WorkError
-from optimizer.model.examples import agree, answers
 from optimizer.model.layers import walk, with_shared_bias
 from optimizer.model.products import deep_copy
 from optimizer.progress import Report, quiet, stop_if_cancelled
@@ -31,9 +31,6 @@ ROUNDS = 3
 """How often, on average, each two groups of M are tried for an exchange."""
 WORTH = 1e-5
 """What an exchange has to save, of the cost of the two groups."""
-TOLERANCE = 1e-6
-"""Of the outputs in float64, which another order of the channels leaves as they are but for rounding; parts
-of some models compute in float32 whatever they are given."""
 
 Orders = Mapping[Group, Tensor]
 """Which channel of a group comes at each place, int64 ``[channels]``."""
@@ -74,14 +71,7 @@ def orders_for(
         order = cheapest_order(torch.cat(costs, 1), pattern)
         if not torch.equal(order, torch.arange(group.channels)):
             orders[group] = order
-    if _same(model, permuted(model, orders), input_shape):
-        return orders
-    right = {}
-    for group, order in orders.items():
-        stop_if_cancelled()
-        if _same(model, permuted(model, {group: order}), input_shape):
-            right[group] = order
-    return right
+    return preserving(model, input_shape, orders, permuted) if orders else {}
 
 
 @thread_count(1)
@@ -191,12 +181,3 @@ def _columns(order: Tensor, columns: int) -> Tensor:
     put into an order."""
     each = columns // len(order)
     return (order.unsqueeze(1) * each + torch.arange(each)).flatten()
-
-
-def _same(model: nn.Module, other: nn.Module, input_shape: tuple[int, ...]) -> bool:
-    """Whether two models give the same outputs: else something between their layers is not as it was read."""
-    try:
-        one, two = (answers(deep_copy(each).double(), input_shape, torch.float64) for each in (model, other))
-    except Exception:  # the model's own code: it may take no float64
-        return agree(answers(model, input_shape), answers(other, input_shape))
-    return agree(one, two, TOLERANCE)

@@ -1,0 +1,301 @@
+"""Channels rotated for pruning and rounding: the network as it was, costs by hand, and what it wins."""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from small_models import divergence
+from torch import Tensor, nn
+
+from optimizer.compression import rotation
+from optimizer.compression.apply import compress
+from optimizer.compression.calibration import cache
+from optimizer.compression.calibration.cache import rotations_of
+from optimizer.compression.calibration.making import make
+from optimizer.compression.calibration.statistics import Statistics
+from optimizer.compression.prune.allocation import inverse_diagonal
+from optimizer.compression.prune.coupling import movable
+from optimizer.compression.rotation import (
+    Maker,
+    Reader,
+    cheapest_rotation,
+    pruning_cost,
+    rotated,
+    rotated_statistics,
+    rotations_for,
+    squared_ranges,
+)
+from optimizer.measurement.compressed import build_of, compressed_model, network_of
+from optimizer.measurement.workspace import Workspace, open_workspace
+from optimizer.model.folding import fold_batch_norm
+from optimizer.model.layers import walk
+from optimizer.recipe import Override, PruneSpec, QuantizeSpec, Recipe
+from optimizer.records import DataSpec
+
+SHAPE = (3, 12, 12)
+
+
+class Bottlenecks(nn.Module):
+    """Two inverted bottlenecks on one linear stream, whose end is read pixel by pixel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 16, 3, 2, 1)
+        self.first = nn.Conv2d(16, 12, 1)
+        self.norm = nn.BatchNorm2d(12)
+        self.expand = nn.Conv2d(12, 32, 3, 1, 1, bias=False)
+        self.depthwise = nn.Conv2d(32, 32, 3, 1, 1, groups=32)
+        self.project = nn.Conv2d(32, 12, 1)
+        self.hidden = nn.Linear(12 * 4, 24)
+        self.head = nn.Linear(24, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.first(torch.relu(self.stem(x))))
+        x = x + self.project(nn.functional.relu6(self.depthwise(nn.functional.relu6(self.expand(x)))))
+        x = nn.functional.adaptive_avg_pool2d(x, 2).flatten(1)
+        return self.head(torch.relu(self.hidden(x)))
+
+
+class Curved(Bottlenecks):
+    """The same, with a curve on the stream."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.norm(self.first(torch.relu(self.stem(x)))))
+        x = x + self.project(nn.functional.relu6(self.depthwise(nn.functional.relu6(self.expand(x)))))
+        x = nn.functional.adaptive_avg_pool2d(x, 2).flatten(1)
+        return self.head(torch.relu(self.hidden(x)))
+
+
+class Shifted(Bottlenecks):
+    """The same, with a number added to each channel of the stream."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.first(torch.relu(self.stem(x)))) + 0.5
+        x = x + self.project(nn.functional.relu6(self.depthwise(nn.functional.relu6(self.expand(x)))))
+        x = nn.functional.adaptive_avg_pool2d(x, 2).flatten(1)
+        return self.head(torch.relu(self.hidden(x)))
+
+
+def made(kind: type[nn.Module]) -> nn.Module:
+    """Its batch norm folded."""
+    torch.manual_seed(0)
+    model = kind().eval().requires_grad_(False)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            for values in (module.weight, module.bias, module.running_mean, module.running_var):
+                values.data.uniform_(0.5, 1.5)
+    return fold_batch_norm(model, SHAPE)[0]
+
+
+def images(number: int = 24) -> Tensor:
+    return torch.rand(number, *SHAPE, generator=torch.Generator().manual_seed(1))
+
+
+def orthogonal(channels: int, seed: int = 0) -> Tensor:
+    random = torch.Generator().manual_seed(seed)
+    return torch.linalg.qr(torch.randn(channels, channels, generator=random, dtype=torch.float64))[0]
+
+
+def matrix(columns: int, seed: int) -> Tensor:
+    """Positive definite."""
+    inputs = torch.randn(4 * columns, columns, generator=torch.Generator().manual_seed(seed))
+    return inputs.T @ inputs / len(inputs) + 0.1 * torch.eye(columns)
+
+
+STREAM = ("first.weight", "project.weight")
+
+
+@pytest.fixture(scope="module")
+def network() -> nn.Module:
+    return made(Bottlenecks)
+
+
+@pytest.fixture(scope="module")
+def known(network: nn.Module) -> Statistics:
+    return make(network, images())
+
+
+@given(seed=st.integers(0, 999))
+def test_costs_after_a_rotation_are_those_of_rotated_weights(seed: int) -> None:
+    """Of a layer of 4 channels with 3 columns for each, and of one that makes them."""
+    random = torch.Generator().manual_seed(seed)
+    rotation_matrix, effects = orthogonal(4, seed).float().contiguous(), torch.rand(5, generator=random)
+    weight, inputs = torch.randn(5, 4, 3, generator=random), matrix(12, seed)
+    blocks = [
+        one.reshape(4, 3, 4, 3).diagonal(dim1=1, dim2=3).movedim(2, 0) for one in (inputs, inputs.inverse())
+    ]
+    reader = Reader(weight.transpose(1, 2), blocks[0], blocks[1], effects)
+    every = torch.kron(rotation_matrix, torch.eye(3))
+    expected = (weight.flatten(1) @ every.T).square() / inverse_diagonal((every @ inputs @ every.T)[None])
+    found = reader.pruning_costs(rotation_matrix).transpose(1, 2).flatten(1)
+    assert torch.allclose(found, expected * effects[:, None], rtol=1e-3)
+
+    weight, inputs = torch.randn(4, 6, generator=random), matrix(6, seed)
+    maker = Maker(weight, inverse_diagonal(inputs[None])[0], torch.tensor(1.0), effects[:4])
+    expected = (rotation_matrix @ weight).square() / inverse_diagonal(inputs[None])
+    shares = (rotation_matrix @ torch.diag(effects[:4]) @ rotation_matrix.T).diagonal()
+    assert torch.allclose(maker.pruning_costs(rotation_matrix), expected * shares[:, None], rtol=1e-3)
+
+
+def test_rounding_costs_what_columns_one_after_the_other_cost() -> None:
+    """Every column's error, made up for by those that are yet to come, costs its squared pivot."""
+    weight, inputs, effects = torch.randn(6, 1, 5), matrix(5, 1), torch.rand(6)
+    reader = Reader(weight, inputs[None], inputs.inverse()[None], effects)
+    pivots = [1 / inputs[: at + 1, : at + 1].inverse()[at, at] for at in range(5)]
+    expected = (squared_ranges(weight[:, 0]) * effects).sum() * sum(pivots)
+    assert torch.isclose(reader.rounding_cost(torch.eye(5)), expected, rtol=1e-4)
+
+
+def test_a_rotation_that_makes_weights_sparse_is_found() -> None:
+    """Rows with one weight each, hidden by a rotation."""
+    sparse = torch.diag(torch.rand(6) + 1).repeat(4, 1)
+    hidden = sparse @ orthogonal(6, 3).float()
+    reader = Reader(hidden[:, None], torch.eye(6)[None], torch.eye(6)[None], torch.ones(24))
+    found = cheapest_rotation(6, pruning_cost([reader], 0.1))
+    assert found is not None
+    assert torch.allclose(found @ found.T, torch.eye(6, dtype=torch.float64), atol=1e-12)
+    rows = (hidden @ found.float().T).abs().sort().values
+    assert (rows[:, :-1] < 0.1 * rows[:, -1:]).all()
+    again = cheapest_rotation(6, pruning_cost([reader], 0.1))
+    assert again is not None
+    assert torch.equal(found, again)
+
+
+def test_channels_that_cost_nothing_stay() -> None:
+    reader = Reader(torch.zeros(3, 1, 4), torch.eye(4)[None], torch.eye(4)[None], torch.ones(3))
+    assert cheapest_rotation(4, pruning_cost([reader], 1.0)) is None
+
+
+@pytest.mark.parametrize("aim", ["prune", "round"])
+def test_the_network_and_its_statistics_are_the_same(
+    network: nn.Module, known: Statistics, aim: rotation.Aim
+) -> None:
+    rotations = rotations_for(network, SHAPE, aim, known)
+    assert [(group.producers, group.consumers) for group in rotations] == [
+        (STREAM, ("expand.weight", "hidden.weight"))
+    ]
+    other = rotated(network, rotations)
+    assert torch.allclose(other(images()), network(images()), atol=1e-5)
+    weights = {layer.name: layer.weight for layer in walk(network)}
+    moved = {layer.name for layer in walk(other) if not torch.equal(layer.weight, weights[layer.name])}
+    assert moved == {*STREAM, "expand.weight", "hidden.weight"}
+    derived, taken = rotated_statistics(known, rotations, other), make(other, images())
+    for name in weights:
+        assert torch.allclose(derived.matrix(name), taken.matrix(name), rtol=1e-2, atol=1e-3), name
+    for name in ("expand.weight", "hidden.weight"):
+        assert derived.growth[name] == pytest.approx(taken.growth[name], rel=0.1), name
+    for name in STREAM:
+        assert torch.isclose(derived.effects[name].sum(), known.effects[name].sum())
+
+
+@pytest.mark.parametrize("kind", [Curved, Shifted])
+def test_channels_between_which_stands_more_than_sums_stay(kind: type[nn.Module]) -> None:
+    model = made(kind)
+    assert rotations_for(model, SHAPE, "prune", make(model, images())) == {}
+
+
+def test_a_stream_that_was_read_wrongly_is_left_as_it_is(
+    known: Statistics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its rotation gives other outputs."""
+    model = made(Curved)
+    wrong = [replace(group, linear=not group.through) for group in movable(model, SHAPE)]
+    assert any(group.linear for group in wrong)
+    monkeypatch.setattr(rotation, "movable", lambda *_: wrong)
+    assert rotations_for(model, SHAPE, "prune", make(model, images())) == {}
+
+
+def test_statistics_that_say_nothing_rotate_nothing(network: nn.Module, known: Statistics) -> None:
+    silent = replace(known, effects={name: torch.zeros_like(one) for name, one in known.effects.items()})
+    for aim in ("prune", "round"):
+        assert rotations_for(network, SHAPE, aim, silent) == {}
+        assert rotations_for(network, SHAPE, aim, Statistics({}, {}, frozenset())) == {}
+
+
+def test_rotations_are_found_once_and_read_back(
+    home: Path, network: nn.Module, known: Statistics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "torch_pruning", None)
+        assert rotations_of(network, images(), "prune", known) == {}
+    found = rotations_of(network, images(), "prune", known)
+    assert len(found) == 1
+    monkeypatch.setattr(cache, "rotations_for", lambda *_: pytest.fail("they were found again"))
+    again = rotations_of(network, images(), "prune", known)
+    assert [*again] == [*found]
+    assert all(torch.equal(again[group], one) for group, one in found.items())
+
+
+COMPENSATED = PruneSpec("compensated", 0.5, allocation="measured")
+ROUNDED = QuantizeSpec("compensated", 4, symmetric=False, range="mse")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "aim"),
+    [
+        (Recipe(COMPENSATED), "prune"),
+        (Recipe(PruneSpec("compensated", pattern="2:4")), "prune"),
+        (Recipe(COMPENSATED, ROUNDED), "both"),
+        (Recipe(COMPENSATED, replace(ROUNDED, weight_bits=8)), "prune"),
+        (Recipe(quantize=ROUNDED), "round"),
+        (Recipe(quantize=replace(ROUNDED, weight_bits=32, average_bits=4)), "round"),
+        (
+            Recipe(quantize=QuantizeSpec("compensated"), layers=(Override("head.weight", weight_bits=3),)),
+            "round",
+        ),
+        (Recipe(), None),
+        (Recipe(quantize=QuantizeSpec("compensated", 5)), None),
+        (Recipe(quantize=QuantizeSpec("nearest", 4)), None),
+        (Recipe(PruneSpec(sparsity=0.5)), None),
+        (Recipe(PruneSpec(sparsity=0.5), ROUNDED), None),
+        (Recipe(PruneSpec("compensated", threshold=0.01)), None),
+        (Recipe(PruneSpec("compensated", 0.5)), None),
+        (Recipe(PruneSpec("channels", 0.2, allocation="measured"), ROUNDED), None),
+        (Recipe(COMPENSATED, layers=(Override("head.weight", pruning="magnitude"),)), None),
+        (Recipe(quantize=ROUNDED, layers=(Override("head.weight", rounding="nearest"),)), None),
+    ],
+)
+def test_what_is_rotated_for(recipe: Recipe, aim: rotation.Aim | None) -> None:
+    """Where images decide what goes and how it is rounded, and nothing looks at magnitudes."""
+    assert recipe.rotates_to == aim
+
+
+@pytest.fixture(scope="module")
+def fashion() -> Workspace:
+    return open_workspace("fashion-mobilenet", DataSpec())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        Recipe(replace(COMPENSATED, sparsity=0.7)),
+        Recipe(PruneSpec("compensated", pattern="2:4")),
+        Recipe(quantize=replace(ROUNDED, weight_bits=3)),
+    ],
+)
+def test_the_bundled_network_of_bottlenecks_keeps_more(fashion: Workspace, recipe: Recipe) -> None:
+    """Divergence of the outputs on images that nothing was taken from."""
+    model, unseen = fashion.model, fashion.images.evaluation.images[:1000]
+    as_it_stands = compress(model.module, recipe, model.published, fashion.statistics()).module
+    made = compressed_model(fashion, recipe)
+    before, after = (divergence(model.module, one, unseen) for one in (as_it_stands, made.module))
+    assert after < 0.9 * before
+    assert any("rotated" in note for note in made.notes)
+
+
+@pytest.mark.slow
+def test_what_is_built_and_saved_is_the_rotated_network(fashion: Workspace) -> None:
+    recipe, some = Recipe(COMPENSATED), fashion.images.evaluation.images[:64]
+    made = compressed_model(fashion, recipe)
+    built = build_of(fashion, recipe, "openvino")(made, some, threads=1, batch=1)
+    with torch.inference_mode():
+        expected = made.module(some)
+        assert torch.allclose(network_of(fashion, recipe)(some), fashion.model.module(some), atol=1e-4)
+    assert torch.allclose(torch.from_numpy(built.score(some.numpy())), expected, atol=1e-3)
+    gone = [(layer.weight == 0).flatten() for layer in walk(made.module)]
+    assert torch.cat(gone).float().mean() == pytest.approx(0.5, abs=1e-3)
