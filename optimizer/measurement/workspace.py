@@ -191,16 +191,19 @@ class Workspace:
         workspace, statistics = self, self.statistics(report)
         with exclusive(report):
             if aim:
-                workspace = workspace._rotated(aim, statistics, report=report)
+                workspace = workspace._rotated(aim, recipe.unrotated, statistics, report=report)
             if prune.permutes:
                 workspace = workspace._permuted(prune.pattern, workspace.known or statistics, report=report)
         return workspace
 
     @once
     @uninterrupted(unless_over=True)
-    def _rotated(self, aim: Aim, statistics: Statistics, *, report: Report) -> "Workspace":
+    def _rotated(
+        self, aim: Aim, unrotated: frozenset[str], statistics: Statistics, *, report: Report
+    ) -> "Workspace":
         model = self.model
-        rotations = rotations_of(model.module, self.statistics_images, aim, statistics, report)
+        found = rotations_of(model.module, self.statistics_images, aim, statistics, report)
+        rotations = {group: one for group, one in found.items() if unrotated.isdisjoint(group.members)}
         if not rotations:
             return self
         module = rotated(model.module, rotations)

@@ -37,6 +37,12 @@ MAX_JSON_BYTES = 256 * 1024
 """Of a recipe's text: room for that many overrides of layers with long names."""
 
 
+def _may_be_rotated(prune: PruneSpec, quantize: QuantizeSpec) -> bool:
+    """Whether neither looks at weights as they stand."""
+    by_images = quantize.quantizer.needs_data or not quantize.integer
+    return by_images and (prune.rotates or not prune.active)
+
+
 @dataclass(frozen=True, slots=True)
 class Recipe:
     """A prune spec and a quantize spec, in that order: quantized on the fixed mask. And overrides of layers.
@@ -172,14 +178,22 @@ class Recipe:
     @property
     def rotates_to(self) -> Aim | None:
         """What channels are rotated for before anything is pruned or rounded; None where they are not."""
-        pruned = [spec for spec in self.prune_specs if spec.active]
-        rounded = [spec for spec in self.quantize_specs if spec.integer]
-        if not all(spec.rotates for spec in pruned) or not all(spec.quantizer.needs_data for spec in rounded):
+        if not _may_be_rotated(self.prune, self.quantize):
             return None
-        coarse = any(spec.coarse for spec in rounded)
-        if pruned:
+        coarse = any(spec.coarse and spec.quantizer.needs_data for spec in self.quantize_specs)
+        if any(spec.rotates for spec in self.prune_specs):
             return "both" if coarse else "prune"
         return "round" if coarse else None
+
+    @property
+    def unrotated(self) -> frozenset[str]:
+        """Layers whose channels stay as they are, though others are rotated."""
+        rest = self._prune_of_layers
+        return frozenset(
+            one.layer
+            for one in self.layers
+            if not _may_be_rotated(one.prune(rest), one.quantize(self.quantize))
+        )
 
     @property
     def needs_images(self) -> bool:

@@ -255,13 +255,18 @@ ROUNDED = QuantizeSpec("compensated", 4, symmetric=False, range="mse")
         (Recipe(PruneSpec("compensated", threshold=0.01)), None),
         (Recipe(PruneSpec("compensated", 0.5)), None),
         (Recipe(PruneSpec("channels", 0.2, allocation="measured"), ROUNDED), None),
-        (Recipe(COMPENSATED, layers=(Override("head.weight", pruning="magnitude"),)), None),
-        (Recipe(quantize=ROUNDED, layers=(Override("head.weight", rounding="nearest"),)), None),
     ],
 )
 def test_what_is_rotated_for(recipe: Recipe, aim: rotation.Aim | None) -> None:
     """Where images decide what goes and how it is rounded, and nothing looks at magnitudes."""
     assert recipe.rotates_to == aim
+
+
+def test_layers_that_are_looked_at_as_they_stand_stay() -> None:
+    by_magnitude = Override("a.weight", pruning="magnitude")
+    nearest, wider = Override("b.weight", rounding="nearest"), Override("c.weight", weight_bits=8)
+    recipe = Recipe(COMPENSATED, ROUNDED, layers=(by_magnitude, nearest, wider))
+    assert (recipe.rotates_to, recipe.unrotated) == ("both", {"a.weight", "b.weight"})
 
 
 @pytest.fixture(scope="module")
