@@ -7,7 +7,7 @@ QuaRot, arXiv 2404.00456; learnt ones: SpinQuant, arXiv 2405.16406). Here the ma
 descent on second-order costs of what is to be done to those weights. No image is run.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -18,9 +18,8 @@ from optimizer.compression.calibration.statistics import Statistics
 from optimizer.compression.equivalence import preserving
 from optimizer.compression.prune.allocation import single_costs
 from optimizer.compression.prune.compensated import growth
-from optimizer.compression.prune.coupling import movable
 from optimizer.compression.prune.group import Group
-from optimizer.errors import WorkError
+from optimizer.compression.streams import streams
 from optimizer.model.layers import Layer, walk, with_shared_bias
 from optimizer.model.products import deep_copy
 from optimizer.progress import Report, quiet, stop_if_cancelled
@@ -114,13 +113,9 @@ def rotations_for(
     report: Report = quiet,
 ) -> dict[Group, Tensor]:
     """A rotation for each group of channels of ``model`` (batch norm folded) that may have any, where the
-    ``aim`` costs less by it. Empty where none may: of a model that torch-pruning can't follow, too. Raises
-    UnavailableError without torch-pruning."""
+    ``aim`` costs less by it."""
     layers, shared = {layer.name: layer for layer in walk(model)}, with_shared_bias(model)
-    try:
-        groups = [group for group in movable(model, input_shape) if _may_rotate(group, layers, shared)]
-    except WorkError:
-        return {}
+    groups = [group for group in streams(model, input_shape) if _may_rotate(group, layers, shared)]
     dear, rotations = 0.0, {}
     if groups and statistics.moments and aim != "round":
         dear = _last_to_go(layers, statistics)
@@ -137,11 +132,13 @@ def rotations_for(
     return preserving(model, input_shape, rotations, rotated) if rotations else {}
 
 
-def _may_rotate(group: Group, layers: Mapping[str, Layer], shared: frozenset[str] | set[str]) -> bool:
+def _may_rotate(group: Group, layers: Mapping[str, Layer], shared: Collection[str]) -> bool:
+    """Whether the widths fit, and each bias is its layer's own."""
     return (
-        group.linear
-        and group.channels <= MAX_CHANNELS
-        and not any(len(layers[name].weight) != group.channels or name in shared for name in group.makers)
+        group.channels <= MAX_CHANNELS
+        and all(len(layers[name].weight) == group.channels for name in group.producers)
+        and not any(name in shared for name in group.producers)
+        and all(layers[name].weight.shape[1] % group.channels == 0 for name in group.consumers)
     )
 
 

@@ -1,6 +1,5 @@
 """Channels rotated for pruning and rounding: the network as it was, costs by hand, and what it wins."""
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +17,6 @@ from optimizer.compression.calibration.cache import rotations_of
 from optimizer.compression.calibration.making import make
 from optimizer.compression.calibration.statistics import Statistics
 from optimizer.compression.prune.allocation import inverse_diagonal
-from optimizer.compression.prune.coupling import movable
 from optimizer.compression.rotation import (
     Maker,
     Reader,
@@ -29,6 +27,7 @@ from optimizer.compression.rotation import (
     rotations_for,
     squared_ranges,
 )
+from optimizer.compression.streams import streams
 from optimizer.measurement.compressed import build_of, compressed_model, network_of
 from optimizer.measurement.workspace import Workspace, open_workspace
 from optimizer.model.folding import fold_batch_norm
@@ -192,6 +191,71 @@ def test_the_network_and_its_statistics_are_the_same(
         assert torch.isclose(derived.effects[name].sum(), known.effects[name].sum())
 
 
+class Twice(Bottlenecks):
+    """The same, with a block that is run twice."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.first(torch.relu(self.stem(x))))
+        for _ in range(2):
+            x = x + self.project(nn.functional.relu6(self.depthwise(nn.functional.relu6(self.expand(x)))))
+        x = nn.functional.adaptive_avg_pool2d(x, 2).flatten(1)
+        return self.head(torch.relu(self.hidden(x)))
+
+
+class Given(Bottlenecks):
+    """The same, whose stream is also an output."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        x = self.norm(self.first(torch.relu(self.stem(x))))
+        pooled = nn.functional.adaptive_avg_pool2d(x, 2).flatten(1)
+        return x, self.head(torch.relu(self.hidden(pooled)))
+
+
+class Branching(Bottlenecks):
+    """The same, but for the values of its input."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        bright = float(x.mean()) > 100
+        x = self.norm(self.first(torch.relu(self.stem(x))))
+        if bright:
+            x = x + self.project(nn.functional.relu6(self.depthwise(nn.functional.relu6(self.expand(x)))))
+        x = nn.functional.adaptive_avg_pool2d(x, 2).flatten(1)
+        return self.head(torch.relu(self.hidden(x)))
+
+
+class Chain(nn.Module):
+    """Linear layers one after the other, and a difference of two."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 3)
+        self.second = nn.Conv2d(8, 6, 1, bias=False)
+        self.third = nn.Conv2d(8, 6, 1)
+        self.head = nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        x = self.second(x) - self.third(x)
+        return self.head(x.mean((2, 3)))
+
+
+def test_streams_of_a_chain() -> None:
+    found = [(group.producers, group.consumers) for group in streams(made(Chain), SHAPE)]
+    assert found == [
+        (("first.weight",), ("second.weight", "third.weight")),
+        (("second.weight", "third.weight"), ("head.weight",)),
+    ]
+
+
+@pytest.mark.parametrize("kind", [Curved, Shifted, Twice, Given, Branching])
+def test_what_more_than_sums_stands_in_is_no_stream(kind: type[nn.Module]) -> None:
+    assert streams(made(kind), SHAPE) == []
+
+
+def test_a_batch_norm_of_its_own_ends_a_stream() -> None:
+    assert streams(Bottlenecks().eval(), SHAPE) == []
+
+
 @pytest.mark.parametrize("kind", [Curved, Shifted])
 def test_channels_between_which_stands_more_than_sums_stay(kind: type[nn.Module]) -> None:
     model = made(kind)
@@ -202,10 +266,9 @@ def test_a_stream_that_was_read_wrongly_is_left_as_it_is(
     known: Statistics, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its rotation gives other outputs."""
-    model = made(Curved)
-    wrong = [replace(group, linear=not group.through) for group in movable(model, SHAPE)]
-    assert any(group.linear for group in wrong)
-    monkeypatch.setattr(rotation, "movable", lambda *_: wrong)
+    model, wrong = made(Curved), streams(made(Bottlenecks), SHAPE)
+    assert len(wrong) == 1
+    monkeypatch.setattr(rotation, "streams", lambda *_: wrong)
     assert rotations_for(model, SHAPE, "prune", make(model, images())) == {}
 
 
@@ -219,9 +282,6 @@ def test_statistics_that_say_nothing_rotate_nothing(network: nn.Module, known: S
 def test_rotations_are_found_once_and_read_back(
     home: Path, network: nn.Module, known: Statistics, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with monkeypatch.context() as patch:
-        patch.setitem(sys.modules, "torch_pruning", None)
-        assert rotations_of(network, images(), "prune", known) == {}
     found = rotations_of(network, images(), "prune", known)
     assert len(found) == 1
     monkeypatch.setattr(cache, "rotations_for", lambda *_: pytest.fail("they were found again"))

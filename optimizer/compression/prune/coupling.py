@@ -46,11 +46,6 @@ CHANNELWISE = re.compile(
     r"Unsqueeze|Mul|Div|Add|Sub|Rsub|Alias|NativeDropout|ToCopy|Upsample\w*)Backward\d*"
 )
 """Operations, as autograd names them, that treat each channel by itself, unless they go along channels."""
-LINEAR = re.compile(
-    r"(Mean|AvgPool\w*|AdaptiveAvgPool\w*|ConstantPadNd|T|Addmm|Mm|Transpose|Permute|Clone|Squeeze|Unsqueeze|"
-    r"Add|Sub|Alias|NativeDropout|ToCopy|Upsample\w*)Backward\d*"
-)
-"""Those of them that give of mixtures of channels the same mixtures."""
 MIXED = "the model mixes them on the way"
 USUAL_REASON = "as where its code shuffles them, like ShuffleNet's, or shifts windows over them, like Swin's"
 MAX_TIMES = 100
@@ -237,11 +232,9 @@ def _described(graph: _Dependencies, members: Any) -> Group:
         for node, name in operations.items()
     )
     mixed = _mixed(graph, members, operations, group)
-    linear = not mixed and not through and all(map(LINEAR.fullmatch, operations.values()))
     if summed:
-        held = "a residual sum ties them to other layers"
-        return replace(group, held=held, only_summed=not mixed, linear=linear)
-    return replace(group, held=mixed, linear=linear)
+        return replace(group, held="a residual sum ties them to other layers", only_summed=not mixed)
+    return replace(group, held=mixed)
 
 
 def _held(graph: _Dependencies, nodes: list[Any], group: Group) -> str:

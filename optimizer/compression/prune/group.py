@@ -12,8 +12,7 @@ class Group:
 
     ``producers`` make ``channels`` outputs each, ``through`` (depthwise convolutions) pass every one on by
     itself, ``consumers`` read them. ``held`` says why they can't go; it is empty where they can.
-    ``only_summed`` says that nothing but a residual sum holds them: they may stand in any order. ``linear``
-    says that what stands between its layers is linear and treats all channels alike, as sums do.
+    ``only_summed`` says that nothing but a residual sum holds them: they may stand in any order.
 
     Heads of the attention at ``attention`` (a module's path, else empty) are channels of several outputs, one
     after the other ``parts`` times: 3 where queries, keys and values are made by one layer.
@@ -28,7 +27,6 @@ class Group:
     parts: int = 1
     attention: str = ""
     only_summed: bool = False
-    linear: bool = False
 
     @property
     def makers(self) -> tuple[str, ...]:
