@@ -6,6 +6,7 @@ lost is A's less B's. :mod:`optimizer.measurement.two_files` measures it.
 
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,8 @@ SCHEMA = 1
 """Version of the records here and of their JSON."""
 SAME_DB, EQUAL_DB = 80.0, 150.0
 """Tensors above the first are the same but for the rounding of float32; equal ones count as the second."""
+AGREES_DB = 10.0
+"""At which a layer's outputs are still much the same."""
 
 
 NETWORK_FILES = (".onnx", ".xml", ".zip")
@@ -167,16 +170,30 @@ def size_ratio(run: TwoFiles) -> float:
 
 
 def parting(run: TwoFiles) -> OutputFidelity | None:
-    """The first layer that differs by more than the rounding of float32; None where none does."""
-    return next((layer for layer in run.layers if db_of(layer) < SAME_DB), None)
+    """The first layer that differs by more than the rounding of float32, but for those that are
+    :func:`undone`; None where none does."""
+    return next((layer for layer in _standing(run) if db_of(layer) < SAME_DB), None)
 
 
 def widest_fall(run: TwoFiles) -> tuple[OutputFidelity, OutputFidelity] | None:
-    """The two neighbours between which the SQNR falls most, the later one below that of float32's rounding;
-    None where it falls nowhere."""
-    pairs = [pair for pair in zip(run.layers, run.layers[1:], strict=False) if db_of(pair[1]) < SAME_DB]
+    """The two neighbours between which the SQNR falls most, the later one below that of float32's rounding,
+    but for layers that are :func:`undone`; None where it falls nowhere."""
+    pairs = [pair for pair in pairwise(_standing(run)) if db_of(pair[1]) < SAME_DB]
     widest = max(pairs, key=lambda pair: db_of(pair[0]) - db_of(pair[1]), default=None)
     return widest if widest and db_of(widest[0]) > db_of(widest[1]) else None
+
+
+def undone(run: TwoFiles) -> tuple[OutputFidelity, ...]:
+    """Layers that differ by more than they hold (below 0 dB) although one after them agrees, at ``AGREES_DB``
+    or more: what they give is the same in another order, or rotated, or does not count."""
+    agreeing = [place for place, layer in enumerate(run.layers) if db_of(layer) >= AGREES_DB]
+    last = agreeing[-1] if agreeing else 0
+    return tuple(layer for layer in run.layers[:last] if db_of(layer) < 0)
+
+
+def _standing(run: TwoFiles) -> list[OutputFidelity]:
+    gone = {id(layer) for layer in undone(run)}
+    return [layer for layer in run.layers if id(layer) not in gone]
 
 
 def db_of(layer: OutputFidelity) -> float:

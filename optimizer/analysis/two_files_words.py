@@ -24,6 +24,7 @@ from optimizer.analysis.two_files import (
     size_ratio,
     time_taken,
     times_of,
+    undone,
     widest_fall,
 )
 from optimizer.formats import (
@@ -112,8 +113,15 @@ def _parting(run: TwoFiles) -> Iterator[str]:
         yield "No layer was found in both, by its name or by its order and shape."
         return
     total, first, fall = count(len(run.layers), "layer"), parting(run), widest_fall(run)
+    if some := undone(run):
+        yield (
+            f"{len(some)} of {total}, the first {some[0].reference}, lie below 0 dB though later ones agree: "
+            "their channels stand in another order, or rotated, as data-aware methods leave them, "
+            "and what reads them takes that back. They are left out of what follows."
+        )
     if first is None:
-        yield f"All {total} that both have agree but for the rounding of float32 (above {SAME_DB:g} dB)."
+        all_of_them = "All others" if some else f"All {total} that both have"
+        yield f"{all_of_them} agree but for the rounding of float32 (above {SAME_DB:g} dB)."
         return
     yield (
         f"Of {total} that both have, the two part ways first at {first.reference}: "
