@@ -115,14 +115,11 @@ class _Watch(Operations):
         readers: dict[str, set[str]] = {}
         for name, some in self.read.items():
             readers.setdefault(self._root(name), set()).update(some)
+        widths = {one.name: len(one.weight) for one in self.layers.values()}
         found = []
         for root in sorted(readers.keys() - ended, key=self.order.__getitem__):
             makers = [name for name in self.order if name in self.joined and self._root(name) == root]
             consumers = sorted(readers[root], key=self.order.__getitem__)
             if all(self.calls[name] == 1 for name in (*makers, *consumers)):
-                channels = len(self._layer(root).weight)
-                found.append(Group(root, channels, tuple(makers), (), tuple(consumers)))
+                found.append(Group(root, widths[root], tuple(makers), (), tuple(consumers)))
         return found
-
-    def _layer(self, name: str) -> Layer:
-        return next(one for one in self.layers.values() if one.name == name)

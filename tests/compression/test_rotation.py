@@ -52,31 +52,36 @@ class Bottlenecks(nn.Module):
         self.hidden = nn.Linear(12 * 4, 24)
         self.head = nn.Linear(24, 10)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.norm(self.first(torch.relu(self.stem(x))))
-        x = x + self.project(nn.functional.relu6(self.depthwise(nn.functional.relu6(self.expand(x)))))
+    def begin(self, x: Tensor) -> Tensor:
+        return self.norm(self.first(torch.relu(self.stem(x))))
+
+    def block(self, x: Tensor) -> Tensor:
+        return x + self.project(nn.functional.relu6(self.depthwise(nn.functional.relu6(self.expand(x)))))
+
+    def end(self, x: Tensor) -> Tensor:
         x = nn.functional.adaptive_avg_pool2d(x, 2).flatten(1)
         return self.head(torch.relu(self.hidden(x)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.end(self.block(self.begin(x)))
 
 
 class Curved(Bottlenecks):
     """The same, with a curve on the stream."""
 
     def forward(self, x: Tensor) -> Tensor:
-        x = torch.relu(self.norm(self.first(torch.relu(self.stem(x)))))
-        x = x + self.project(nn.functional.relu6(self.depthwise(nn.functional.relu6(self.expand(x)))))
-        x = nn.functional.adaptive_avg_pool2d(x, 2).flatten(1)
-        return self.head(torch.relu(self.hidden(x)))
+        x = torch.relu(self.begin(x))
+        x = self.block(x)
+        return self.end(x)
 
 
 class Shifted(Bottlenecks):
     """The same, with a number added to each channel of the stream."""
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.norm(self.first(torch.relu(self.stem(x)))) + 0.5
-        x = x + self.project(nn.functional.relu6(self.depthwise(nn.functional.relu6(self.expand(x)))))
-        x = nn.functional.adaptive_avg_pool2d(x, 2).flatten(1)
-        return self.head(torch.relu(self.hidden(x)))
+        x = self.begin(x) + 0.5
+        x = self.block(x)
+        return self.end(x)
 
 
 def made(kind: type[nn.Module]) -> nn.Module:
@@ -195,20 +200,18 @@ class Twice(Bottlenecks):
     """The same, with a block that is run twice."""
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.norm(self.first(torch.relu(self.stem(x))))
+        x = self.begin(x)
         for _ in range(2):
-            x = x + self.project(nn.functional.relu6(self.depthwise(nn.functional.relu6(self.expand(x)))))
-        x = nn.functional.adaptive_avg_pool2d(x, 2).flatten(1)
-        return self.head(torch.relu(self.hidden(x)))
+            x = self.block(x)
+        return self.end(x)
 
 
 class Given(Bottlenecks):
     """The same, whose stream is also an output."""
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
-        x = self.norm(self.first(torch.relu(self.stem(x))))
-        pooled = nn.functional.adaptive_avg_pool2d(x, 2).flatten(1)
-        return x, self.head(torch.relu(self.hidden(pooled)))
+        x = self.begin(x)
+        return x, self.end(x)
 
 
 class Branching(Bottlenecks):
@@ -216,11 +219,10 @@ class Branching(Bottlenecks):
 
     def forward(self, x: Tensor) -> Tensor:
         bright = float(x.mean()) > 100
-        x = self.norm(self.first(torch.relu(self.stem(x))))
+        x = self.begin(x)
         if bright:
-            x = x + self.project(nn.functional.relu6(self.depthwise(nn.functional.relu6(self.expand(x)))))
-        x = nn.functional.adaptive_avg_pool2d(x, 2).flatten(1)
-        return self.head(torch.relu(self.hidden(x)))
+            x = self.block(x)
+        return self.end(x)
 
 
 class Chain(nn.Module):
