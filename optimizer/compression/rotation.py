@@ -3,15 +3,17 @@
 Where nothing but sums stands between layers, as on the residual streams of inverted bottlenecks, a network
 computes the same with its channels multiplied by any orthogonal matrix that the layers which make and read
 them take into their weights (computational invariance: SliceGPT, arXiv 2401.15024; rotations for rounding:
-QuaRot, arXiv 2404.00456; learnt ones: SpinQuant, arXiv 2405.16406). Here the matrix is found by gradient
-descent on second-order costs of what is to be done to those weights. No image is run.
+QuaRot, arXiv 2404.00456; learnt ones: SpinQuant, arXiv 2405.16406). Here the matrix is found by stochastic
+gradient descent on second-order costs of what is to be done to those weights. No image is run.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from torch import Tensor, nn
+from torch.optim.adam import adam
 
 from optimizer.compression.calibration.moments import Moments
 from optimizer.compression.calibration.statistics import Statistics
@@ -26,9 +28,11 @@ from optimizer.progress import Report, quiet, stop_if_cancelled
 from optimizer.recipe.specs import Aim
 from optimizer.system.threads import pinned_threads
 
-STEPS = 200
-RATE = 0.02
+STEPS = 100
+RATE = 0.04
 """Of Adam (Kingma and Ba 2015), falling to 0 over the steps."""
+BATCH = 256
+"""Rows of each layer that a step looks at, others each time."""
 PRUNED_SHARE = 0.7
 """Of all weights: one that costs as much as the last of them counts half in the end."""
 SOFTENED, SOFTENED_FOR = 30.0, 0.7
@@ -40,8 +44,6 @@ PRUNING_COUNTS = 3
 """Times, against rounding, where both are to be done."""
 MAX_CHANNELS = 1024
 """Of a group: a step takes time by the cube of them."""
-MAX_ROWS = 1024
-"""Of a layer that are looked at, drawn at random."""
 
 Rotations = Mapping[Group, Tensor]
 """An orthogonal matrix for the channels of each group, float64 ``[channels, channels]``: ``matrix @ c``
@@ -50,33 +52,38 @@ stands where channels ``c`` stood."""
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Reader:
-    """A layer that reads the channels: ``weight`` ``[rows, s, channels]`` with ``s`` columns for each; of its
-    matrix and of that one's inverse the blocks ``[s, channels, channels]`` of each of the ``s``; the
-    ``effects`` ``[rows]`` of its rows."""
+    """A layer that reads the channels: ``weight`` ``[rows, s, channels]`` with ``s`` columns for each;
+    Cholesky's factors ``[s, channels, channels]`` of each of the ``s`` blocks of its matrix, and of that
+    one's inverse; the ``effects`` ``[rows]`` of its rows; the ``share`` of all its rows that these are."""
 
     weight: Tensor
-    matrices: Tensor
+    factors: Tensor
     inverses: Tensor
     effects: Tensor
+    share: float = 1
+
+    def batch(self, step: int) -> Self:
+        """Rows for a step, in place of all."""
+        some = _batch(len(self.weight), step)
+        weight, effects = self.weight[some], self.effects[some]
+        return replace(self, weight=weight, effects=effects, share=len(weight) / len(self.weight))
 
     def pruning_costs(self, rotation: Tensor) -> Tensor:
         """Of the loss of each weight, as :func:`optimizer.compression.prune.allocation.single_costs`."""
-        diagonals = ((rotation @ self.inverses) * rotation).sum(2)
+        diagonals = (rotation @ self.inverses).square().sum(2)
         costs: Tensor = (self.weight @ rotation.T).square() / diagonals * self.effects[:, None, None]
         return costs
 
     def rounding_cost(self, rotation: Tensor) -> Tensor:
-        """Of all its weights, one column after the other making up for those before: each column then costs
-        its pivot in Cholesky's factor. But for a factor that no rotation changes."""
-        pivots = torch.linalg.cholesky(rotation @ self.matrices @ rotation.T).diagonal(dim1=1, dim2=2)
+        """Of all its weights, but for a factor that no rotation changes."""
         ranges = squared_ranges((self.weight @ rotation.T).flatten(1))
-        cost: Tensor = (ranges * self.effects).sum() * pivots.square().sum()
+        cost: Tensor = (ranges * self.effects).sum() / self.share * squared_pivots(rotation, self.factors)
         return cost
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Maker:
-    """A layer that makes the channels: ``weight`` ``[channels, columns]``, the diagonal ``[columns]`` of the
+    """A layer that makes the channels: ``weight`` ``[columns, channels]``, the diagonal ``[columns]`` of the
     inverse of its matrix, the sum of that matrix's squared pivots, the ``effects`` ``[channels]`` of its
     rows."""
 
@@ -85,18 +92,48 @@ class Maker:
     pivots: Tensor
     effects: Tensor
 
+    def batch(self, step: int) -> Self:
+        """Columns for a step, in place of all."""
+        some = _batch(len(self.weight), step)
+        return replace(self, weight=self.weight[some], inverse=self.inverse[some])
+
     def pruning_costs(self, rotation: Tensor) -> Tensor:
         effects = rotated_effects(self.effects, rotation)
-        return (rotation @ self.weight).square() / self.inverse * effects[:, None]
+        return (self.weight @ rotation.T).square() / self.inverse[:, None] * effects
 
     def rounding_cost(self, rotation: Tensor) -> Tensor:
         effects = rotated_effects(self.effects, rotation)
-        return (squared_ranges(rotation @ self.weight) * effects).sum() * self.pivots
+        return (squared_ranges(rotation @ self.weight.T) * effects).sum() * self.pivots
+
+
+def _batch(rows: int, step: int) -> slice:
+    """About ``BATCH`` rows, after a few steps all."""
+    parts = max(1, rows // BATCH)
+    part = step % parts
+    return slice(part * rows // parts, (part + 1) * rows // parts)
 
 
 def squared_ranges(rows: Tensor) -> Tensor:
     """About the square of what the grid of each row ``[rows, columns]`` has to span, but for a factor."""
-    return rows.abs().pow(NORM).mean(1).clamp(min=torch.finfo(rows.dtype).tiny).pow(2 / NORM)
+    powers = rows.square() ** (NORM // 2)
+    return powers.mean(1).clamp(min=torch.finfo(rows.dtype).tiny) ** (2 / NORM)
+
+
+def squared_pivots(rotation: Tensor, factors: Tensor) -> Tensor:
+    """The sum of the squared pivots in Cholesky's factors of rotated matrices ``F F'``, of their ``factors``
+    ``[s, channels, channels]``: what columns cost that are rounded one after the other, each making up for
+    those before.
+
+    A squared pivot is the least of ``v R F F' R' v'`` over rows ``v`` that have 1 at its place and 0 after
+    it, so that its gradient is that at the best ``v``, held (the envelope theorem).
+    """
+    mixed = rotation @ factors
+    with torch.no_grad():
+        lower = torch.linalg.cholesky(mixed @ mixed.mT)
+        unit = lower / lower.diagonal(dim1=1, dim2=2)[:, None]
+        best = torch.linalg.solve_triangular(unit, torch.eye(len(rotation)).expand_as(unit), upper=False)
+    total: Tensor = (best @ mixed).square().sum()
+    return total
 
 
 def rotated_effects(effects: Tensor, rotation: Tensor) -> Tensor:
@@ -119,6 +156,7 @@ def rotations_for(
     dear, rotations = 0.0, {}
     if groups and statistics.moments and aim != "round":
         dear = _last_to_go(layers, statistics)
+    cost = _cost(aim, dear)
     for number, group in enumerate(groups):
 
         def progress(share: float, before: int = number) -> None:
@@ -126,7 +164,7 @@ def rotations_for(
 
         readers, makers = _readers(group, layers, statistics), _makers(group, layers, statistics)
         parts: list[Reader | Maker] = [*readers, *makers]
-        rotation = cheapest_rotation(group.channels, _cost(parts, aim, dear), progress) if parts else None
+        rotation = cheapest_rotation(group.channels, parts, cost, progress) if parts else None
         if rotation is not None:
             rotations[group] = rotation
     return preserving(model, input_shape, rotations, rotated) if rotations else {}
@@ -154,116 +192,120 @@ def _last_to_go(layers: Mapping[str, Layer], statistics: Statistics) -> float:
     return costs.kthvalue(max(1, round(PRUNED_SHARE * len(costs)))).values.item()
 
 
-Cost = Callable[[Tensor, float], Tensor]
-"""Of a rotation, differentiable, at a share (0 to 1) of the search."""
+Parts = Sequence[Reader | Maker]
+"""Of a group, or batches of them."""
+Cost = Callable[[Tensor, Parts, float], Tensor]
+"""Of a rotation to some parts, differentiable, at a share (0 to 1) of the search."""
 
 
-def pruning_cost(parts: Sequence[Reader | Maker], dear: float) -> Cost:
+def pruning_cost(dear: float) -> Cost:
     """The mean over weights of ``c / (c + dear)``, their costs ``c``: it falls as weights come to cost either
     next to nothing or far more than those that go."""
 
-    def cost(rotation: Tensor, share: float) -> Tensor:
+    def cost(rotation: Tensor, parts: Parts, share: float) -> Tensor:
         half = dear * SOFTENED ** max(0.0, 1 - share / SOFTENED_FOR)
-        costs = (part.pruning_costs(rotation).flatten() for part in parts)
-        return torch.cat([one / (one + half) for one in costs]).mean()
+        costs = torch.cat([part.pruning_costs(rotation).flatten() for part in parts])
+        return (costs / (costs + half)).mean()
 
     return cost
 
 
-def rounding_cost(parts: Sequence[Reader | Maker]) -> Cost:
-    """The sum over layers."""
-
-    def cost(rotation: Tensor, share: float) -> Tensor:
-        return torch.stack([part.rounding_cost(rotation) for part in parts]).sum()
-
-    return cost
+def rounding_cost(rotation: Tensor, parts: Parts, share: float) -> Tensor:
+    """The sum over layers, the same all along the search."""
+    return torch.stack([part.rounding_cost(rotation) for part in parts]).sum()
 
 
-def _cost(parts: Sequence[Reader | Maker], aim: Aim, dear: float) -> Cost:
+def _cost(aim: Aim, dear: float) -> Cost:
     """Of what is to be done. Of both, products compare: what pruning costs at one sparsity says little of
     another's."""
-    pruning, rounding = pruning_cost(parts, dear), rounding_cost(parts)
+    pruning = pruning_cost(dear)
     costs: dict[Aim, Cost] = {
         "prune": pruning,
-        "round": rounding,
-        "both": lambda rotation, share: (
-            rounding(rotation, share) * pruning(rotation, share) ** PRUNING_COUNTS
-        ),
+        "round": rounding_cost,
+        "both": lambda *at: rounding_cost(*at) * pruning(*at) ** PRUNING_COUNTS,
     }
     return costs[aim]
 
 
 def cheapest_rotation(
-    channels: int, cost: Cost, progress: Callable[[float], None] = lambda share: None
+    channels: int, parts: Parts, cost: Cost, progress: Callable[[float], None] = lambda share: None
 ) -> Tensor | None:
-    """A rotation with little ``cost``, float64 ``[channels, channels]``; None where it costs no less than the
-    channels as they stand, or nothing can be told. The same each time.
+    """A rotation with little ``cost`` to the ``parts``, float64 ``[channels, channels]``; None where it costs
+    no less than the channels as they stand, or nothing can be told. The same each time.
 
-    From a random one, by Cayley's map of a skew matrix, which Adam changes.
+    From a random one, each step by Cayley's map of a skew matrix, which Adam chooses by the gradient where
+    the rotation has come to (dynamic trivialisation, Lezcano-Casado 2019, arXiv 1909.09501).
     """
     identity = torch.eye(channels)
     with torch.no_grad():
-        as_they_stand = cost(identity, 1)
+        as_they_stand = cost(identity, parts, 1)
     if not as_they_stand > 0:
         return None
-    start = torch.linalg.qr(torch.randn(channels, channels, generator=torch.Generator().manual_seed(0)))[0]
-    with torch.inference_mode(False), torch.enable_grad():
-        free = torch.zeros(channels, channels, requires_grad=True)
-        optimizer = torch.optim.Adam([free], lr=RATE)
-
-        def rotation() -> Tensor:
-            skew = (free - free.T) / 2
-            moved: Tensor = torch.linalg.solve(identity + skew, identity - skew) @ start
-            return moved
-
-        for step in range(STEPS):
-            stop_if_cancelled()
-            progress(step / STEPS)
-            optimizer.param_groups[0]["lr"] = RATE * (1 - step / STEPS)
-            optimizer.zero_grad()
-            cost(rotation(), step / STEPS).log().backward()
-            optimizer.step()
-        found = rotation().detach()
+    found = torch.linalg.qr(torch.randn(channels, channels, generator=torch.Generator().manual_seed(0)))[0]
+    update = _adam(found)
+    for step in range(STEPS):
+        stop_if_cancelled()
+        progress(step / STEPS)
+        with torch.inference_mode(False), torch.enable_grad():
+            at = found.clone().requires_grad_()
+            batches = [part.batch(step) for part in parts]
+            (slope,) = torch.autograd.grad(cost(at, batches, step / STEPS).log(), at)
+        # By a skew matrix S: Cayley's map makes (I + S)^-1 (I - S) of it, about I - 2 S.
+        skew = update(found @ slope.T - slope @ found.T, RATE * (1 - step / STEPS))
+        found = torch.linalg.solve(identity + skew, (identity - skew) @ found)
     # Orthogonal but for float32's rounding, which the network is to be spared.
     basis, triangle = torch.linalg.qr(found.double())
     with torch.no_grad():
-        return basis * triangle.diagonal().sign() if cost(found, 1) < as_they_stand else None
+        return basis * triangle.diagonal().sign() if cost(found, parts, 1) < as_they_stand else None
+
+
+def _adam(like: Tensor) -> Callable[[Tensor, float], Tensor]:
+    """Adam's changes by gradients and rates, one after the other. (Its class imports a compiler, for 1 s.)"""
+    mean, square, steps = torch.zeros_like(like), torch.zeros_like(like), torch.zeros(())
+
+    def update(gradient: Tensor, rate: float) -> Tensor:
+        change = torch.zeros_like(like)
+        adam(
+            *([change], [gradient], [mean], [square], [], [steps]),
+            **dict(amsgrad=False, maximize=False, beta1=0.9, beta2=0.999, eps=1e-8),
+            **dict(lr=rate, weight_decay=0),
+        )
+        return change
+
+    return update
 
 
 def _readers(group: Group, layers: Mapping[str, Layer], statistics: Statistics) -> list[Reader]:
     found = []
     for name in sorted({*group.consumers} & statistics.moments.keys()):
-        weight = layers[name].weight.detach().reshape(len(layers[name].weight), group.channels, -1)
-        rows = _drawn(len(weight))
+        weight = layers[name].weight.detach().unflatten(1, (group.channels, -1)).flatten(2)
+        rows = _shuffled(len(weight))
         matrix = statistics.matrix(name)[0]
         inverse = torch.cholesky_inverse(torch.linalg.cholesky(matrix))
-        matrices, inverses = (
-            one.reshape(*weight.shape[1:], *weight.shape[1:])
-            .diagonal(dim1=1, dim2=3)
-            .movedim(2, 0)
-            .contiguous()
+        factors, inverses = (
+            torch.linalg.cholesky(one.view(*weight.shape[1:] * 2).diagonal(dim1=1, dim2=3).movedim(2, 0))
             for one in (matrix, inverse)
         )
-        found.append(Reader(weight[rows].transpose(1, 2), matrices, inverses, statistics.effects[name][rows]))
+        effects = statistics.effects[name][rows]
+        found.append(Reader(weight[rows].transpose(1, 2).contiguous(), factors, inverses, effects))
     return found
 
 
 def _makers(group: Group, layers: Mapping[str, Layer], statistics: Statistics) -> list[Maker]:
     found = []
     for name in sorted({*group.producers} & statistics.moments.keys()):
-        weight = layers[name].weight.detach().flatten(1)
-        columns = _drawn(weight.shape[1])
+        weight = layers[name].weight.detach().flatten(1).T
+        columns = _shuffled(len(weight))
         factor = torch.linalg.cholesky(statistics.matrix(name)[0])
         inverse = torch.cholesky_inverse(factor).diagonal()[columns]
         pivots = factor.diagonal().square().sum()
-        found.append(Maker(weight[:, columns], inverse, pivots, statistics.effects[name]))
+        found.append(Maker(weight[columns], inverse, pivots, statistics.effects[name]))
     return found
 
 
-def _drawn(count: int) -> Tensor:
-    """So many rows or columns, or some of them."""
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(0))
-    return order[:MAX_ROWS] if count > MAX_ROWS else torch.arange(count)
+def _shuffled(count: int) -> Tensor:
+    """The same each time."""
+    return torch.randperm(count, generator=torch.Generator().manual_seed(0))
 
 
 @torch.no_grad()

@@ -25,6 +25,7 @@ from optimizer.compression.rotation import (
     rotated,
     rotated_statistics,
     rotations_for,
+    squared_pivots,
     squared_ranges,
 )
 from optimizer.compression.streams import streams
@@ -132,46 +133,75 @@ def test_costs_after_a_rotation_are_those_of_rotated_weights(seed: int) -> None:
     blocks = [
         one.reshape(4, 3, 4, 3).diagonal(dim1=1, dim2=3).movedim(2, 0) for one in (inputs, inputs.inverse())
     ]
-    reader = Reader(weight.transpose(1, 2), blocks[0], blocks[1], effects)
+    reader = Reader(weight.transpose(1, 2), *map(torch.linalg.cholesky, blocks), effects)
     every = torch.kron(rotation_matrix, torch.eye(3))
     expected = (weight.flatten(1) @ every.T).square() / inverse_diagonal((every @ inputs @ every.T)[None])
     found = reader.pruning_costs(rotation_matrix).transpose(1, 2).flatten(1)
     assert torch.allclose(found, expected * effects[:, None], rtol=1e-3)
 
     weight, inputs = torch.randn(4, 6, generator=random), matrix(6, seed)
-    maker = Maker(weight, inverse_diagonal(inputs[None])[0], torch.tensor(1.0), effects[:4])
+    maker = Maker(weight.T, inverse_diagonal(inputs[None])[0], torch.tensor(1.0), effects[:4])
     expected = (rotation_matrix @ weight).square() / inverse_diagonal(inputs[None])
     shares = (rotation_matrix @ torch.diag(effects[:4]) @ rotation_matrix.T).diagonal()
-    assert torch.allclose(maker.pruning_costs(rotation_matrix), expected * shares[:, None], rtol=1e-3)
+    assert torch.allclose(maker.pruning_costs(rotation_matrix).T, expected * shares[:, None], rtol=1e-3)
 
 
 def test_rounding_costs_what_columns_one_after_the_other_cost() -> None:
     """Every column's error, made up for by those that are yet to come, costs its squared pivot."""
     weight, inputs, effects = torch.randn(6, 1, 5), matrix(5, 1), torch.rand(6)
-    reader = Reader(weight, inputs[None], inputs.inverse()[None], effects)
+    reader = reader_of(weight, inputs, effects)
     pivots = [1 / inputs[: at + 1, : at + 1].inverse()[at, at] for at in range(5)]
     expected = (squared_ranges(weight[:, 0]) * effects).sum() * sum(pivots)
     assert torch.isclose(reader.rounding_cost(torch.eye(5)), expected, rtol=1e-4)
+
+
+@given(seed=st.integers(0, 999))
+def test_the_slope_of_pivots_is_that_of_small_changes(seed: int) -> None:
+    rotation_matrix, factors = (
+        orthogonal(4, seed),
+        torch.linalg.cholesky(torch.stack([matrix(4, seed + 1), matrix(4, seed + 2)]).double()),
+    )
+    at = rotation_matrix.contiguous().requires_grad_()
+    assert torch.autograd.gradcheck(lambda one: squared_pivots(one, factors), at)
+
+
+@given(columns=st.integers(1, 2000))
+def test_batches_come_to_all_rows(columns: int) -> None:
+    """Of a layer that reads and one that makes, each as often as the others, in batches of about a size."""
+    numbers = torch.arange(columns).float()
+    reader = Reader(numbers.view(-1, 1, 1), torch.eye(1)[None], torch.eye(1)[None], numbers)
+    maker = Maker(numbers[:, None], numbers, torch.tensor(1.0), torch.ones(1))
+    steps = range(max(1, columns // rotation.BATCH))
+    for parts in ([reader.batch(step) for step in steps], [maker.batch(step) for step in steps]):
+        assert torch.equal(torch.cat([part.weight.flatten() for part in parts]), numbers)
+        assert all(len(part.weight) < 2 * rotation.BATCH for part in parts)
+    assert sum(reader.batch(step).share for step in steps) == pytest.approx(1)
+
+
+def reader_of(weight: Tensor, inputs: Tensor, effects: Tensor) -> Reader:
+    """A layer of one column for each channel."""
+    factors, inverses = map(torch.linalg.cholesky, (inputs[None], inputs.inverse()[None]))
+    return Reader(weight, factors, inverses, effects)
 
 
 def test_a_rotation_that_makes_weights_sparse_is_found() -> None:
     """Rows with one weight each, hidden by a rotation."""
     sparse = torch.diag(torch.rand(6) + 1).repeat(4, 1)
     hidden = sparse @ orthogonal(6, 3).float()
-    reader = Reader(hidden[:, None], torch.eye(6)[None], torch.eye(6)[None], torch.ones(24))
-    found = cheapest_rotation(6, pruning_cost([reader], 0.1))
+    reader = reader_of(hidden[:, None], torch.eye(6), torch.ones(24))
+    found = cheapest_rotation(6, [reader], pruning_cost(0.1))
     assert found is not None
     assert torch.allclose(found @ found.T, torch.eye(6, dtype=torch.float64), atol=1e-12)
     rows = (hidden @ found.float().T).abs().sort().values
     assert (rows[:, :-1] < 0.1 * rows[:, -1:]).all()
-    again = cheapest_rotation(6, pruning_cost([reader], 0.1))
+    again = cheapest_rotation(6, [reader], pruning_cost(0.1))
     assert again is not None
     assert torch.equal(found, again)
 
 
 def test_channels_that_cost_nothing_stay() -> None:
-    reader = Reader(torch.zeros(3, 1, 4), torch.eye(4)[None], torch.eye(4)[None], torch.ones(3))
-    assert cheapest_rotation(4, pruning_cost([reader], 1.0)) is None
+    reader = reader_of(torch.zeros(3, 1, 4), torch.eye(4), torch.ones(3))
+    assert cheapest_rotation(4, [reader], pruning_cost(1.0)) is None
 
 
 @pytest.mark.parametrize("aim", ["prune", "round"])
@@ -338,21 +368,34 @@ def fashion() -> Workspace:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "recipe",
+    ("recipes", "at_most"),
     [
-        Recipe(replace(COMPENSATED, sparsity=0.7)),
-        Recipe(PruneSpec("compensated", pattern="2:4")),
-        Recipe(quantize=replace(ROUNDED, weight_bits=3)),
+        ([Recipe(replace(COMPENSATED, sparsity=0.7))], 0.25),
+        ([Recipe(PruneSpec("compensated", pattern="2:4"))], 0.75),
+        (
+            [
+                Recipe(quantize=replace(ROUNDED, weight_bits=3, symmetric=symmetric, range=range_))
+                for symmetric in (False, True)
+                for range_ in ("mse", "absmax")
+            ],
+            1,
+        ),
     ],
 )
-def test_the_bundled_network_of_bottlenecks_keeps_more(fashion: Workspace, recipe: Recipe) -> None:
-    """Divergence of the outputs on images that nothing was taken from."""
+def test_the_bundled_network_of_bottlenecks_keeps_more(
+    fashion: Workspace, recipes: list[Recipe], at_most: float
+) -> None:
+    """Divergence of the outputs on images that nothing was taken from; of rounding, which comes out a tenth
+    better or worse by chance, summed over grids."""
     model, unseen = fashion.model, fashion.images.evaluation.images[:1000]
-    as_it_stands = compress(model.module, recipe, model.published, fashion.statistics()).module
-    made = compressed_model(fashion, recipe)
-    before, after = (divergence(model.module, one, unseen) for one in (as_it_stands, made.module))
-    assert after < 0.9 * before
-    assert any("rotated" in note for note in made.notes)
+    before = after = 0.0
+    for recipe in recipes:
+        as_it_stands = compress(model.module, recipe, model.published, fashion.statistics()).module
+        made = compressed_model(fashion, recipe)
+        before += divergence(model.module, as_it_stands, unseen)
+        after += divergence(model.module, made.module, unseen)
+        assert any("rotated" in note for note in made.notes)
+    assert after < at_most * before
 
 
 @pytest.mark.slow

@@ -34,7 +34,7 @@ from optimizer.recipe.specs import Aim
 from optimizer.system.disk_cache import Parts, beside, kept, read, write
 from optimizer.system.threads import pinned_threads
 
-VERSION = 9
+VERSION = 10
 """Raised with every change of what statistics, plans, orders or rotations hold or how they come about."""
 IMAGES = 256
 """Calibration images that statistics are taken of."""
