@@ -205,7 +205,8 @@ def pruning_cost(dear: float) -> Cost:
     def cost(rotation: Tensor, parts: Parts, share: float) -> Tensor:
         half = dear * SOFTENED ** max(0.0, 1 - share / SOFTENED_FOR)
         costs = torch.cat([part.pruning_costs(rotation).flatten() for part in parts])
-        return (costs / (costs + half)).mean()
+        mean: Tensor = (costs / (costs + half)).mean()
+        return mean
 
     return cost
 
@@ -266,9 +267,19 @@ def _adam(like: Tensor) -> Callable[[Tensor, float], Tensor]:
     def update(gradient: Tensor, rate: float) -> Tensor:
         change = torch.zeros_like(like)
         adam(
-            *([change], [gradient], [mean], [square], [], [steps]),
-            **dict(amsgrad=False, maximize=False, beta1=0.9, beta2=0.999, eps=1e-8),
-            **dict(lr=rate, weight_decay=0),
+            params=[change],
+            grads=[gradient],
+            exp_avgs=[mean],
+            exp_avg_sqs=[square],
+            max_exp_avg_sqs=[],
+            state_steps=[steps],
+            amsgrad=False,
+            beta1=0.9,
+            beta2=0.999,
+            lr=rate,
+            weight_decay=0,
+            eps=1e-8,
+            maximize=False,
         )
         return change
 
