@@ -1,13 +1,14 @@
 """Channels rotated so that pruning or rounding costs less.
 
-Where nothing but sums stands between layers, as on the residual streams of inverted bottlenecks, a network
-computes the same with its channels multiplied by any orthogonal matrix that the layers which make and read
-them take into their weights (computational invariance: SliceGPT, arXiv 2401.15024; rotations for rounding:
-QuaRot, arXiv 2404.00456; learnt ones: SpinQuant, arXiv 2405.16406). Here the matrix is found by stochastic
-gradient descent on second-order costs of what is to be done to those weights. No image is run.
+Where nothing but sums and norms stands between layers, as on the residual streams of transformers and of
+inverted bottlenecks, a network computes the same with its channels multiplied by any orthogonal matrix that
+the layers which make and read them take into their weights (computational invariance: SliceGPT, arXiv
+2401.15024; rotations for rounding: QuaRot, arXiv 2404.00456; learnt ones: SpinQuant, arXiv 2405.16406). Here
+the matrix is found by stochastic gradient descent on second-order costs of what is to be done to those
+weights. No image is run.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -18,12 +19,11 @@ from torch.optim.adam import adam
 from optimizer.compression.calibration.moments import Moments
 from optimizer.compression.calibration.statistics import Statistics
 from optimizer.compression.equivalence import preserving
+from optimizer.compression.norms import Normed, absorbable, absorbed, absorbed_statistics
 from optimizer.compression.prune.allocation import single_costs
 from optimizer.compression.prune.compensated import growth
-from optimizer.compression.prune.group import Group
-from optimizer.compression.streams import streams
+from optimizer.compression.streams import Stream, streams
 from optimizer.model.layers import Layer, walk, with_shared_bias
-from optimizer.model.products import deep_copy
 from optimizer.progress import Report, quiet, stop_if_cancelled
 from optimizer.recipe.specs import Aim
 from optimizer.system.threads import pinned_threads
@@ -43,10 +43,10 @@ NORM = 6
 PRUNING_COUNTS = 3
 """Times, against rounding, where both are to be done."""
 MAX_CHANNELS = 1024
-"""Of a group: a step takes time by the cube of them."""
+"""Of a stream: a step takes time by the cube of them."""
 
-Rotations = Mapping[Group, Tensor]
-"""An orthogonal matrix for the channels of each group, float64 ``[channels, channels]``: ``matrix @ c``
+Rotations = Mapping[Stream, Tensor]
+"""An orthogonal matrix for the channels of each stream, float64 ``[channels, channels]``: ``matrix @ c``
 stands where channels ``c`` stood."""
 
 
@@ -148,36 +148,59 @@ def rotations_for(
     aim: Aim,
     statistics: Statistics,
     report: Report = quiet,
-) -> dict[Group, Tensor]:
-    """A rotation for each group of channels of ``model`` (batch norm folded) that may have any, where the
-    ``aim`` costs less by it."""
+) -> dict[Stream, Tensor]:
+    """A rotation for each stream of ``model`` (batch norm folded) that may have any, where the ``aim`` costs
+    less by it."""
     layers, shared = {layer.name: layer for layer in walk(model)}, with_shared_bias(model)
-    groups = [group for group in streams(model, input_shape) if _may_rotate(group, layers, shared)]
+    found = [one for one in streams(model, input_shape) if _may_rotate(one, model, layers, shared)]
+    normed = _normed(found)
+    layers = {layer.name: layer for layer in walk(absorbed(model, normed))}
+    known = absorbed_statistics(statistics, model, normed)
     dear, rotations = 0.0, {}
-    if groups and statistics.moments and aim != "round":
-        dear = _last_to_go(layers, statistics)
+    if found and known.moments and aim != "round":
+        dear = _last_to_go(layers, known)
     cost = _cost(aim, dear)
-    for number, group in enumerate(groups):
+    for number, stream in enumerate(found):
 
         def progress(share: float, before: int = number) -> None:
-            report((before + share) / len(groups), f"rotating channels: group {before} of {len(groups)}")
+            report((before + share) / len(found), f"rotating channels: group {before} of {len(found)}")
 
-        readers, makers = _readers(group, layers, statistics), _makers(group, layers, statistics)
-        parts: list[Reader | Maker] = [*readers, *makers]
-        rotation = cheapest_rotation(group.channels, parts, cost, progress) if parts else None
+        parts: Parts = [*_readers(stream, layers, known), *_makers(stream, layers, known)]
+        rotation = cheapest_rotation(_basis(stream), parts, cost, progress) if parts else None
         if rotation is not None:
-            rotations[group] = rotation
+            rotations[stream] = rotation
     return preserving(model, input_shape, rotations, rotated) if rotations else {}
 
 
-def _may_rotate(group: Group, layers: Mapping[str, Layer], shared: Collection[str]) -> bool:
-    """Whether the widths fit, and each bias is its layer's own."""
+def _may_rotate(
+    stream: Stream, model: nn.Module, layers: Mapping[str, Layer], shared: Collection[str]
+) -> bool:
+    """Whether the widths fit, each bias is its layer's own, and norms leave their scales to layers."""
+    parameters = dict(model.named_parameters())
     return (
-        group.channels <= MAX_CHANNELS
-        and all(len(layers[name].weight) == group.channels for name in group.producers)
-        and not any(name in shared for name in group.producers)
-        and all(layers[name].weight.shape[1] % group.channels == 0 for name in group.consumers)
+        stream.channels <= MAX_CHANNELS
+        and all(len(layers[name].weight) == stream.channels for name in stream.producers)
+        and not any(name in shared for name in stream.producers)
+        and all(layers[name].weight.shape[1] % stream.channels == 0 for name in stream.consumers)
+        and all(parameters[name].shape[-1] == stream.channels for name in stream.added)
+        and not any(name in shared for name, _ in stream.normed)
+        and absorbable(model, layers, stream.normed)
     )
+
+
+def _normed(found: Iterable[Stream]) -> Normed:
+    return [one for stream in found for one in stream.normed]
+
+
+def _basis(stream: Stream) -> Tensor:
+    """Orthonormal directions that mixtures may be of, float64 ``[channels, directions]``: all, or those of
+    which the mean over channels is 0 (of Householder's reflection that takes the first channel there)."""
+    identity = torch.eye(stream.channels, dtype=torch.float64)
+    if not stream.centred:
+        return identity
+    mirror = torch.full((stream.channels,), stream.channels**-0.5, dtype=torch.float64)
+    mirror[0] += 1
+    return (identity - 2 * torch.outer(mirror, mirror) / mirror.square().sum())[:, 1:]
 
 
 def _last_to_go(layers: Mapping[str, Layer], statistics: Statistics) -> float:
@@ -229,20 +252,30 @@ def _cost(aim: Aim, dear: float) -> Cost:
 
 
 def cheapest_rotation(
-    channels: int, parts: Parts, cost: Cost, progress: Callable[[float], None] = lambda share: None
+    basis: Tensor, parts: Parts, cost: Cost, progress: Callable[[float], None] = lambda share: None
 ) -> Tensor | None:
-    """A rotation with little ``cost`` to the ``parts``, float64 ``[channels, channels]``; None where it costs
-    no less than the channels as they stand, or nothing can be told. The same each time.
+    """A rotation with little ``cost`` to the ``parts``, float64 ``[channels, channels]``, of the directions
+    in ``basis`` ``[channels, directions]`` alone; None where it costs no less than the channels as they
+    stand, or nothing can be told. The same each time.
 
     From a random one, each step by Cayley's map of a skew matrix, which Adam chooses by the gradient where
     the rotation has come to (dynamic trivialisation, Lezcano-Casado 2019, arXiv 1909.09501).
     """
-    identity = torch.eye(channels)
+    channels, directions = basis.shape
+    identity, standing = torch.eye(directions), torch.eye(channels, dtype=torch.float64) - basis @ basis.T
+
+    def whole(part: Tensor) -> Tensor:
+        """Of all channels, where ``part`` ``[directions, directions]`` rotates those of the basis."""
+        if directions == channels:
+            return part
+        return basis.to(part) @ part @ basis.to(part).T + standing.to(part)
+
     with torch.no_grad():
-        as_they_stand = cost(identity, parts, 1)
+        as_they_stand = cost(torch.eye(channels), parts, 1)
     if not as_they_stand > 0:
         return None
-    found = torch.linalg.qr(torch.randn(channels, channels, generator=torch.Generator().manual_seed(0)))[0]
+    random = torch.Generator().manual_seed(0)
+    found = torch.linalg.qr(torch.randn(directions, directions, generator=random))[0]
     update = _adam(found)
     for step in range(STEPS):
         stop_if_cancelled()
@@ -250,14 +283,18 @@ def cheapest_rotation(
         with torch.inference_mode(False), torch.enable_grad():
             at = found.clone().requires_grad_()
             batches = [part.batch(step) for part in parts]
-            (slope,) = torch.autograd.grad(cost(at, batches, step / STEPS).log(), at)
+            (slope,) = torch.autograd.grad(cost(whole(at), batches, step / STEPS).log(), at)
         # By a skew matrix S: Cayley's map makes (I + S)^-1 (I - S) of it, about I - 2 S.
         skew = update(found @ slope.T - slope @ found.T, RATE * (1 - step / STEPS))
         found = torch.linalg.solve(identity + skew, (identity - skew) @ found)
     # Orthogonal but for float32's rounding, which the network is to be spared.
-    basis, triangle = torch.linalg.qr(found.double())
+    exact, triangle = torch.linalg.qr(found.double())
     with torch.no_grad():
-        return basis * triangle.diagonal().sign() if cost(found, parts, 1) < as_they_stand else None
+        return (
+            whole(exact * triangle.diagonal().sign())
+            if cost(whole(found), parts, 1) < as_they_stand
+            else None
+        )
 
 
 def _adam(like: Tensor) -> Callable[[Tensor, float], Tensor]:
@@ -286,10 +323,10 @@ def _adam(like: Tensor) -> Callable[[Tensor, float], Tensor]:
     return update
 
 
-def _readers(group: Group, layers: Mapping[str, Layer], statistics: Statistics) -> list[Reader]:
+def _readers(stream: Stream, layers: Mapping[str, Layer], statistics: Statistics) -> list[Reader]:
     found = []
-    for name in sorted({*group.consumers} & statistics.moments.keys()):
-        weight = layers[name].weight.detach().unflatten(1, (group.channels, -1)).flatten(2)
+    for name in sorted({*stream.consumers} & statistics.moments.keys()):
+        weight = layers[name].weight.detach().unflatten(1, (stream.channels, -1)).flatten(2)
         rows = _shuffled(len(weight))
         matrix = statistics.matrix(name)[0]
         inverse = torch.cholesky_inverse(torch.linalg.cholesky(matrix))
@@ -302,9 +339,9 @@ def _readers(group: Group, layers: Mapping[str, Layer], statistics: Statistics) 
     return found
 
 
-def _makers(group: Group, layers: Mapping[str, Layer], statistics: Statistics) -> list[Maker]:
+def _makers(stream: Stream, layers: Mapping[str, Layer], statistics: Statistics) -> list[Maker]:
     found = []
-    for name in sorted({*group.producers} & statistics.moments.keys()):
+    for name in sorted({*stream.producers} & statistics.moments.keys()):
         weight = layers[name].weight.detach().flatten(1).T
         columns = _shuffled(len(weight))
         factor = torch.linalg.cholesky(statistics.matrix(name)[0])
@@ -321,41 +358,47 @@ def _shuffled(count: int) -> Tensor:
 
 @torch.no_grad()
 def rotated(model: nn.Module, rotations: Rotations) -> nn.Module:
-    """A copy of ``model`` with the channels of each group rotated."""
-    copied = deep_copy(model)
-    layers = {layer.name: layer for layer in walk(copied)}
-    for group, rotation in rotations.items():
-        for name in group.producers:
+    """A copy of ``model`` with the channels of each stream rotated, and scales of norms in the layers."""
+    copied = absorbed(model, _normed(rotations))
+    layers, parameters = {layer.name: layer for layer in walk(copied)}, dict(copied.named_parameters())
+    for stream, rotation in rotations.items():
+        for name in stream.producers:
             layer = layers[name]
             layer.weight.data = _along(layer.weight.data, rotation, 0)
             if layer.bias is not None:
                 layer.bias.data = _along(layer.bias.data, rotation, 0)
-        for name in group.consumers:
+        for name in stream.consumers:
             layers[name].weight.data = _along(layers[name].weight.data, rotation, 1)
+        for name in stream.added:
+            values = parameters[name].data
+            parameters[name].data = _along(values, rotation, values.dim() - 1)
     return copied
 
 
-def rotated_statistics(statistics: Statistics, rotations: Rotations, network: nn.Module) -> Statistics:
-    """The statistics of the rotated ``network``, of those of the model: nothing is run anew."""
-    moments, effects = dict(statistics.moments), dict(statistics.effects)
-    for group, rotation in rotations.items():
-        for name in moments.keys() & {*group.producers}:
+def rotated_statistics(
+    statistics: Statistics, model: nn.Module, rotations: Rotations, network: nn.Module
+) -> Statistics:
+    """The statistics of the rotated ``network``, of those of the ``model``: nothing is run anew."""
+    known = absorbed_statistics(statistics, model, _normed(rotations))
+    moments, effects = dict(known.moments), dict(known.effects)
+    for stream, rotation in rotations.items():
+        for name in moments.keys() & {*stream.producers}:
             effects[name] = rotated_effects(effects[name], rotation.float())
-        for name in moments.keys() & {*group.consumers}:
+        for name in moments.keys() & {*stream.consumers}:
             one = moments[name]
             covariance = _along(_along(one.covariance, rotation, 1), rotation, 2)
             moments[name] = Moments(covariance, _along(one.mean, rotation, 1), one.shrinkage)
-    changed = replace(statistics, moments=moments, effects=effects)
-    names = statistics.growth.keys() & {name for group in rotations for name in group.members}
+    changed = replace(known, moments=moments, effects=effects)
+    names = known.growth.keys() & {name for stream in rotations for name in stream.members}
     weights = {layer.name: layer.weight.detach() for layer in walk(network)}
     return replace(
         changed,
-        growth={**statistics.growth, **{name: growth(name, weights[name], changed) for name in names}},
+        growth={**known.growth, **{name: growth(name, weights[name], changed) for name in names}},
     )
 
 
 def _along(values: Tensor, rotation: Tensor, axis: int) -> Tensor:
     """``values`` with the channels along an axis, of one column or several side by side each, rotated."""
     channels = values.double().unflatten(axis, (len(rotation), -1)).movedim(axis, -1)
-    mixed: Tensor = (channels @ rotation.T).movedim(-1, axis).flatten(axis, axis + 1)
+    mixed: Tensor = (channels @ rotation.T).movedim(-1, axis).reshape(values.shape)
     return mixed.to(values.dtype).contiguous()

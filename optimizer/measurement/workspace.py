@@ -3,7 +3,7 @@
 The last ones stay open in this process, so that a new position of a slider costs only what is new in it.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import wraps
@@ -21,6 +21,7 @@ from optimizer.compression.divergence import NO_CLASSIFIER
 from optimizer.compression.prune.group import Group
 from optimizer.compression.prune.permutation import permuted, permuted_statistics, permuted_weights
 from optimizer.compression.rotation import Rotations, rotated, rotated_statistics
+from optimizer.compression.streams import Stream
 from optimizer.data.loading import Datasets, held_images
 from optimizer.data.selection import check_at_hand, fingerprint
 from optimizer.engine.base import Build
@@ -209,7 +210,7 @@ class Workspace:
         module = rotated(model.module, rotations)
         weights = {layer.name: layer.weight.detach() for layer in walk(module)}
         published = model.published | {name: weights[name] for name in _members(rotations)}
-        known = rotated_statistics(statistics, rotations, module)
+        known = rotated_statistics(statistics, model.module, rotations, module)
         return self._as(module, published, known, note_on_rotation(rotations, aim))
 
     @once
@@ -229,16 +230,18 @@ class Workspace:
         return replace(self, model=model, known=known, notes=(*self.notes, note))
 
 
-def _members(changed: Mapping[Group, Tensor]) -> set[str]:
+def _members(changed: Iterable[Group | Stream]) -> set[str]:
     return {name for group in changed for name in group.members}
 
 
 def note_on_rotation(rotations: Rotations, aim: Aim) -> str:
     """What is to be said where channels of a network were rotated."""
     costs = {"prune": "pruning costs", "round": "rounding costs", "both": "pruning and rounding cost"}[aim]
+    norms = {path for stream in rotations for _, path in stream.normed}
+    scaled = f", and the scales of {count(len(norms), 'norm')} are in their weights" if norms else ""
     return (
         f"the channels of {count(len(_members(rotations)), 'layer')} are rotated (multiplied with orthogonal "
-        f"matrices), so that {costs} less; uncompressed, the outputs are the same"
+        f"matrices){scaled}, so that {costs} less; uncompressed, the outputs are the same"
     )
 
 

@@ -30,7 +30,7 @@ from optimizer.compression.rotation import (
 )
 from optimizer.compression.streams import streams
 from optimizer.measurement.compressed import build_of, compressed_model, network_of
-from optimizer.measurement.workspace import Workspace, open_workspace
+from optimizer.measurement.workspace import open_workspace
 from optimizer.model.folding import fold_batch_norm
 from optimizer.model.layers import walk
 from optimizer.recipe import Override, PruneSpec, QuantizeSpec, Recipe
@@ -189,19 +189,19 @@ def test_a_rotation_that_makes_weights_sparse_is_found() -> None:
     sparse = torch.diag(torch.rand(6) + 1).repeat(4, 1)
     hidden = sparse @ orthogonal(6, 3).float()
     reader = reader_of(hidden[:, None], torch.eye(6), torch.ones(24))
-    found = cheapest_rotation(6, [reader], pruning_cost(0.1))
+    found = cheapest_rotation(torch.eye(6, dtype=torch.float64), [reader], pruning_cost(0.1))
     assert found is not None
     assert torch.allclose(found @ found.T, torch.eye(6, dtype=torch.float64), atol=1e-12)
     rows = (hidden @ found.float().T).abs().sort().values
     assert (rows[:, :-1] < 0.1 * rows[:, -1:]).all()
-    again = cheapest_rotation(6, [reader], pruning_cost(0.1))
+    again = cheapest_rotation(torch.eye(6, dtype=torch.float64), [reader], pruning_cost(0.1))
     assert again is not None
     assert torch.equal(found, again)
 
 
 def test_channels_that_cost_nothing_stay() -> None:
     reader = reader_of(torch.zeros(3, 1, 4), torch.eye(4), torch.ones(3))
-    assert cheapest_rotation(4, [reader], pruning_cost(1.0)) is None
+    assert cheapest_rotation(torch.eye(4, dtype=torch.float64), [reader], pruning_cost(1.0)) is None
 
 
 @pytest.mark.parametrize("aim", ["prune", "round"])
@@ -217,7 +217,7 @@ def test_the_network_and_its_statistics_are_the_same(
     weights = {layer.name: layer.weight for layer in walk(network)}
     moved = {layer.name for layer in walk(other) if not torch.equal(layer.weight, weights[layer.name])}
     assert moved == {*STREAM, "expand.weight", "hidden.weight"}
-    derived, taken = rotated_statistics(known, rotations, other), make(other, images())
+    derived, taken = rotated_statistics(known, network, rotations, other), make(other, images())
     for name in weights:
         assert torch.allclose(derived.matrix(name), taken.matrix(name), rtol=1e-2, atol=1e-3), name
     for name in ("expand.weight", "hidden.weight"):
@@ -361,18 +361,14 @@ def test_layers_that_are_looked_at_as_they_stand_stay() -> None:
     assert (recipe.rotates_to, recipe.unrotated) == ("both", {"a.weight", "b.weight"})
 
 
-@pytest.fixture(scope="module")
-def fashion() -> Workspace:
-    return open_workspace("fashion-mobilenet", DataSpec())
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("recipes", "at_most"),
+    ("name", "recipes", "at_most"),
     [
-        ([Recipe(replace(COMPENSATED, sparsity=0.7))], 0.25),
-        ([Recipe(PruneSpec("compensated", pattern="2:4"))], 0.75),
+        ("fashion-mobilenet", [Recipe(replace(COMPENSATED, sparsity=0.7))], 0.25),
+        ("fashion-mobilenet", [Recipe(PruneSpec("compensated", pattern="2:4"))], 0.75),
         (
+            "fashion-mobilenet",
             [
                 Recipe(quantize=replace(ROUNDED, weight_bits=3, symmetric=symmetric, range=range_))
                 for symmetric in (False, True)
@@ -380,18 +376,21 @@ def fashion() -> Workspace:
             ],
             1,
         ),
+        ("fashion-vit", [Recipe(replace(COMPENSATED, sparsity=0.7))], 0.65),
+        ("fashion-vit", [Recipe(replace(COMPENSATED, pattern="4x4"))], 0.5),
+        ("fashion-vit", [Recipe(PruneSpec("compensated", pattern="2:4"))], 0.75),
+        ("fashion-vit", [Recipe(quantize=replace(ROUNDED, weight_bits=bits)) for bits in (3, 4)], 0.95),
     ],
 )
-def test_the_bundled_network_of_bottlenecks_keeps_more(
-    fashion: Workspace, recipes: list[Recipe], at_most: float
-) -> None:
+def test_bundled_networks_with_streams_keep_more(name: str, recipes: list[Recipe], at_most: float) -> None:
     """Divergence of the outputs on images that nothing was taken from; of rounding, which comes out a tenth
     better or worse by chance, summed over grids."""
-    model, unseen = fashion.model, fashion.images.evaluation.images[:1000]
+    workspace = open_workspace(name, DataSpec())
+    model, unseen = workspace.model, workspace.images.evaluation.images[:1000]
     before = after = 0.0
     for recipe in recipes:
-        as_it_stands = compress(model.module, recipe, model.published, fashion.statistics()).module
-        made = compressed_model(fashion, recipe)
+        as_it_stands = compress(model.module, recipe, model.published, workspace.statistics()).module
+        made = compressed_model(workspace, recipe)
         before += divergence(model.module, as_it_stands, unseen)
         after += divergence(model.module, made.module, unseen)
         assert any("rotated" in note for note in made.notes)
@@ -399,7 +398,9 @@ def test_the_bundled_network_of_bottlenecks_keeps_more(
 
 
 @pytest.mark.slow
-def test_what_is_built_and_saved_is_the_rotated_network(fashion: Workspace) -> None:
+@pytest.mark.parametrize("name", ["fashion-mobilenet", "fashion-vit"])
+def test_what_is_built_and_saved_is_the_rotated_network(name: str) -> None:
+    fashion = open_workspace(name, DataSpec())
     recipe, some = Recipe(COMPENSATED), fashion.images.evaluation.images[:64]
     made = compressed_model(fashion, recipe)
     built = build_of(fashion, recipe, "openvino")(made, some, threads=1, batch=1)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
@@ -26,6 +26,7 @@ from optimizer.compression.prune.plan import ChannelPlan, plan, with_biases
 from optimizer.compression.prune.ranking import Ranking
 from optimizer.compression.quantize.held import HeldGrid
 from optimizer.compression.rotation import rotations_for
+from optimizer.compression.streams import Stream
 from optimizer.errors import UnavailableError
 from optimizer.model import identity
 from optimizer.model.layers import tensors
@@ -36,6 +37,7 @@ from optimizer.system.threads import pinned_threads
 
 VERSION = 10
 """Raised with every change of what statistics, plans, orders or rotations hold or how they come about."""
+Channels = TypeVar("Channels", Group, Stream)
 IMAGES = 256
 """Calibration images that statistics are taken of."""
 
@@ -101,27 +103,33 @@ def orders_of(
     there are none, and nothing is kept."""
     content = digest(f"channel orders for {pattern}", model, images[:IMAGES])
     shape = tuple(images.shape[1:])
-    return _kept_changes(content, lambda: orders_for(model, shape, PATTERNS[pattern], statistics, report))
+    return _kept_changes(
+        content, _group, lambda: orders_for(model, shape, PATTERNS[pattern], statistics, report)
+    )
 
 
 def rotations_of(
     model: nn.Module, images: Tensor, aim: Aim, statistics: Statistics, report: Report = quiet
-) -> dict[Group, Tensor]:
+) -> dict[Stream, Tensor]:
     """The rotations that :func:`optimizer.compression.rotation.rotations_for` finds by the model's
     ``statistics`` on these images: read, or found and kept, as :func:`orders_of`."""
     content = digest(f"rotations to {aim}", model, images[:IMAGES])
     shape = tuple(images.shape[1:])
-    return _kept_changes(content, lambda: rotations_for(model, shape, aim, statistics, report))
+    return _kept_changes(content, _stream, lambda: rotations_for(model, shape, aim, statistics, report))
 
 
-def _kept_changes(content: str, find: Callable[[], dict[Group, Tensor]]) -> dict[Group, Tensor]:
-    """What is done to channels of groups: read, or found and kept; nothing without torch-pruning."""
+def _kept_changes(
+    content: str,
+    described: Callable[[Mapping[str, Any]], Channels],
+    find: Callable[[], dict[Channels, Tensor]],
+) -> dict[Channels, Tensor]:
+    """What is done to channels: read, or found and kept; nothing without torch-pruning."""
 
-    def pack(changes: Mapping[Group, Tensor]) -> Parts:
-        return {one.name: change for one, change in changes.items()}, {"groups": [*map(asdict, changes)]}
+    def pack(changes: Mapping[Channels, Tensor]) -> Parts:
+        return {one.name: change for one, change in changes.items()}, {"channels": [*map(asdict, changes)]}
 
-    def unpack(parts: Parts) -> dict[Group, Tensor]:
-        return {one: parts[0][one.name] for one in map(_group, parts[1]["groups"])}
+    def unpack(parts: Parts) -> dict[Channels, Tensor]:
+        return {one: parts[0][one.name] for one in map(described, parts[1]["channels"])}
 
     try:
         return kept(content, lambda _: find(), pack, unpack)
@@ -319,6 +327,11 @@ def _unpacked_statistics(parts: Parts) -> Statistics:
 
 def _group(plain: Mapping[str, Any]) -> Group:
     return Group(**{**plain, **_tuples(plain)})
+
+
+def _stream(plain: Mapping[str, Any]) -> Stream:
+    normed = tuple((name, norm) for name, norm in plain["normed"])
+    return Stream(**{**plain, **_tuples(plain), "normed": normed})
 
 
 def _tuples(plain: Mapping[str, Any]) -> dict[str, Any]:
