@@ -22,7 +22,7 @@ from optimizer.compression.equivalence import preserving
 from optimizer.compression.norms import Normed, absorbable, absorbed, absorbed_statistics
 from optimizer.compression.prune.allocation import single_costs
 from optimizer.compression.prune.compensated import growth
-from optimizer.compression.streams import Stream, streams
+from optimizer.compression.streams import Stream, attention_streams, streams
 from optimizer.model.layers import Layer, walk, with_shared_bias
 from optimizer.progress import Report, quiet, stop_if_cancelled
 from optimizer.recipe.specs import Aim
@@ -46,21 +46,26 @@ MAX_CHANNELS = 1024
 """Of a stream: a step takes time by the cube of them."""
 
 Rotations = Mapping[Stream, Tensor]
-"""An orthogonal matrix for the channels of each stream, float64 ``[channels, channels]``: ``matrix @ c``
-stands where channels ``c`` stood."""
+"""An orthogonal matrix for the channels of each stream, float64 ``[channels, channels]``, with blocks for
+heads: ``matrix @ c`` stands where channels ``c`` stood."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Reader:
     """A layer that reads the channels: ``weight`` ``[rows, s, channels]`` with ``s`` columns for each;
-    Cholesky's factors ``[s, channels, channels]`` of each of the ``s`` blocks of its matrix, and of that
-    one's inverse; the ``effects`` ``[rows]`` of its rows; the ``share`` of all its rows that these are."""
+    factors ``[s, channels, n]`` of each of the ``s`` blocks of its matrix (``F F'``), and of that one's
+    inverse; the ``effects`` ``[rows]`` of its rows; the ``share`` of all its rows that these are."""
 
     weight: Tensor
     factors: Tensor
     inverses: Tensor
     effects: Tensor
     share: float = 1
+
+    def of(self, head: slice) -> Self:
+        """Channels of one head, in place of all."""
+        factors, inverses = self.factors[:, head], self.inverses[:, head]
+        return replace(self, weight=self.weight[..., head], factors=factors, inverses=inverses)
 
     def batch(self, step: int) -> Self:
         """Rows for a step, in place of all."""
@@ -91,6 +96,10 @@ class Maker:
     inverse: Tensor
     pivots: Tensor
     effects: Tensor
+
+    def of(self, head: slice) -> Self:
+        """Channels of one head, in place of all."""
+        return replace(self, weight=self.weight[:, head], effects=self.effects[head])
 
     def batch(self, step: int) -> Self:
         """Columns for a step, in place of all."""
@@ -150,26 +159,50 @@ def rotations_for(
     report: Report = quiet,
 ) -> dict[Stream, Tensor]:
     """A rotation for each stream of ``model`` (batch norm folded) that may have any, where the ``aim`` costs
-    less by it."""
+    less by it; then, for pruning, one for each head of attention, which rounding wins nothing by."""
     layers, shared = {layer.name: layer for layer in walk(model)}, with_shared_bias(model)
-    found = [one for one in streams(model, input_shape) if _may_rotate(one, model, layers, shared)]
-    normed = _normed(found)
-    layers = {layer.name: layer for layer in walk(absorbed(model, normed))}
+    residual = [one for one in streams(model, input_shape) if _may_rotate(one, model, layers, shared)]
+    heads = attention_streams(model, input_shape) if aim != "round" else []
+    heads = [one for one in heads if shared.isdisjoint(one.producers)]
+    number = len(residual) + len(heads)
+
+    def said(done: float) -> None:
+        report(done / number, f"rotating channels: group {min(int(done), number - 1)} of {number}")
+
+    normed = _normed(residual)
     known = absorbed_statistics(statistics, model, normed)
-    dear, rotations = 0.0, {}
-    if found and known.moments and aim != "round":
-        dear = _last_to_go(layers, known)
-    cost = _cost(aim, dear)
-    for number, stream in enumerate(found):
+    found = _searched(residual, absorbed(model, normed), known, aim, said)
+    if heads:
+        network, known = rotated(model, found), _rotated_moments(statistics, model, found)
+        found |= _searched(heads, network, known, aim, lambda done: said(len(residual) + done))
+    return preserving(model, input_shape, found, rotated) if found else {}
 
-        def progress(share: float, before: int = number) -> None:
-            report((before + share) / len(found), f"rotating channels: group {before} of {len(found)}")
 
-        parts: Parts = [*_readers(stream, layers, known), *_makers(stream, layers, known)]
-        rotation = cheapest_rotation(_basis(stream), parts, cost, progress) if parts else None
-        if rotation is not None:
-            rotations[stream] = rotation
-    return preserving(model, input_shape, rotations, rotated) if rotations else {}
+def _searched(
+    some: Sequence[Stream],
+    network: nn.Module,
+    statistics: Statistics,
+    aim: Aim,
+    progress: Callable[[float], None],
+) -> dict[Stream, Tensor]:
+    """Rotations of ``some`` streams of the ``network``, those that win anything; ``progress`` in streams."""
+    layers = {layer.name: layer for layer in walk(network)}
+    dear = _last_to_go(layers, statistics) if some and statistics.moments and aim != "round" else 0.0
+    cost, found = _cost(aim, dear), {}
+    for number, stream in enumerate(some):
+        parts: Parts = [*_readers(stream, layers, statistics), *_makers(stream, layers, statistics)]
+        size, share, blocks = stream.channels // stream.heads, 1 / stream.heads, []
+        for head in range(stream.heads if parts else 0):
+
+            def searched(done: float, before: float = number + head * share, share: float = share) -> None:
+                progress(before + done * share)
+
+            own = [part.of(slice(head * size, (head + 1) * size)) for part in parts]
+            blocks.append(cheapest_rotation(_basis(size, stream.centred), own, cost, searched))
+        if any(block is not None for block in blocks):
+            identity = torch.eye(size, dtype=torch.float64)
+            found[stream] = torch.block_diag(*(identity if one is None else one for one in blocks))
+    return found
 
 
 def _may_rotate(
@@ -192,13 +225,13 @@ def _normed(found: Iterable[Stream]) -> Normed:
     return [one for stream in found for one in stream.normed]
 
 
-def _basis(stream: Stream) -> Tensor:
+def _basis(channels: int, centred: bool) -> Tensor:
     """Orthonormal directions that mixtures may be of, float64 ``[channels, directions]``: all, or those of
     which the mean over channels is 0 (of Householder's reflection that takes the first channel there)."""
-    identity = torch.eye(stream.channels, dtype=torch.float64)
-    if not stream.centred:
+    identity = torch.eye(channels, dtype=torch.float64)
+    if not centred:
         return identity
-    mirror = torch.full((stream.channels,), stream.channels**-0.5, dtype=torch.float64)
+    mirror = torch.full((channels,), channels**-0.5, dtype=torch.float64)
     mirror[0] += 1
     return (identity - 2 * torch.outer(mirror, mirror) / mirror.square().sum())[:, 1:]
 
@@ -290,11 +323,8 @@ def cheapest_rotation(
     # Orthogonal but for float32's rounding, which the network is to be spared.
     exact, triangle = torch.linalg.qr(found.double())
     with torch.no_grad():
-        return (
-            whole(exact * triangle.diagonal().sign())
-            if cost(whole(found), parts, 1) < as_they_stand
-            else None
-        )
+        less = bool(cost(whole(found), parts, 1) < as_they_stand)
+    return whole(exact * triangle.diagonal().sign()) if less else None
 
 
 def _adam(like: Tensor) -> Callable[[Tensor, float], Tensor]:
@@ -341,13 +371,14 @@ def _readers(stream: Stream, layers: Mapping[str, Layer], statistics: Statistics
 
 def _makers(stream: Stream, layers: Mapping[str, Layer], statistics: Statistics) -> list[Maker]:
     found = []
-    for name in sorted({*stream.producers} & statistics.moments.keys()):
-        weight = layers[name].weight.detach().flatten(1).T
-        columns = _shuffled(len(weight))
-        factor = torch.linalg.cholesky(statistics.matrix(name)[0])
-        inverse = torch.cholesky_inverse(factor).diagonal()[columns]
-        pivots = factor.diagonal().square().sum()
-        found.append(Maker(weight[columns], inverse, pivots, statistics.effects[name]))
+    for name, rows in sorted(stream.rows, key=str):
+        if name in statistics.moments:
+            weight = layers[name].weight.detach()[rows].flatten(1).T
+            columns = _shuffled(len(weight))
+            factor = torch.linalg.cholesky(statistics.matrix(name)[0])
+            inverse = torch.cholesky_inverse(factor).diagonal()[columns]
+            pivots = factor.diagonal().square().sum()
+            found.append(Maker(weight[columns], inverse, pivots, statistics.effects[name][rows]))
     return found
 
 
@@ -362,11 +393,11 @@ def rotated(model: nn.Module, rotations: Rotations) -> nn.Module:
     copied = absorbed(model, _normed(rotations))
     layers, parameters = {layer.name: layer for layer in walk(copied)}, dict(copied.named_parameters())
     for stream, rotation in rotations.items():
-        for name in stream.producers:
+        for name, rows in stream.rows:
             layer = layers[name]
-            layer.weight.data = _along(layer.weight.data, rotation, 0)
+            layer.weight.data[rows] = _along(layer.weight.data[rows], rotation, 0)
             if layer.bias is not None:
-                layer.bias.data = _along(layer.bias.data, rotation, 0)
+                layer.bias.data[rows] = _along(layer.bias.data[rows], rotation, 0)
         for name in stream.consumers:
             layers[name].weight.data = _along(layers[name].weight.data, rotation, 1)
         for name in stream.added:
@@ -379,22 +410,27 @@ def rotated_statistics(
     statistics: Statistics, model: nn.Module, rotations: Rotations, network: nn.Module
 ) -> Statistics:
     """The statistics of the rotated ``network``, of those of the ``model``: nothing is run anew."""
+    changed = _rotated_moments(statistics, model, rotations)
+    names = changed.growth.keys() & {name for stream in rotations for name in stream.members}
+    weights = {layer.name: layer.weight.detach() for layer in walk(network)}
+    anew = {name: growth(name, weights[name], changed) for name in names}
+    return replace(changed, growth={**changed.growth, **anew})
+
+
+def _rotated_moments(statistics: Statistics, model: nn.Module, rotations: Rotations) -> Statistics:
+    """Moments and effects of the rotated network; how costs grow is left as it was."""
     known = absorbed_statistics(statistics, model, _normed(rotations))
     moments, effects = dict(known.moments), dict(known.effects)
     for stream, rotation in rotations.items():
-        for name in moments.keys() & {*stream.producers}:
-            effects[name] = rotated_effects(effects[name], rotation.float())
+        for name, rows in stream.rows:
+            if name in moments:
+                effects[name] = effects[name].clone()
+                effects[name][rows] = rotated_effects(effects[name][rows], rotation.float())
         for name in moments.keys() & {*stream.consumers}:
             one = moments[name]
             covariance = _along(_along(one.covariance, rotation, 1), rotation, 2)
             moments[name] = Moments(covariance, _along(one.mean, rotation, 1), one.shrinkage)
-    changed = replace(known, moments=moments, effects=effects)
-    names = known.growth.keys() & {name for stream in rotations for name in stream.members}
-    weights = {layer.name: layer.weight.detach() for layer in walk(network)}
-    return replace(
-        changed,
-        growth={**known.growth, **{name: growth(name, weights[name], changed) for name in names}},
-    )
+    return replace(known, moments=moments, effects=effects)
 
 
 def _along(values: Tensor, rotation: Tensor, axis: int) -> Tensor:

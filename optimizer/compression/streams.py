@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from optimizer.compression.calibration.moments import CONVOLUTIONS, PADDED_BY_NAME
+from optimizer.compression.prune.heads import head_groups
 from optimizer.model.examples import examples
 from optimizer.model.layers import Layer, walk, whole_attention
 from optimizer.model.operations import Operations
@@ -42,6 +43,9 @@ class Stream:
     ``normed`` layers read them through a norm, of which it has the module's path; its scales and offsets are
     then to be the layers'. A layer norm takes the mean of all channels, which mixtures have to keep:
     ``centred``.
+
+    Producers make them from their ``first`` rows on (without any, 0). Where they are of several attention
+    ``heads``, only those of one may be mixed, as many for each.
     """
 
     name: str
@@ -51,6 +55,14 @@ class Stream:
     added: tuple[str, ...] = ()
     normed: tuple[tuple[str, str], ...] = ()
     centred: bool = False
+    first: tuple[int, ...] = ()
+    heads: int = 1
+
+    @property
+    def rows(self) -> list[tuple[str, slice]]:
+        """Which rows of which layer's weight make them."""
+        first = self.first or (0,) * len(self.producers)
+        return [(name, slice(at, at + self.channels)) for name, at in zip(self.producers, first, strict=True)]
 
     @property
     def members(self) -> tuple[str, ...]:
@@ -71,6 +83,27 @@ def streams(model: nn.Module, input_shape: tuple[int, ...]) -> list[Stream]:
     if len(watch.calls) < len(layers) and values_decide(model, input_shape):
         return []
     return watch.streams()
+
+
+def attention_streams(model: nn.Module, input_shape: tuple[int, ...]) -> list[Stream]:
+    """Queries with keys, and values with what the output projection reads of them, of every attention of
+    ``model`` whose heads can be told apart: scores and sums of a head are the same of any mixture of its own
+    channels. As far as order and place of queries, keys and values are those of torch's attention."""
+    layers = {layer.name: layer for layer in walk(model)}
+    found = []
+    for group in head_groups(model, input_shape):
+        width = layers[group.consumers[0]].weight[0].numel()
+        joint = group.parts == 3
+        if width == group.channels or not (joint or len(group.producers) == 3):
+            continue
+        query, key, value = group.producers * 3 if joint else group.producers
+        first = (0, width, 2 * width) if joint else (0, 0, 0)
+        path, heads = group.attention, group.channels
+        found += [
+            Stream(f"queries and keys of {path}", width, (query, key), (), first=first[:2], heads=heads),
+            Stream(f"values of {path}", width, (value,), group.consumers, first=first[2:], heads=heads),
+        ]
+    return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from optimizer.compression.calibration.cache import rotations_of
 from optimizer.compression.calibration.making import make
 from optimizer.compression.norms import absorbable, absorbed, absorbed_statistics
 from optimizer.compression.rotation import rotated, rotated_statistics, rotations_for
-from optimizer.compression.streams import Stream, streams
+from optimizer.compression.streams import Stream, attention_streams, streams
 from optimizer.model.layers import walk
 
 SHAPE = (3, 16, 16)
@@ -164,7 +164,7 @@ def test_a_norms_offset_needs_a_bias() -> None:
         if isinstance(module, nn.LayerNorm):
             module.bias = nn.Parameter(torch.full((WIDTH,), 0.1), requires_grad=False)
     assert not absorbable(model, {layer.name: layer for layer in walk(model)}, found.normed)
-    assert rotations_for(model, SHAPE, "prune", make(model, images())) == {}
+    assert rotations_for(model, SHAPE, "round", make(model, images())) == {}
 
 
 def test_a_norm_that_all_but_drops_a_channel_keeps_its_scales() -> None:
@@ -189,21 +189,75 @@ def test_layers_take_the_scales_of_norms(kind: type[nn.Module]) -> None:
         assert torch.allclose(derived.matrix(name), taken.matrix(name), rtol=1e-2, atol=1e-3), name
 
 
+class Attention(nn.Module):
+    """Whose queries, keys and values are made by layers of their own, and mixed with places, if any."""
+
+    def __init__(self, places: bool) -> None:
+        super().__init__()
+        self.heads, self.places = 3, places
+        self.query, self.key, self.value, self.output = (nn.Linear(WIDTH, WIDTH) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (
+            one(x).unflatten(-1, (self.heads, -1)).transpose(-2, -3)
+            for one in (self.query, self.key, self.value)
+        )
+        if self.places:
+            angles = torch.arange(x.shape[1], dtype=x.dtype)[:, None] * torch.ones(q.shape[-1], dtype=x.dtype)
+            q, k = (one * angles.cos() + one.roll(1, -1) * angles.sin() for one in (q, k))
+        attended = nn.functional.scaled_dot_product_attention(q, k, v)
+        return self.output(attended.transpose(-2, -3).flatten(-2))
+
+
+class ThreeLayers(nn.Module):
+    """Attention between curves."""
+
+    def __init__(self, places: bool = False) -> None:
+        super().__init__()
+        self.first, self.attention, self.head = nn.Linear(16, WIDTH), Attention(places), nn.Linear(WIDTH, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.relu(self.attention(torch.relu(self.first(x.flatten(1, 2))))).mean(1))
+
+
+def test_streams_of_attention() -> None:
+    model = made(Tokens)
+    joint, output = "encoder.layers.0.self_attn.in_proj_weight", "encoder.layers.0.self_attn.out_proj.weight"
+    first, second = attention_streams(model, SHAPE)[:2]
+    assert (first.rows, first.consumers) == ([(joint, slice(0, 12)), (joint, slice(12, 24))], ())
+    assert (second.rows, second.consumers) == ([(joint, slice(24, 36))], (output,))
+    assert (first.heads, second.heads) == (2, 2)
+    first, second = attention_streams(made(ThreeLayers), SHAPE)
+    assert first.rows == [("attention.query.weight", slice(0, 12)), ("attention.key.weight", slice(0, 12))]
+    assert (second.producers, second.consumers) == (("attention.value.weight",), ("attention.output.weight",))
+
+
+def test_queries_and_keys_that_are_mixed_with_places_stay() -> None:
+    model = made(lambda: ThreeLayers(places=True))
+    rotations = rotations_for(model, SHAPE, "prune", make(model, images()))
+    assert [stream.name for stream in rotations] == ["values of attention"]
+
+
 @pytest.mark.parametrize("aim", ["prune", "round", "both"])
-@pytest.mark.parametrize("kind", [Tokens, RootMeanSquares])
+@pytest.mark.parametrize("kind", [Tokens, RootMeanSquares, ThreeLayers])
 def test_a_rotated_transformer_and_its_statistics_are_the_same(kind: type[nn.Module], aim: str) -> None:
+    """Each matrix is orthogonal, mixes no two heads, and keeps a mean that a norm takes."""
     model = made(kind)
     known = make(model, images())
     rotations = rotations_for(model, SHAPE, aim, known)
-    ((stream, matrix),) = rotations.items()
-    assert torch.allclose(matrix @ matrix.T, torch.eye(WIDTH, dtype=torch.float64), atol=1e-12)
+    expected = streams(model, SHAPE) + (attention_streams(model, SHAPE) if aim != "round" else [])
+    assert [*rotations] == expected
     ones = torch.ones(WIDTH, dtype=torch.float64)
-    assert torch.allclose(matrix @ ones, ones, atol=1e-12) == stream.centred
+    for stream, matrix in rotations.items():
+        assert torch.allclose(matrix @ matrix.T, torch.eye(WIDTH, dtype=torch.float64), atol=1e-12)
+        assert torch.allclose(matrix @ ones, ones, atol=1e-12) == stream.centred
+        size = WIDTH // stream.heads
+        assert not (matrix * (1 - torch.block_diag(*[torch.ones(size, size)] * stream.heads))).any()
     other = rotated(model, rotations)
     assert torch.allclose(other(images()), model(images()), atol=1e-5)
     weights = {layer.name: layer.weight for layer in walk(model)}
     moved = {layer.name for layer in walk(other) if not torch.allclose(layer.weight, weights[layer.name])}
-    assert moved == {*stream.members}
+    assert moved == {name for stream in rotations for name in stream.members}
     derived, taken = rotated_statistics(known, model, rotations, other), make(other, images())
     for name in taken.moments:
         assert torch.allclose(derived.matrix(name), taken.matrix(name), rtol=1e-2, atol=1e-3), name
