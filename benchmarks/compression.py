@@ -84,7 +84,10 @@ RECIPES = {
 }
 RECIPES |= {
     f"{name} best effort": replace(RECIPES[name], effort_seconds=EFFORT_SECONDS)
-    for name in ("50 %", "60 %", "70 %", "2:4", "4 bits", "3 bits", "50 % and 4 bits", "20 % of channels")
+    for name in (
+        *("50 %", "60 %", "70 %", "2:4", "4 bits", "3 bits", "50 % and 4 bits"),
+        *("4 average bits", "3 average bits", "20 % of channels"),
+    )
 }
 DEPTHWISE_IN_FLOAT = {f"{name} depthwise in float": RECIPES[name] for name in ("4 bits", "3 bits")}
 """The setting that other libraries keep most in."""

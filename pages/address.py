@@ -34,10 +34,18 @@ EARLIER_PINS = "configurations"
 """As links to Compare once named them, one key each."""
 
 
-def in_address(key: str, words: Callable[[Any], str] | None = None) -> dict[str, Any]:
+def in_address(
+    key: str, words: Callable[[Any], str] | None = None, names: Collection[str] = ()
+) -> dict[str, Any]:
     """Arguments of a widget whose value is kept in the page's address, so that a link restores it; with what
-    its options are in ``words``, which the address says too."""
+    its options are in ``words``, which the address says too. It may also say one of their ``names``, as the
+    command line does (``engine=sparse``), or what they were once called: it is then put into words."""
     session().in_address[key] = words or str
+    text = st.query_params.get(key, "")
+    name = earlier_names().get(key, {}).get(text, text)
+    if words and name in names and text != words(name) and key not in st.session_state:
+        st.query_params[key] = words(name)
+        st.rerun()
     return {"key": key, "bind": "query-params", **({"format_func": words} if words else {})}
 
 
@@ -59,7 +67,12 @@ def whole_number(
 def choice(label: str, words: Mapping[T, str], default: T, key: str, **more: Any) -> T:
     """A control of one of several options, each in its ``words``, kept in the page's address."""
     chosen: T = st.segmented_control(
-        label, list(words), default=default, required=True, **in_address(key, words.__getitem__), **more
+        label,
+        list(words),
+        default=default,
+        required=True,
+        **in_address(key, words.__getitem__, [name for name in words if isinstance(name, str)]),
+        **more,
     )
     return chosen
 
@@ -240,13 +253,6 @@ def earlier_names() -> dict[str, dict[str, str]]:
     return EARLIER_LABELS | allocations | roundings | ranges
 
 
-def _read_earlier_labels() -> None:
-    for key, names in earlier_names().items():
-        if (name := st.query_params.get(key)) in names:
-            st.query_params.pop(key)
-            st.session_state[key] = names[name]
-
-
 EARLIER_ALLOCATIONS = {
     "by measured effect": "measured",
     "by magnitude": "global",
@@ -293,7 +299,6 @@ PARTS: dict[str, Callable[[], None]] = {
     LAYERS_LEFT_OUT: _read_layers,
     "Some pins of this link are left out": _read_pins,
     "The fine-tuning of this link is left out": _read_earlier_budget,
-    SETTINGS_LEFT_OUT: _read_earlier_labels,
 }
 """What is said where a part can't be read, and what reads it."""
 

@@ -45,7 +45,7 @@ def read_recipe(model: str) -> Recipe:
         method = st.selectbox(
             "Method",
             list(methods()),
-            **address.in_address("method", lambda method: methods()[method][0]),
+            **address.in_address("method", lambda method: methods()[method][0], methods()),
             help=_methods_words(),
         )
     with more, st.popover("More"):
@@ -227,7 +227,7 @@ def _more(method: str, model: str) -> Details:
             allocation.label,
             pruner.allocations,
             index=pruner.allocations.index(pruner.allocation),
-            **address.in_address(f"{method}_allocation", allocation.choices.__getitem__),
+            **address.in_address(f"{method}_allocation", allocation.choices.__getitem__, pruner.allocations),
             help=allocation.help,
         )
     for name in pruner.options:
@@ -261,7 +261,7 @@ def _more(method: str, model: str) -> Details:
         list(QUANTIZERS),
         default=pruner.rounding,
         required=True,
-        **address.in_address(f"{method}_rounding", lambda rounding: QUANTIZERS[rounding].label),
+        **address.in_address(f"{method}_rounding", lambda name: QUANTIZERS[name].label, QUANTIZERS),
         help=" ".join(f"{one.label}: {one.help}" for one in QUANTIZERS.values()),
     )
     quantizer = QUANTIZERS[rounding]
@@ -279,7 +279,7 @@ def _more(method: str, model: str) -> Details:
         GRIDS,
         default="automatic",
         required=True,
-        **address.in_address("grid", str.capitalize),
+        **address.in_address("grid", str.capitalize, GRIDS),
         help="Asymmetric grids have a zero point. Automatic takes one "
         + " or ".join(f"below {one.asymmetric_below} bits with {one.label}" for one in asymmetric)
         + ".",
@@ -290,7 +290,7 @@ def _more(method: str, model: str) -> Details:
             QUANTIZE_OPTIONS["range"].label,
             ranges,
             index=ranges.index(quantizer.range),
-            **address.in_address(f"{rounding}_range", QUANTIZE_OPTIONS["range"].choices.__getitem__),
+            **address.in_address(f"{rounding}_range", QUANTIZE_OPTIONS["range"].choices.__getitem__, ranges),
             help=QUANTIZE_OPTIONS["range"].help,
         )
     precision = _precision()
@@ -312,7 +312,8 @@ def _option(key: str, option: Option) -> Any:
     words = option.help or None
     if values == [False, True]:
         return st.toggle(option.label, **address.in_address(key), help=words)
-    kept = {**address.in_address(key, label), "help": words}
+    names = [name for name in values if isinstance(name, str)]
+    kept = {**address.in_address(key, label, names), "help": words}
     if len(values) <= MAX_BUTTONS:
         return st.segmented_control(option.label, values, default=option.default, required=True, **kept)
     return st.selectbox(option.label, values, values.index(option.default), **kept)
@@ -338,7 +339,7 @@ def _precision() -> str:
         possible,
         default="f32",
         required=True,
-        **address.in_address("precision", PRECISIONS.__getitem__),
+        **address.in_address("precision", PRECISIONS.__getitem__, possible),
         help="What layers compute in where they have no int8 kernels. The baseline stays in float32.",
     )
     for name in PRECISIONS:

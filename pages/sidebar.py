@@ -226,7 +226,7 @@ def _choose_engine() -> str:
     engine: str = st.selectbox(
         "Engine",
         possible,
-        **in_address("engine", lambda name: ENGINES[name].label),
+        **in_address("engine", lambda name: ENGINES[name].label, possible),
         help="What executes the model. The baseline always runs on the same engine and threads.\n\n"
         + "\n".join(f"- **{ENGINES[name].label}**: {ENGINES[name].help}" for name in possible),
     )

@@ -9,6 +9,7 @@ from factories import make_result
 from page_runs import press
 from started import PAGES, ROOT, Started, open_page
 
+from optimizer.methods.engines import ENGINES
 from optimizer.methods.pruners import PRUNERS
 from optimizer.recipe import NORMAL, Recipe
 from optimizer.records import Request
@@ -244,6 +245,25 @@ def test_a_link_by_the_names_of_before_restores_the_setting(started: Started, li
 def test_a_name_of_before_that_a_control_never_had_is_left_out(started: Started) -> None:
     page = open_page("explore", {"method": "Channels", "channels_allocation": "by magnitude"})
     assert page.selectbox(key="channels_allocation").value == "measured"
+
+
+def test_a_link_may_say_the_names_of_the_command_line(started: Started) -> None:
+    link = {"engine": "sparse", "method": "magnitude", "magnitude_rounding": "compensated"}
+    more = {
+        "magnitude_allocation": "uniform",
+        "compensated_range": "absmax",
+        "grid": "symmetric",
+        "bits": "4",
+    }
+    page = open_page("explore", link | more)
+    recipe = page.session_state["session"].recipe
+    assert (recipe.prune.method, recipe.prune.allocation) == ("magnitude", "uniform")
+    assert (recipe.quantize.method, recipe.quantize.range, recipe.quantize.symmetric) == (
+        *("compensated", "absmax", True),
+    )
+    assert page.selectbox(key="engine").value == "sparse"
+    assert "".join(page.query_params["engine"]) == ENGINES["sparse"].label
+    assert not page.toast
 
 
 def test_what_pages_keep_beside_widgets_is_the_session() -> None:
