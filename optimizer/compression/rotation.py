@@ -167,7 +167,7 @@ def rotations_for(
     number = len(residual) + len(heads)
 
     def said(done: float) -> None:
-        report(done / number, f"rotating channels: group {min(int(done), number - 1)} of {number}")
+        report(done / number, f"rotating channels: group {min(int(done) + 1, number)} of {number}")
 
     normed = _normed(residual)
     known = absorbed_statistics(statistics, model, normed)

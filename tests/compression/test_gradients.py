@@ -18,10 +18,10 @@ def test_what_changes_in_place_learns_the_same(small_images: Tensor, way: str) -
     found = []
     for teacher, student in zip(twins(way), twins(way), strict=True):
         found.append(recover(student, teacher, half_gone(student), small_images, 10))
-    assert found[0].after == pytest.approx(found[1].after, rel=1e-3)
     assert found[0].after < found[0].before
+    # Adam makes much of last bits, which depend on where in memory a sum begins.
+    assert found[0].after == pytest.approx(found[1].after, rel=0.01)
     for name, one in found[1].state.items():
-        # Adam makes much of last bits, which depend on where in memory a sum begins.
         torch.testing.assert_close(found[0].state[name], one, rtol=0.01, atol=1e-3)
 
 
