@@ -134,4 +134,4 @@ def test_a_real_network_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
         for answered in point.answered.values():
             assert len(answered.times.values) == 36
             assert percentiles(answered)["p95"].value is None, "too few for it"
-            assert percentiles(answered)["p50"].value is not None
+            assert (percentiles(answered)["p50"].value is None) == answered.behind, "on a busy machine"
