@@ -35,17 +35,18 @@ EARLIER_PINS = "configurations"
 
 
 def in_address(
-    key: str, words: Callable[[Any], str] | None = None, names: Collection[str] = ()
+    key: str, words: Callable[[Any], str] | None = None, names: Collection[object] = ()
 ) -> dict[str, Any]:
     """Arguments of a widget whose value is kept in the page's address, so that a link restores it; with what
     its options are in ``words``, which the address says too. It may also say one of their ``names``, as the
     command line does (``engine=sparse``), or what they were once called: it is then put into words."""
     session().in_address[key] = words or str
     text = st.query_params.get(key, "")
-    name = earlier_names().get(key, {}).get(text, text)
-    if words and name in names and text != words(name) and key not in st.session_state:
-        st.query_params[key] = words(name)
-        st.rerun()
+    if words and text and key not in st.session_state:
+        name = earlier_names().get(key, {}).get(text, text)
+        if name in names and text != words(name):
+            st.query_params[key] = words(name)
+            st.rerun()
     return {"key": key, "bind": "query-params", **({"format_func": words} if words else {})}
 
 
@@ -71,7 +72,7 @@ def choice(label: str, words: Mapping[T, str], default: T, key: str, **more: Any
         list(words),
         default=default,
         required=True,
-        **in_address(key, words.__getitem__, [name for name in words if isinstance(name, str)]),
+        **in_address(key, words.__getitem__, words),
         **more,
     )
     return chosen

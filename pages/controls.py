@@ -312,8 +312,7 @@ def _option(key: str, option: Option) -> Any:
     words = option.help or None
     if values == [False, True]:
         return st.toggle(option.label, **address.in_address(key), help=words)
-    names = [name for name in values if isinstance(name, str)]
-    kept = {**address.in_address(key, label, names), "help": words}
+    kept = {**address.in_address(key, label, values), "help": words}
     if len(values) <= MAX_BUTTONS:
         return st.segmented_control(option.label, values, default=option.default, required=True, **kept)
     return st.selectbox(option.label, values, values.index(option.default), **kept)

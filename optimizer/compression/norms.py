@@ -15,7 +15,7 @@ from optimizer.compression.calibration.statistics import Statistics
 from optimizer.model.layers import Layer, walk
 from optimizer.model.products import deep_copy
 
-LEAST_SCALE = 1e-3
+MIN_SCALE = 1e-3
 """Of a norm's largest: by a smaller one, statistics of what it gives say too little of what it was given."""
 
 Normed = Collection[tuple[str, str]]
@@ -28,7 +28,7 @@ def absorbable(model: nn.Module, layers: Mapping[str, Layer], normed: Normed) ->
         scale, offset = _of(model, path)
         fits = layers[name].weight[0].numel() == len(scale)
         takes = layers[name].bias is not None or not offset.any()
-        if not (fits and takes and scale.abs().min() > LEAST_SCALE * scale.abs().max()):
+        if not (fits and takes and scale.abs().min() > MIN_SCALE * scale.abs().max()):
             return False
     return True
 

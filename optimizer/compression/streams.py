@@ -87,7 +87,7 @@ def streams(model: nn.Module, input_shape: tuple[int, ...]) -> list[Stream]:
 
 def attention_streams(model: nn.Module, input_shape: tuple[int, ...]) -> list[Stream]:
     """Queries with keys, and values with what the output projection reads of them, of every attention of
-    ``model`` whose heads can be told apart: scores and sums of a head are the same of any mixture of its own
+    ``model`` whose heads are known: scores and sums of a head are the same of any mixture of its own
     channels. As far as order and place of queries, keys and values are those of torch's attention."""
     layers = {layer.name: layer for layer in walk(model)}
     found = []
