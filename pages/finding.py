@@ -46,10 +46,10 @@ def ask() -> int | None:
             icon=":material/search:",
             help="An answer that is there is shown at once; with more time, the search goes on from it.",
         )
-        where = ", on this machine" if backlog.cluster() else ""
+        budget = BUDGETS[int(question.budget_seconds)] + (", on this machine" if backlog.cluster() else "")
         st.caption(
-            f"{question.space.positions:,} configurations in {BUDGETS[int(question.budget_seconds)]}{where}: "
-            "those that can't win are given up early."
+            f"Searches {question.space.positions:,} configurations for {budget}: those that can't win are "
+            "given up early."
         )
     if asked:
         with tasks.errors_in_words():

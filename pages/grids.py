@@ -362,7 +362,8 @@ def actions(result: Summary | None) -> None:
             how = "Click a point or tick a row" if points else "Tick a row"
             st.caption(f":material/touch_app: {how} to open it in Explore or pin it.")
             return
-        st.markdown(drawing.heading(result.description), width="content")
+        words = f"{result.description} on {engine_label(result.request.engine)}"
+        st.markdown(drawing.heading(words), width="content")
         st.page_link(
             "pages/explore.py",
             label="Open in Explore",

@@ -10,7 +10,7 @@ from optimizer.charts.spec import Axis, Lines, Point, Reference, Series
 from optimizer.formats import count
 from optimizer.search.records import Step
 
-EMPTY = "Nothing keeps to the limits yet."
+EMPTY = "Nothing that was tried is shown to keep to the limits."
 
 
 def search_info(steps: Sequence[Step], minimise: str, limit: float | None = None) -> Lines:

@@ -239,6 +239,8 @@ def _with_sentences(summary: Summary) -> str:
 def _how_measured(summaries: Sequence[Summary]) -> Section:
     rows = [
         {
+            "model": summary.request.model,
+            "engine": engine_label(summary.request.engine),
             "recipe": summary.description,
             "images": summary.images,
             "kernels": ", ".join(

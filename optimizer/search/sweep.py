@@ -93,7 +93,7 @@ def describe_asked(asked: bytes) -> str:
     shares = ", ".join(f"{100 * share:.4g}" for share in sorted(set(grid.sparsities)))
     bits = ", ".join(map(str, sorted(set(grid.weight_bits), reverse=True)))
     activations = ", ".join(map(str, sorted(set(grid.activation_bits), reverse=True)))
-    rounded = "" if activations == "32" else f", {activations}-bit activations"
+    rounded = "" if activations == "32" else f", activations at {activations} bits"
     timed = f", timed on {grid.on}" if grid.on else ""
     engine = ", ".join(engines)
     only = ", the frontier only" if grid.frontier_only else ""

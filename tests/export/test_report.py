@@ -246,6 +246,14 @@ def test_report_says_how_and_what_it_does_not_say() -> None:
         assert part in words, part
 
 
+def test_how_each_number_was_measured_names_the_engine_too() -> None:
+    """The rows of one recipe on two engines would be alike."""
+    text = report([make_result(recipe(0.5), engine=engine) for engine in ("openvino", "torch")])
+    table = html.unescape(words_of(text)).split("How each number was measured")[1]
+    for engine in ("OpenVINO", "torch eager"):
+        assert f"fashion-resnet {engine} 50 % of layer weights pruned" in table
+
+
 def test_report_says_which_machine_timed_and_which_worked_out_the_accuracy() -> None:
     elsewhere = (remade(make_result(recipe(0, bits)), scored_on=OTHER_MACHINE) for bits in (32, 4))
     results = [make_result(recipe(0.5)), *elsewhere]

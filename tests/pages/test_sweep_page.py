@@ -159,7 +159,8 @@ def test_results_are_shown_and_one_is_opened_or_pinned(started: Started) -> None
     assert "Tick a row to open it" in words(together), "no line can be clicked"
     key = ledger.items(tasks.store(), 1)[3].key
     page.session_state["session"].swept = key
-    page = press(page.run(), "Pin for Compare")
+    assert "4-bit weights (GPTQ, asymmetric, MSE range) on OpenVINO" in words(page.run())
+    page = press(page, "Pin for Compare")
     assert page.session_state["session"].pins == (key,)
     page = open_page("explore", {"open": key})
     assert "open" not in page.query_params

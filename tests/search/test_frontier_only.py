@@ -255,6 +255,8 @@ def test_small_ones_come_first_and_a_sweep_that_is_extended_stays_one_of_the_fro
     assert WHOLE.beside(ASKED).frontier_only
     assert describe_asked(encode(ASKED)).endswith(", the frontier only")
     assert ", 99.95 % at " in describe_asked(encode(replace(ASKED, sparsities=(0.5, 0.9995)))), "not 100 %"
+    both = describe_asked(encode(replace(ASKED, weight_bits=(32, 4), activation_bits=(8, 32))))
+    assert " % at 32, 4 bits, activations at 32, 8 bits, " in both, "of four widths, which are whose"
     assert not is_frontier_only(encode(WHOLE))
     assert not is_frontier_only(b"what another version asks")
 
