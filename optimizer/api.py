@@ -296,10 +296,10 @@ def compare(
 
     Each is an ONNX file, an OpenVINO ``.xml`` with its ``.bin`` beside it, a ``.zip`` of :func:`save`, or a
     model of the catalogue. ``data`` is as :func:`measure` takes it: of a folder a share is set aside, of what
-    is in memory none is; without it, images that come with a model, or made-up ones. Images are preprocessed
-    as for the model ``like``, without one as for that which the files were saved from, or as they say; a note
-    says which. ``engine`` is openvino or onnxruntime; the first that runs both otherwise. What comes back
-    prints itself; ``to_dict()`` has every figure.
+    is in memory none is; without it, images that come with a model, or with that which a file was saved from,
+    or made-up ones. Images are preprocessed as for the model ``like``, without one as for that which the
+    files were saved from, or as they say; a note says which. ``engine`` is openvino or onnxruntime; the first
+    that runs both otherwise. What comes back prints itself; ``to_dict()`` has every figure.
 
     Raises InputError for networks that can't be compared, and as :func:`measure` does.
     """

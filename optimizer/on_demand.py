@@ -392,8 +392,8 @@ def comparison(
     from optimizer.model import catalogue
 
     a, b = (opened(one, report) for one in (request.a, request.b))
-    if request.data.path is not None and not request.like:
-        request = replace(request, like=like_of(a, b))
+    if given is None and not request.like:
+        request = replace(request, like=like_of(a, b, bundled=request.data.path is None))
 
     @cache
     def made() -> Comparison:

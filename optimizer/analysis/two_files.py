@@ -58,7 +58,8 @@ class NetworkRef:
 @dataclass(frozen=True, slots=True)
 class CompareRequest:
     """Two networks, the images, and how to time. Without ``data.path`` the images are those that come with
-    the model, or made up for networks of files. ``engine``: empty is the first that runs both.
+    the model, or with that which a file says it was made of, else made up. ``engine``: empty is the first
+    that runs both.
     ``input_shape`` ``[C, H, W]`` is for files that leave it open; images are preprocessed as for the model
     ``like``, which also names the classes: where none is asked for, that which a file says it was made of."""
 

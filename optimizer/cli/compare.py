@@ -17,7 +17,7 @@ NETWORK = "an .onnx file, an OpenVINO .xml with its .bin beside it, a .zip of `s
 def add_compare_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("a", help=NETWORK)
     parser.add_argument("b", help="the same; results are B relative to A")
-    add_data_options(parser, "those that come with the model, or made up for files")
+    add_data_options(parser, "those that come with the model, or that a file was saved from; else made up")
     add_files_options(parser)
     add_timing_options(parser, "openvino or onnxruntime; without it the first that runs both")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")

@@ -85,14 +85,16 @@ class Comparison:
     notes: tuple[str, ...]
 
 
-def like_of(a: Candidate, b: Candidate) -> str:
+def like_of(a: Candidate, b: Candidate, bundled: bool = False) -> str:
     """The model that images are preprocessed as for where no other is asked for: that which a file says it
-    was made of, if it is on this machine. Empty for none, and where one of the two is a model itself."""
+    was made of, if it is on this machine; of those alone that come with images, where these are ``bundled``.
+    Empty for none, and where one of the two is a model itself."""
     if a.loaded or b.loaded:
         return ""
     known = catalogue()
     cards = ((one, known[one.made_of]) for one in (a, b) if one.made_of in known)
-    return next((card.name for one, card in cards if card.ready and card.input_shape == one.shape), "")
+    usable = (card for one, card in cards if card.ready and card.input_shape == one.shape)
+    return next((card.name for card in usable if card.bundled_images or not bundled), "")
 
 
 def prepare(
@@ -235,7 +237,7 @@ def _preprocessed_for(
         return model, ()
     if like is not None:
         name = like.card.name
-        made = [one.name for one in (a, b) if one.made_of == name]
+        made = dict.fromkeys(one.name for one in (a, b) if one.made_of == name)  # a file against itself
         were = "was" if len(made) == 1 else "were"
         why = f": {' and '.join(made)} {were} exported from it" if made else ""
         return like, (f"Images are preprocessed and classes named as for {name}{why}.",)

@@ -405,6 +405,19 @@ def test_images_are_preprocessed_as_for_the_model_that_a_file_was_saved_from(tmp
 
 
 @HERE
+def test_files_saved_from_a_model_that_comes_with_images_are_compared_on_them(tmp_path: Path) -> None:
+    """On noise, int8 looked as if it changed every third answer."""
+    ours = of_clothes(tmp_path / "ours.zip", {"model": "fashion-mlp", "recipe": "{}"})
+    request = CompareRequest(ours, ours, DataSpec(limit=50), settings=QUICK)
+    made = prepared(request)
+    assert (made.made_up, len(made.images)) == (False, 50)
+    assert made.labels is not None
+    assert made.notes[0].endswith("named as for fashion-mlp: ours.zip was exported from it.")
+    other = of_clothes(tmp_path / "other.zip", {"model": "of another machine", "recipe": "{}"})
+    assert prepared(replace(request, a=other, b=other)).made_up
+
+
+@HERE
 def test_that_preprocessing_is_guessed_or_said_is_told(tmp_path: Path) -> None:
     names = json.dumps([f"class {number}" for number in range(8)] + ["Pullover", "Sandal"])
     plain = of_clothes(tmp_path / "plain.zip", {"class_names": names})
