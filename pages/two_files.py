@@ -7,6 +7,7 @@ import streamlit as st
 
 from optimizer import charts
 from optimizer.analysis import fidelity, two_files_words
+from optimizer.analysis.labels import engine_label
 from optimizer.analysis.two_files import CompareRequest, NetworkRef, TwoFiles
 from optimizer.errors import InputError
 from optimizer.formats import MISSING
@@ -130,6 +131,7 @@ def _compare(request: CompareRequest) -> None:
         if st.button("Compare", type="primary", icon=":material/compare_arrows:"):
             tasks.pool().forget(key)
             tasks.start("measure", "compare", request, key)
+            st.query_params.pop("files", None)  # what is shown is of other files
             st.rerun()
         tasks.show_failure(job)
         if job is not None and job.state == "done":
@@ -144,7 +146,8 @@ def _show(run: TwoFiles) -> None:
     drawing.sentences(two_files_words.conclusions(run))
     st.subheader("Outputs")
     st.dataframe(fidelity.rows(run.outputs), hide_index=True, alt="How far each output lies from the other's")
-    st.caption(plain(f"On {two_files_words.images_words(run)}. Intervals are of 95 %, over the images."))
+    where = f"On {two_files_words.images_words(run)}, by {engine_label(run.engine)}"
+    st.caption(plain(f"{where}. Intervals are of 95 %, over the images."))
     if run.layers:
         st.subheader("Layer by layer")
         height = AROUND_ROWS_PIXELS + ROW_PIXELS * len(run.layers)

@@ -4,7 +4,7 @@ import html
 
 from optimizer.analysis import fidelity
 from optimizer.analysis.measures import sqnr
-from optimizer.analysis.two_files import SAME_DB, TwoFiles, db_of, parting
+from optimizer.analysis.two_files import EQUAL_DB, SAME_DB, TwoFiles, db_of, parting
 from optimizer.charts.axes import padded, rows_axis
 from optimizer.charts.spec import Axis, Limit, Lines, Point, Series
 from optimizer.formats import count
@@ -39,6 +39,7 @@ def parting_info(run: TwoFiles) -> Lines:
             Series(MARKED, "accent", marked, line="none"),
         ),
         limit=Limit("float32's rounding", SAME_DB),
-        note=f"on {count(run.layer_images, 'image')}",
+        note=f"on {count(run.layer_images, 'image')}"
+        + f" · at {EQUAL_DB:g} dB: equal" * (EQUAL_DB in values),
         empty="No layer was found in both.",
     )

@@ -22,5 +22,6 @@ def test_a_layer_that_differs_from_zeros_alone_is_not_drawn_as_equal() -> None:
         ("silent", 0.0),
         ("near", EQUAL_DB),
     ]
+    assert parting_info(run).note == "on 2 images · at 150 dB: equal"
     assert parting_info(run).series[1].name == MARKED
     assert [point.key for point in marked] == ["silent"]
