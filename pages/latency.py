@@ -1,12 +1,14 @@
 """Latency: throughput against latency as one would serve it, and the kernels that really ran."""
 
+from collections.abc import Callable
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import streamlit as st
 
 from optimizer import charts
 from optimizer.analysis import afresh, coverage, load, serving, stored
+from optimizer.analysis.badges import BadgeKind
 from optimizer.analysis.coverage import Coverage
 from optimizer.analysis.labels import engine_label
 from optimizer.analysis.load import LoadRequest, LoadRun, best_rates, load_key
@@ -73,7 +75,7 @@ def serve(request: Request) -> None:
         "and torch eager, interleaved. More streams than threads are left out."
     )
     keys = serving.serving_key(wanted), serving.serving_key(replace(wanted, quick=True))
-    run, waits = run_or_offer("Measure", "throughput", wanted, keys, ServingRun, words)
+    run, waits = run_or_offer("Measure", "throughput", wanted, keys, ServingRun, words, serving.badges)
     limit_ns = limit_ms * 1e6 if limit_ms else None
     best = serving.best_under(run, limit_ns) if run and limit_ns else None
     if run:
@@ -171,10 +173,16 @@ def controls(request: Request) -> tuple[ServingRequest, float | None]:
 
 
 def run_or_offer(
-    label: str, task: str, wanted: object, keys: tuple[str, str], record: type[T], words: str
+    label: str,
+    task: str,
+    wanted: object,
+    keys: tuple[str, str],
+    record: type[T],
+    words: str,
+    badges: Callable[[Any], dict[BadgeKind, str]],
 ) -> tuple[T | None, bool]:
     """What was measured under the first of ``keys``, until then under the second, the quick one; and whether
-    it is being measured. Where it is not and was not, it is offered."""
+    it is being measured. Where it is not and was not, or is noisy by its ``badges``, it is offered."""
     store, job = tasks.store(), tasks.pool().get(keys[0])
     waits = job is not None and not job.over  # before the store is read: a run that ends meanwhile is in it
     run = store.get_document(task, keys[0], record)
@@ -182,6 +190,8 @@ def run_or_offer(
         tasks.refresh_when_over([job])
     elif run is None:
         offer(label, task, wanted, keys[0], words)
+    elif BadgeKind.NOISY in badges(run):
+        offer(f"{label} again", task, wanted, keys[0], "The machine was not quiet.")
     return run or store.get_document(task, keys[1], record), waits
 
 
@@ -189,6 +199,7 @@ def offer(label: str, task: str, wanted: object, key: str, words: str) -> None:
     """A button that has something measured, and what that is; why it failed, where it did."""
     with st.container(horizontal=True, vertical_alignment="center"):
         if st.button(label, key=f"measure {task}", type="primary", icon=":material/play_arrow:"):
+            tasks.pool().forget(key)
             tasks.start("measure", task, wanted, key)
             st.rerun()
         st.caption(words)
@@ -209,7 +220,7 @@ def under_load(request: Request) -> None:
         "free or not. A request's time includes its wait."
     )
     keys = load_key(wanted), load_key(replace(wanted, settings=replace(settings, quick=True)))
-    run, _ = run_or_offer("Measure under load", "load", wanted, keys, LoadRun, words)
+    run, _ = run_or_offer("Measure under load", "load", wanted, keys, LoadRun, words, load.badges)
     if run is None:
         return
     drawing.badge_row(load.badges(run))

@@ -1,6 +1,7 @@
 """Latency against the rate of requests, as they come."""
 
 import html
+from dataclasses import replace
 
 from optimizer.analysis.load import RECIPE, LoadRun, networks, percentiles
 from optimizer.charts.spec import Axis, Lines, Point, Reference, Series
@@ -32,10 +33,13 @@ def load_info(run: LoadRun | None, limit_ns: float | None = None) -> Lines:
     behind = [point.rate for point in run.points if any(one.behind for one in point.answered.values())]
     note = f"no point: the queue grows, first at {format_rate(min(behind))}" if behind else ""
     widest = 1.05 * max(point.rate for point in run.points)
+    points = [point for one in series for point in one.points]
+    ends = [end for point in points for end in (point.y, point.low, point.high) if end]
+    ends += [limit_ns] if limit_ns else []
     return Lines(
         title,
         Axis(x.title, span=(0, widest)),
-        y,
+        replace(y, span=(min(ends) / 1.4, max(ends) * 1.4)) if points else y,
         tuple(one for one in series if one.points),
         reference=reference,
         note=note,

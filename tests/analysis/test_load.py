@@ -170,6 +170,9 @@ def test_the_chart_has_a_line_for_each_percentile_and_leaves_out_what_falls_behi
     }
     assert info.reference is not None
     assert (info.reference.name, info.reference.y) == ("limit 20.125 ms", 20.125e6)
+    assert info.y.span is not None, "without it ticks are powers of ten of a nanosecond"
+    assert info.y.span[0] < min(point.low or point.y for line in info.series for point in line.points)
+    assert info.y.span[1] > 20.125e6
     assert info.note == "no point: the queue grows, first at 150 requests/s"
     assert load_info(None).empty == "Not measured yet."
     last = RUN.points[-1]

@@ -58,6 +58,10 @@ def test_load_is_measured_when_asked_and_the_highest_rate_under_a_limit_is_named
     page = open_page("latency", link | {"limit_ms": "5"})
     assert "red-badge[noisy]" in words(page)
     assert "up to 500 requests/s (noisy: the machine was not quiet).**" in words(page)
+    job.state = "done"
+    press(page.run(), "Measure under load again")
+    assert started.listed[job.key] is not job
+    page = open_page("latency", link | {"limit_ms": "5"})
     page.toggle(key="full").set_value(True).run()
     assert "up to 500 requests/s" in words(page)
     assert "gray-badge[preliminary]" in words(page)
