@@ -38,7 +38,7 @@ def compare_info(
     ]
     title = capital(called)
     if reference:
-        title += f" against {reference.recipe.describe(details=False)}"
+        title += " against the reference"
     x = Axis(called, measured.unit, measured.direction)
     y = rows_axis(wrapped(name, 30) for name in names)
     if not points:
@@ -55,8 +55,10 @@ def compare_info(
     )
     intervals = any(point.x_low is not None for _, point in points)
     notes = ["with 95 % intervals"] * intervals + hollow(point for _, point in points)
-    if reference and len(points) < len(summaries):
-        notes.append(f"{len(summaries) - len(points)} can't be compared")
+    if reference:
+        notes.insert(0, f"reference: {_label(reference, summaries, name, details=False)}")
+        missing = len(summaries) - len(points)
+        notes += [f"{missing} can't be compared"] * bool(missing)
     return Lines(title, x, y, series, note=" · ".join(notes))
 
 

@@ -55,7 +55,10 @@ def test_compare_names_models_where_they_differ() -> None:
 def test_what_is_relative_is_drawn_against_the_reference_that_is_chosen() -> None:
     chosen = [SWEEP[0], SWEEP[8], make_result(path="/other")]
     info = compare_info(chosen, "drop", SWEEP[8])
-    assert info.title.startswith("Accuracy lost against ")
+    assert info.title == "Accuracy lost against the reference"
+    assert info.note.startswith(f"reference: {summarise(SWEEP[8]).recipe.describe(False)} · ")
+    others = compare_info([SWEEP[8], make_result(model="fashion-vit")], "drop", SWEEP[8])
+    assert others.note.startswith("reference: fashion-resnet · "), "the same recipe may be there of another"
     points = {point.key: point for line in info.series for point in line.points}
     assert set(points) == {SWEEP[0].key, SWEEP[8].key}
     assert (points[SWEEP[8].key].x, points[SWEEP[0].key].x) == (0, -summarise(SWEEP[8]).drop.points)
