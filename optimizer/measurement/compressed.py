@@ -76,6 +76,7 @@ def compressed_model(workspace: Workspace, recipe: Recipe, *, report: Report = q
             compress(small, rest, statistics=_statistics_of(workspace, small, rest, report)), recipe=recipe
         )
     statistics = workspace.statistics(report) if recipe.needs_data else None
+    report(None, "compressing")
     pruned = _pruned(workspace, recipe, statistics) if recipe.prune.active else None
     return compress(model.module, recipe, model.published, statistics, pruned)
 

@@ -206,6 +206,7 @@ def test_progress_is_reported_from_loading_to_timing() -> None:
     steps = [
         "loading the model",
         "preparing OpenVINO",
+        "compressing",
         "reading the images",
         f"scoring {IMAGES} images",
         "timing",

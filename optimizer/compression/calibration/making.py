@@ -53,6 +53,7 @@ def make(model: nn.Module, images: Tensor, report: Report = quiet) -> Statistics
     predicted = guessed = Statistics(moments, effects, biased, growths)
     if silent:  # rows alike, for want of a better guess
         guessed = replace(predicted, effects=effects | {one: torch.ones_like(effects[one]) for one in silent})
+    report(None, "pruning each layer on trial")  # minutes of a large network
     growths.update({name: growth(name, weight, guessed) for name, weight in weights.items()})
     pruned = prune(weights, weights, REFERENCE, predicted)
     if silent:

@@ -51,10 +51,13 @@ def divergences_together(
     replay, classifier = _replay(model, images[:1]), is_classifier(model)
     totals = dict.fromkeys(trials, 0.0)
     for start in range(0, len(images), BATCH):
-        report(start / len(images), f"measuring sensitivities: image {start} of {len(images)}")
-        outputs, run = replay(images[start : start + BATCH])
+        batch = images[start : start + BATCH]
+        words = f"measuring sensitivities: image {start} of {len(images)}"
+        report(start / len(images), words)
+        outputs, run = replay(batch)
         before = prepared(outputs, classifier)
-        for name, parts in trials.items():
+        for done, (name, parts) in enumerate(trials.items()):
+            report((start + len(batch) * done / len(trials)) / len(images), words)
             with ExitStack() as stack:
                 for part, trial in parts.items():
                     stack.enter_context(changed(layers[part], trial))
