@@ -4,6 +4,7 @@ The small models take images ``[N, 1, 8, 8]``; weights, biases and batch norm st
 fixed seed. Each test gets fresh ones.
 """
 
+import ctypes
 import gc
 import os
 import time
@@ -50,6 +51,7 @@ SHARING = (
     "tests/cli/",
     "tests/compression/test_compensation.py",
     "tests/compression/test_heads.py",
+    "tests/compression/test_rotation.py",
     "tests/export/",
     "tests/pages/",
     "tests/search/",
@@ -59,6 +61,9 @@ SHARING = (
 
 TIMED = ("tests/measurement/test_latency.py", "tests/measurement/test_self_test.py")
 """What tests how long calls are timed, by the beginning of its path."""
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+"""Of malloc.h."""
 
 SLOW_UNTIL_VARIABLE, NO_TIME = "PARETOSCOPE_SLOW_TESTS_UNTIL", "no time is left on this machine"
 """Seconds since the epoch: CI, which must end on slow machines too, leaves slow tests out from then on, and
@@ -169,6 +174,17 @@ def locks_of_this_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_DATA_HOME", str(tmp_path_factory.mktemp("user")))
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def memory_kept() -> None:
+    """What a network's layers wrote into stays with a process of pytest-xdist: given back to the system and
+    asked for again, layer after layer, it takes up to half of the time that a network runs."""
+    if "PYTEST_XDIST_WORKER" not in os.environ or os.name != "posix":
+        return
+    if hasattr(c_library := ctypes.CDLL(None), "mallopt"):
+        for option in (M_TRIM_THRESHOLD, M_MMAP_THRESHOLD):
+            c_library.mallopt(option, 2**30)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -237,8 +237,12 @@ def run(model: nn.Module, images: Tensor) -> Tensor:
 
 
 def divergence(model: nn.Module, other: nn.Module, images: Tensor) -> float:
-    """Of what ``other`` answers from what ``model`` does (KL, nats), by torch's own function."""
-    before, after = (run(one, images).log_softmax(1) for one in (model, other))
+    return divergence_from(run(model, images), other, images)
+
+
+def divergence_from(answers: Tensor, other: nn.Module, images: Tensor) -> float:
+    """Of what ``other`` answers from ``answers`` (KL, nats), by torch's own function."""
+    before, after = (one.log_softmax(1) for one in (answers, run(other, images)))
     return functional.kl_div(after, before, reduction="batchmean", log_target=True).item()
 
 

@@ -54,8 +54,11 @@ STANDS = "a sweep stands still"
 WARM_UP_SHARE, WARM_UP_PAGES = 0.4, 20
 """Of the time, and how many pages are opened, before memory is first looked at: the first of each
 page brings modules of its own."""
-MIN_LOOKS = 2
-"""At memory, for a judgement."""
+MIN_LOOKS, MIN_KILLS = 2, 3
+"""At memory, and of workers, for a judgement."""
+MAX_SPARED = 3
+"""Workers are killed so many times less often where no page was opened meanwhile: a slow machine takes longer
+to start one than passes between two kills, and the pages would never have what they wait for."""
 MAX_GROWTH_BYTES = 128 * 2**20
 """By which the server's resident memory may differ between then and the end: what Streamlit keeps of sessions
 that left some minutes ago is among it."""
@@ -204,13 +207,22 @@ def _disturb(
         begun + passed for passed in (WARM_UP_SHARE * seconds, seconds, seconds + PATIENCE_SECONDS)
     )
     resident: list[int] = []
+    killed, opened = begun, 0
+
+    def enough() -> bool:
+        return len(resident) >= MIN_LOOKS and report.counts["workers killed"] >= MIN_KILLS
+
     # On a slow machine longer, until enough was seen to judge.
-    while (now := time.monotonic()) < end or (len(resident) < MIN_LOOKS and now < last):
+    while (now := time.monotonic()) < end or (not enough() and now < last):
         time.sleep(kill_every * chance.uniform(0.5, 1))
-        if workers := _workers(server):
+        spared = (
+            report.counts["pages opened"] == opened and time.monotonic() < killed + MAX_SPARED * kill_every
+        )
+        if not spared and (workers := _workers(server)):
             with suppress(psutil.NoSuchProcess):
                 chance.choice(workers).kill()
                 report.counts["workers killed"] += 1
+                killed, opened = time.monotonic(), report.counts["pages opened"]
         if time.monotonic() > warm and report.counts["pages opened"] >= WARM_UP_PAGES:
             resident.append(_resident_bytes(server))
     over.set()

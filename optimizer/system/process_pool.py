@@ -31,6 +31,9 @@ PATIENT = math.inf
 AWAY_SECONDS = 10.0
 """A running job that nobody has waited for so long makes way for one that somebody waits for: a page that is
 loaded anew, or whose connection dropped, is back before."""
+GAP_SECONDS = 1.0
+"""A job that nobody waits for begins so long after one that somebody waited for, at the earliest: a sweep
+asks for one configuration after the other, and each would wait until such a job has made way."""
 PRESENCE_SECONDS = 0.5
 """While jobs wait it is looked so often who is there."""
 MAX_KEPT = 500
@@ -344,13 +347,14 @@ class Pool:
                 job = min(
                     (job for job in queued if job.state == "queued"), key=self._precedence, default=None
                 )
-                if job is not None:
+                gap = lane.awaited_at + GAP_SECONDS - time.monotonic()
+                if job is not None and (gap <= 0 or self._awaited(job)):
                     self._served |= dict.fromkeys(job.visitors, next(self._turns))
                     job.begun = job.heard = time.monotonic()
                     job.state = "running"
                     self._changed.notify_all()
                     return job
-                self._changed.wait()
+                self._changed.wait(gap if job else None)
             return None
 
     # Running
@@ -371,6 +375,8 @@ class Pool:
                     self._end(job, "failed", error=words)
                 with self._changed:
                     lane.kill_at, lane.ending = math.inf, None
+                    if self._awaited(job):
+                        lane.awaited_at = time.monotonic()
         finally:
             if lane.worker is not None:
                 lane.worker.close()
@@ -499,13 +505,15 @@ class Pool:
 @dataclass(slots=True)
 class _Lane:
     """``kill_at``: when the worker is killed if it still runs ``ending``, which was cancelled or put back.
-    ``unawaited_since``: since when nobody has waited for what it runs."""
+    ``unawaited_since``: since when nobody has waited for what it runs. ``awaited_at``: when the last job that
+    somebody waited for was over."""
 
     name: str
     worker: Worker | None = None
     kill_at: float = math.inf
     ending: Job | None = None
     unawaited_since: float = math.inf
+    awaited_at: float = -math.inf
 
     @property
     def strikes_at(self) -> float:

@@ -223,6 +223,21 @@ def test_what_runs_for_nobody_makes_way_and_begins_anew(
     assert left.attempts == 1
 
 
+def test_between_two_configurations_of_a_sweep_nothing_begins_that_nobody_waits_for(
+    pool: Pool, tmp_path: Path
+) -> None:
+    """It would have to make way for the next one. Once a sweep is over, it begins."""
+    gate, begun, go = Gate(pool, tmp_path), tmp_path / "left begun", tmp_path / "left go"
+    left = pool.submit("measure", "wait", {"begun": str(begun), "go": str(go)}, "left", visitor="gone")
+    gate.go.touch()
+    assert state(pool, gate.job) == "done"
+    for number in range(3):
+        assert state(pool, pool.submit("measure", "echo", number, f"{number}", 10)) == "done"
+        assert left.state == "queued"
+    go.touch()
+    assert state(pool, left) == "done"
+
+
 def test_what_the_server_asks_for_is_not_a_visitors_to_stop(pool: Pool, tmp_path: Path) -> None:
     gate = Gate(pool, tmp_path, visitor=process_pool.SERVER)
     assert not pool.may_stop(gate.job, "ann")
