@@ -4,12 +4,12 @@ The small models take images ``[N, 1, 8, 8]``; weights, biases and batch norm st
 fixed seed. Each test gets fresh ones.
 """
 
-import ctypes
 import gc
 import os
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator
+from contextlib import nullcontext
 from functools import cache
 from itertools import groupby
 from pathlib import Path
@@ -36,6 +36,7 @@ from optimizer.model.folding import fold_batch_norm
 from optimizer.search.sweep import WORK_AHEAD_VARIABLE
 from optimizer.system import recent, threads
 from optimizer.system.downloads import DOWNLOADS_VARIABLE
+from optimizer.system.memory import kept_memory
 from optimizer.system.paths import STORE_VARIABLE
 
 TOGETHER = {"tests/pages/": "pages"}
@@ -61,9 +62,6 @@ SHARING = (
 
 TIMED = ("tests/measurement/test_latency.py", "tests/measurement/test_self_test.py")
 """What tests how long calls are timed, by the beginning of its path."""
-
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-"""Of malloc.h."""
 
 SLOW_UNTIL_VARIABLE, NO_TIME = "PARETOSCOPE_SLOW_TESTS_UNTIL", "no time is left on this machine"
 """Seconds since the epoch: CI, which must end on slow machines too, leaves slow tests out from then on, and
@@ -177,14 +175,11 @@ def locks_of_this_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 @pytest.fixture(scope="session", autouse=True)
-def memory_kept() -> None:
-    """What a network's layers wrote into stays with a process of pytest-xdist: given back to the system and
-    asked for again, layer after layer, it takes up to half of the time that a network runs."""
-    if "PYTEST_XDIST_WORKER" not in os.environ or os.name != "posix":
-        return
-    if hasattr(c_library := ctypes.CDLL(None), "mallopt"):
-        for option in (M_TRIM_THRESHOLD, M_MMAP_THRESHOLD):
-            c_library.mallopt(option, 2**30)
+def memory_kept() -> Iterator[None]:
+    """With a process of pytest-xdist: freed and asked for again, layer after layer, it takes up to half of
+    the time that a network runs."""
+    with kept_memory() if "PYTEST_XDIST_WORKER" in os.environ else nullcontext():
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -21,6 +21,7 @@ from optimizer.compression.gradients import gradient_context
 from optimizer.compression.quantize.held import HeldGrid
 from optimizer.errors import InputError
 from optimizer.progress import Report, is_enough, quiet, stop_if_cancelled
+from optimizer.system.memory import kept_memory
 from optimizer.system.threads import pinned_threads
 
 VERSION = 8
@@ -89,6 +90,7 @@ class Seconds:
         return f"best effort: {divergences}, {max(0.0, self.seconds - self.spent):.0f} s left"
 
 
+@kept_memory()
 @pinned_threads()
 def improve(
     student: nn.Module,

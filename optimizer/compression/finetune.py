@@ -16,6 +16,7 @@ from optimizer.errors import InputError
 from optimizer.formats import significant
 from optimizer.model.layers import tensors
 from optimizer.progress import Report, is_enough, quiet, stop_if_cancelled
+from optimizer.system.memory import kept_memory
 from optimizer.system.threads import pinned_threads
 
 TRIAL_SHARE = 20
@@ -101,6 +102,7 @@ class Steps:
         return f"fine-tuning{begun}: {made}{took}, {divergences}"
 
 
+@kept_memory()
 @pinned_threads()
 def recover(
     student: nn.Module,

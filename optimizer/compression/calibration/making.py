@@ -21,6 +21,7 @@ from optimizer.compression.prune.allocation import change_costs
 from optimizer.compression.prune.compensated import growth, prune
 from optimizer.model.layers import hooked, walk
 from optimizer.progress import Report, quiet
+from optimizer.system.memory import kept_memory
 from optimizer.system.threads import pinned_threads
 from optimizer.tasks.outputs import is_logits
 
@@ -30,6 +31,7 @@ MAX_RATIO = 16.0
 far as there are of them: one or two that are sure of their class say that no layer matters."""
 
 
+@kept_memory()
 @pinned_threads()
 def make(model: nn.Module, images: Tensor, report: Report = quiet) -> Statistics:
     """Read every layer's inputs, then tell what a change in each does to the outputs.
