@@ -1,6 +1,6 @@
 """One HTML file for a list of results: what was found in plain sentences, then how far it can be trusted."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import MappingProxyType
 
 import pandas as pd
@@ -237,10 +237,14 @@ def _with_sentences(summary: Summary) -> str:
 
 
 def _how_measured(summaries: Sequence[Summary]) -> Section:
+    networks: dict[str, Callable[[Summary], str]] = {
+        "model": lambda summary: summary.request.model,
+        "engine": lambda summary: engine_label(summary.request.engine),
+    }
+    several = {name: of for name, of in networks.items() if len({*map(of, summaries)}) > 1}
     rows = [
-        {
-            "model": summary.request.model,
-            "engine": engine_label(summary.request.engine),
+        {name: of(summary) for name, of in several.items()}
+        | {
             "recipe": summary.description,
             "images": summary.images,
             "kernels": ", ".join(
@@ -249,8 +253,7 @@ def _how_measured(summaries: Sequence[Summary]) -> Section:
             "rounds": summary.latency.rounds,
             "processes": max(1, len(summary.processes)),
             "first call": f"{summary.text('first_call')}, {summary.text('first_call_ratio')}",
-            "batch size": summary.batch,
-            "threads": summary.threads,
+            "served with": summary.served,
             "baseline against itself": metric("latency_ratio").format(
                 summary.latency.aa_ratio, summary.latency.aa_low, summary.latency.aa_high
             ),
