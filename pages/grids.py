@@ -1,6 +1,6 @@
 """A grid of configurations: asked for, shown while it is measured, and taken further. (Not a page.)"""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 import streamlit as st
@@ -26,7 +26,7 @@ from optimizer.search.sweep import STARTER_BITS, STARTER_SPARSITIES, Grid, any_a
 from optimizer.store import ledger
 from optimizer.store.items import Item, Sweep
 from optimizer.store.keys import request_keys
-from pages import address, backlog, consent, devices, drawing, sidebar, tasks
+from pages import address, backlog, consent, devices, drawing, sidebar, sweep_comparison, tasks
 from pages.markup import plain
 from pages.session import session
 
@@ -164,10 +164,18 @@ def show(sweep: Sweep) -> None:
     results = {summary.key: summary for summary in summaries}
     if sweep.open:
         backlog.follow(sweep, lambda now: st.progress(now.over / now.total, plain(standing(now))))
+    other = sweep_comparison.chosen(sweep) if results else None
+    theirs = {} if other is None else results_of(other)
     if results:
-        draw(list(results.values()))
+        draw(list(results.values()), {f"entry {other.id}": [*theirs.values()]} if other else {})
     if results or not sweep.open:
-        table(sweep, items, results)
+        table(sweep, items, results, theirs)
+
+
+def results_of(sweep: Sweep) -> dict[str, Summary]:
+    """What of it is measured, by key."""
+    keys = [item.key for item in ledger.items(tasks.store(), sweep.id)]
+    return {summary.key: summary for summary in stored.summaries_of(tasks.store(), keys)}
 
 
 def buttons(sweep: Sweep) -> int | None:
@@ -262,27 +270,37 @@ def standing(sweep: Sweep) -> str:
     return " · ".join(words)
 
 
-def draw(results: Sequence[Summary]) -> None:
-    """The frontiers over size and time, so far, of which a click takes a point; or all axes side by side."""
+def draw(results: Sequence[Summary], others: Mapping[str, Sequence[Summary]]) -> None:
+    """The frontiers over size and time, so far, of which a click takes a point; or all axes side by side.
+    With those of ``others``, by name."""
     chart = st.segmented_control(
         "Chart", CHARTS, default=CHARTS[0], required=True, key="sweep_chart", label_visibility="collapsed"
     )
     if chart != CHARTS[0]:
         drawing.chart(charts.parallel_info(results), "sweep parallel", 340)
         return
-    taken = session().swept
+    taken = session().swept or None
     for column, cost in zip(st.columns(2), ("compressed_size", "latency"), strict=True):
         with column:
-            info = charts.frontier_info(results, taken or None, cost)
+            if others:
+                info = charts.frontiers_info({"this sweep": results, **others}, taken, cost)
+            else:
+                info = charts.frontier_info(results, taken, cost)
             drawing.chart(info, f"sweep {cost}", 300, on_click=take)
+
+    for name, theirs in others.items():
+        st.caption(sweep_comparison.words(results, theirs, name))
 
 
 def take(key: str) -> None:
     session().swept = key
 
 
-def table(sweep: Sweep, items: Sequence[Item], results: dict[str, Summary]) -> None:
-    """Every result, or those on the frontier; what was not measured, and why."""
+def table(
+    sweep: Sweep, items: Sequence[Item], results: dict[str, Summary], theirs: dict[str, Summary]
+) -> None:
+    """Every result, or those on the frontier; what was not measured, and why. Of another sweep, ``theirs``,
+    what was clicked."""
     with st.container(horizontal=True, vertical_alignment="bottom"):
         view = st.segmented_control("Results", VIEWS, default="all", required=True, key="sweep_view")
         shown = list(results.values())
@@ -316,7 +334,7 @@ def table(sweep: Sweep, items: Sequence[Item], results: dict[str, Summary]) -> N
         return
     if out := sweep.counts.get("screened out"):
         st.caption(f"{count(out, 'configuration')} screened out: can't be on the frontier.")
-    actions(results.get(session().swept))
+    actions((theirs | results).get(session().swept))
     made = frame.table(shown)
     recipes = [result.request.recipe for result in shown]
     made[Column.RECIPE.label] = charts.brief([(one.describe(False), one.describe()) for one in recipes])

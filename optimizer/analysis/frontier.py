@@ -133,6 +133,30 @@ def _comparable(summaries: Sequence[Summary], metrics: Sequence[str]) -> list[li
     return [*groups.values()]
 
 
+@dataclass(frozen=True, slots=True)
+class JointFrontier:
+    """How many results are on the frontier of two sets together: of ``first`` alone, of ``second`` alone, of
+    both."""
+
+    first: int
+    second: int
+    both: int
+
+
+def joint_frontier(
+    first: Sequence[Summary], second: Sequence[Summary], metrics: Sequence[str] = FRONTIER
+) -> JointFrontier | None:
+    """The two sets on one frontier, as far as results of both are comparable; None where none are. Raises
+    InputError for an unknown metric."""
+    every = {one.key: one for one in (*first, *second)}
+    found = frontier_of([*every.values()], metrics)
+    group = dict(zip(every, found.group.tolist(), strict=True))
+    shared = {group[one.key] for one in first} & {group[one.key] for one in second} - {-1}
+    optimal = {key for key, on in zip(every, found.optimal, strict=True) if on and group[key] in shared}
+    one, other = ({summary.key for summary in some} & optimal for some in (first, second))
+    return JointFrontier(len(one - other), len(other - one), len(one & other)) if shared else None
+
+
 RESAMPLES = 100
 FAR = 7.0
 """Standard errors that no resample makes up for: one in 10^11 would."""

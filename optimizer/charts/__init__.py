@@ -9,7 +9,7 @@ from optimizer.charts.alternative import alternative
 from optimizer.charts.compare import compare_info
 from optimizer.charts.complexity import complexity_info
 from optimizer.charts.drawing import figure
-from optimizer.charts.frontier import frontier_info
+from optimizer.charts.frontier import frontier_info, frontiers_info
 from optimizer.charts.histogram import histogram_info
 from optimizer.charts.kernels import kernels_info, parts_info
 from optimizer.charts.latency import latency_info
@@ -31,6 +31,7 @@ __all__ = [
     "complexity_info",
     "figure",
     "frontier_info",
+    "frontiers_info",
     "gains_info",
     "histogram_info",
     "kernels_info",

@@ -1,14 +1,14 @@
-"""What accuracy is paid for a cost: the Pareto frontier."""
+"""What accuracy is paid for a cost: the Pareto frontier, or those of several sweeps."""
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 
 from optimizer.analysis.comparison import PAIRED, baselines_of
-from optimizer.analysis.frontier import chances, frontier_of, values_of
+from optimizer.analysis.frontier import Frontier, chances, frontier_of, values_of
 from optimizer.analysis.metrics import metric
-from optimizer.analysis.summary import Measured, label_of, quality, summarise
+from optimizer.analysis.summary import Measured, Summary, label_of, quality, summarise
 from optimizer.charts.accuracy import ONLY_EQUAL
 from optimizer.charts.axes import baseline_of, extent, from_zero, padded
 from optimizer.charts.points import bits_role, hollow, point_of, selected_point
@@ -20,6 +20,9 @@ NAME_WIDE, NAME_HIGH = 0.2, 0.2
 """What the name of the baseline takes of a small chart's axes."""
 LIKELY = 0.5
 """A point that is on the frontier less often, when images and rounds are drawn anew, is drawn small."""
+NOT_RANKED = "Nothing can be ranked:<br>every latency is noisy."
+SWEEP_COLOURS = ("bits 8", "baseline")
+"""Roles, of the first sweep and of those that it is compared with."""
 
 
 def frontier_info(
@@ -35,14 +38,9 @@ def frontier_info(
     own. Raises InputError for a metric that does not exist.
     """
     summaries = [summarise(result) for result in results]
-    labelled = all(summary.reference == "labels" for summary in summaries)  # else each agrees with its own
-    if loss == "drop" and labelled and len({*baselines_of(summaries)}) > 1:
-        loss = "accuracy"
-    loss = quality(loss, summaries)
-    paid, lost, called = metric(cost), metric(loss), label_of(loss, summaries)
-    title = f"Frontier: {called} against {paid.label}"
-    x = Axis(f"{paid.label}, from 0", paid.unit, paid.direction)
-    y = Axis(called, lost.unit, lost.direction)
+    loss = _rankable(loss, summaries)
+    paid = metric(cost)
+    title, x, y = _frame(summaries, cost, loss)
     points: list[Point] = []
     optimal: set[str] = set()
     level: set[str] = set()
@@ -50,38 +48,25 @@ def frontier_info(
     likely = chances(summaries, (cost, loss))
     rows = zip(summaries, found.optimal, found.tied, likely, strict=True)
     for summary, on_frontier, tied, chance in rows:
-        price = summary.measures[cost]
-        point = point_of(
-            summary,
-            math.nan if price.value is None else price.value,
-            summary.measures[loss],
-            timed=paid.timed,
-        )
-        if point:
+        if point := _priced(summary, cost, loss):
             often = f"<br>on the frontier in {format_share(chance)} of resamples"
             hover = point.hover + often if on_frontier or tied else point.hover
-            points.append(replace(point, x_low=price.low, x_high=price.high, hover=hover))
+            points.append(replace(point, hover=hover))
             optimal |= {summary.key} if on_frontier else set()
             level |= {summary.key} if tied or (on_frontier and chance < LIKELY) else set()
     equal = sum(math.isinf(value) for value in values_of(summaries, loss))
     if not points:
         return Lines(title, x, y, empty=ONLY_EQUAL if equal else NO_RESULTS)
     baseline = baseline_of(summaries, selected, loss)
-    lost_points = {summary.key: summary.drop.points if loss in PAIRED else 0.0 for summary in summaries}
-    # A collapsed model would squeeze all the others.
-    near = [point for point in points if lost_points[point.key] <= MAX_DROP_POINTS or point.key == selected]
-    low, high = extent(near or points, baseline)
-    highest = max(end for point in near or points for end in (point.x, point.x_high) if end is not None)
-    across = from_zero(highest if highest > 0 else 1.0)  # all may cost 0
-    up = padded(low, high, 0.14)
+    near = _near(points, summaries, loss, selected)
+    across, up = _spans(near or points, baseline)
     best = sorted((point for point in points if point.key in optimal), key=lambda point: (point.x, point.y))
     bits = {summary.key: summary.recipe.quantize.bits for summary in summaries}
     elsewhere = {summary.key for summary in summaries if paid.timed and summary.other_machine}
     even = tuple(point for point in points if point.key in level)
     noisy = tuple(point for point in points if point.noisy)
     dominated = tuple(point for point in points if point.key not in optimal | level)
-    group = {summary.key: one for summary, one in zip(summaries, found.group.tolist(), strict=True)}
-    joined = [replace(point, hover="") for point in best if point.key not in elsewhere]
+    joined = [point for point in best if point.key not in elsewhere]
     far = len(points) - len(near) if near else 0
 
     def by_width(chosen: Sequence[Point], ending: str = "", **look: bool) -> Iterator[Series]:
@@ -96,11 +81,7 @@ def frontier_info(
         (
             Series("dominated", "faint", dominated, line="none", small=True, legend=False),
             *by_width(even, ", tied", small=True, legend=False),
-            *(
-                Series("frontier", "baseline", line, line="steps", markers=False, legend=False)
-                for one in sorted({group[point.key] for point in joined})
-                if (line := tuple(point for point in joined if group[point.key] == one))
-            ),
+            *_steps("frontier", "baseline", joined, summaries, found),
             *by_width([point for point in best if point.key not in level]),
         ),
         _placed(baseline, near or points, across, up) if baseline else None,
@@ -114,6 +95,97 @@ def frontier_info(
             + [f"{far} lost more than {MAX_DROP_POINTS:.0f} points"] * bool(far)
         ),
     )
+
+
+def frontiers_info(
+    sweeps: Mapping[str, Sequence[Measured]],
+    selected: str | None = None,
+    cost: str = "compressed_size",
+    loss: str = "drop",
+) -> Lines:
+    """The frontiers of several sweeps, by name, in one chart, as :func:`frontier_info` draws each; of each
+    the Pareto-optimal results alone. Raises InputError for a metric that does not exist."""
+    named = {name: [summarise(one) for one in results] for name, results in sweeps.items()}
+    summaries = list({one.key: one for some in named.values() for one in some}.values())
+    loss = _rankable(loss, summaries)
+    title, x, y = _frame(summaries, cost, loss)
+    points: list[Point] = []
+    series: list[Series] = []
+    colours = (SWEEP_COLOURS[0], *SWEEP_COLOURS[1:] * len(named))
+    for (name, some), colour in zip(named.items(), colours, strict=False):
+        found = frontier_of(some, (cost, loss))
+        priced = [_priced(one, cost, loss) for one, on in zip(some, found.optimal, strict=True) if on]
+        best = sorted((one for one in priced if one), key=lambda point: (point.x, point.y))
+        points += best
+        series += [
+            *_steps(name, colour, best, some, found),
+            Series(name, colour, tuple(best), line="none"),
+        ]
+    if not points:
+        return Lines(title, x, y, empty=NOT_RANKED if summaries else NO_RESULTS)
+    baseline = baseline_of(summaries, selected, loss)
+    near = _near(points, summaries, loss, selected)
+    across, up = _spans(near or points, baseline)
+    return Lines(
+        title,
+        replace(x, span=across),
+        replace(y, span=up),
+        tuple(reversed(series)),  # the first on top
+        _placed(baseline, near or points, across, up) if baseline else None,
+        selected_point(points, selected),
+        note=" · ".join(["of each sweep what is on its own frontier", *hollow(points)]),
+    )
+
+
+def _rankable(loss: str, summaries: Sequence[Summary]) -> str:
+    """The metric that stands for ``loss`` where several uncompressed models lost."""
+    labelled = all(summary.reference == "labels" for summary in summaries)  # else each agrees with its own
+    if loss == "drop" and labelled and len({*baselines_of(summaries)}) > 1:
+        loss = "accuracy"
+    return quality(loss, summaries)
+
+
+def _frame(summaries: Sequence[Summary], cost: str, loss: str) -> tuple[str, Axis, Axis]:
+    """The title and both axes."""
+    paid, lost, called = metric(cost), metric(loss), label_of(loss, summaries)
+    x = Axis(f"{paid.label}, from 0", paid.unit, paid.direction)
+    return f"Frontier: {called} against {paid.label}", x, Axis(called, lost.unit, lost.direction)
+
+
+def _priced(summary: Summary, cost: str, loss: str) -> Point | None:
+    """A result at its cost, with the intervals of both."""
+    price = summary.measures[cost]
+    across = math.nan if price.value is None else price.value
+    point = point_of(summary, across, summary.measures[loss], timed=metric(cost).timed)
+    return point and replace(point, x_low=price.low, x_high=price.high)
+
+
+def _near(
+    points: Sequence[Point], summaries: Sequence[Summary], loss: str, selected: str | None
+) -> list[Point]:
+    """Without collapsed models, which would squeeze all the others."""
+    lost_points = {summary.key: summary.drop.points if loss in PAIRED else 0.0 for summary in summaries}
+    return [point for point in points if lost_points[point.key] <= MAX_DROP_POINTS or point.key == selected]
+
+
+def _spans(
+    points: Sequence[Point], baseline: Reference | None
+) -> tuple[tuple[float, float], tuple[float, float]]:
+    """What the axes show."""
+    highest = max(end for point in points for end in (point.x, point.x_high) if end is not None)
+    across = from_zero(highest if highest > 0 else 1.0)  # all may cost 0
+    return across, padded(*extent(points, baseline), 0.14)
+
+
+def _steps(
+    name: str, colour: str, best: Sequence[Point], summaries: Sequence[Summary], found: Frontier
+) -> Iterator[Series]:
+    """A line for each group that is ranked by itself, through its ``best`` points."""
+    group = {summary.key: one for summary, one in zip(summaries, found.group.tolist(), strict=True)}
+    joined = [replace(point, hover="") for point in best]
+    for one in sorted({group[point.key] for point in joined}):
+        line = tuple(point for point in joined if group[point.key] == one)
+        yield Series(name, colour, line, line="steps", markers=False, legend=False)
 
 
 def _placed(

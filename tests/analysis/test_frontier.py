@@ -5,13 +5,21 @@ from typing import Any
 
 import numpy as np
 import pytest
-from factories import make_result, recipe, remade
+from factories import make_result, make_sweep, recipe, remade
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from optimizer.analysis import frontier
-from optimizer.analysis.frontier import FRONTIER, chances, frontier_of, optimal_in_each, pareto_mask
+from optimizer.analysis.frontier import (
+    FRONTIER,
+    JointFrontier,
+    chances,
+    frontier_of,
+    joint_frontier,
+    optimal_in_each,
+    pareto_mask,
+)
 from optimizer.analysis.summary import summarise
 from optimizer.charts import accuracy_info
 from optimizer.errors import InputError
@@ -206,3 +214,28 @@ def test_chances_come_back_and_missing_figures_have_none() -> None:
     first = chances(summaries, ("drop", "latency_ratio"))
     assert first.tolist() == chances(summaries, ("drop", "latency_ratio")).tolist()
     assert chances(summaries, ("drop", "memory")).tolist() == [0, 0, 0]
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.sampled_from([(True, False), (False, True), (True, True)]), min_size=9, max_size=9))
+def test_whose_results_are_on_the_frontier_of_two_sets_together(whose: list[tuple[bool, bool]]) -> None:
+    summaries = [summarise(one) for one in make_sweep((0.3, 0.7, 0.9), (32, 8, 4), int8=False)]
+    sets = [[one for one, its in zip(summaries, whose, strict=True) if its[number]] for number in (0, 1)]
+    optimal = frontier_of(summaries).optimal
+    counted = [
+        sum(its == pair and on for its, on in zip(whose, optimal, strict=True))
+        for pair in ((True, False), (False, True), (True, True))
+    ]
+    assert joint_frontier(*sets) == (JointFrontier(*counted) if all(sets) else None)
+
+
+def test_what_cant_be_ranked_with_the_other_set_is_on_no_frontier_of_both() -> None:
+    here, elsewhere = (
+        [summarise(one) for one in make_sweep((0.3, 0.7), (32,), int8=False, engine=engine)]
+        for engine in ("openvino", "torch")
+    )
+    assert joint_frontier(here, elsewhere) is None
+    assert joint_frontier([], here) is None
+    found = joint_frontier(here, [*here, *elsewhere])
+    assert found is not None
+    assert (found.first, found.second, found.both) == (0, 0, int(frontier_of(here).optimal.sum()))

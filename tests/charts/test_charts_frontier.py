@@ -7,7 +7,8 @@ from factories import make_latency, make_result, make_sweep, recipe, remade
 from test_charts import SWEEP, key_of, series, span
 
 from optimizer.analysis.summary import summarise
-from optimizer.charts import figure, frontier_info
+from optimizer.charts import figure, frontier_info, frontiers_info
+from optimizer.charts.spec import NO_RESULTS
 
 
 def test_frontier_separates_optimal_from_dominated() -> None:
@@ -110,3 +111,27 @@ def test_steps_of_the_frontier_go_through_what_was_measured_alone(cost: str, sha
     (line,) = [trace for trace in figure(frontier_info(SWEEP, cost=cost)).data if trace.name == "frontier"]
     assert len(line.x) > 1
     assert line.line.shape == shape
+
+
+@pytest.mark.parametrize("cost", ["compressed_size", "latency"])
+def test_frontiers_of_two_sweeps_are_those_of_each_on_the_same_axes(cost: str) -> None:
+    few, many = SWEEP[::2], SWEEP
+    info = frontiers_info({"this sweep": few, "entry 2": many}, few[0].key, cost)
+    for name, results in (("this sweep", few), ("entry 2", many)):
+        alone = series(frontier_info(results, cost=cost), "frontier")
+        steps, points = sorted((one for one in info.series if one.name == name), key=lambda one: one.markers)
+        assert [point.key for point in steps.points] == [point.key for point in alone.points]
+        assert {point.key for point in points.points} == {point.key for point in alone.points}
+        assert (steps.line, steps.legend, points.line, points.legend) == ("steps", False, "none", True)
+        assert steps.colour == points.colour
+    assert len({one.colour for one in info.series}) == 2
+    assert info.series[-1].name == "this sweep", "its points are drawn over those of the other"
+    assert figure(info, dark=False).data
+    assert frontiers_info({"this sweep": [], "entry 2": []}, cost=cost).empty == NO_RESULTS
+
+
+def test_frontiers_of_two_sweeps_without_a_calm_time_say_so() -> None:
+    noisy = [make_result(recipe(0.5), noisy=True)]
+    info = frontiers_info({"this sweep": noisy, "entry 2": noisy}, cost="latency")
+    assert "every latency is noisy" in info.empty
+    assert frontiers_info({"this sweep": noisy, "entry 2": noisy}).series

@@ -396,7 +396,7 @@ def test_accuracy_grows_in_a_random_order_with_an_interval_for_every_look() -> N
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("last", "bits"), [("preparing", 5), ("scoring", 6), ("timing", 7)])
+@pytest.mark.parametrize(("last", "bits"), [("compressing", 5), ("scoring", 6), ("timing", 7)])
 def test_work_that_is_not_wanted_any_more_ends_and_the_next_is_as_without_it(last: str, bits: int) -> None:
     asked = request(replace(HALF, quantize=QuantizeSpec(weight_bits=bits)), model=MLP)
     reached = [""]

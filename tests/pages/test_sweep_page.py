@@ -12,7 +12,7 @@ from started import Started, open_page
 from optimizer.analysis.limits import Limits
 from optimizer.cluster.spread import Device
 from optimizer.recipe import NORMAL
-from optimizer.records import Request, decode, encode
+from optimizer.records import DataSpec, Request, decode, encode
 from optimizer.search import questions
 from optimizer.search.records import Question
 from optimizer.search.sweep import STARTER_BITS, STARTER_SPARSITIES, Grid
@@ -167,6 +167,44 @@ def test_results_are_shown_and_one_is_opened_or_pinned(started: Started) -> None
     assert page.selectbox(key="model").value == "fashion-mlp"
     assert page.slider(key="sparsity").value == 50
     assert page.select_slider(key="bits").value == 4
+
+
+def test_a_sweep_is_compared_with_another_of_the_same_images(started: Started) -> None:
+    store_some(4)
+    other = replace(GRID, sparsities=(0.3, 0.5))
+    ledger.create(tasks.store(), encode(other), other.requests(), "bob")
+    measure_next()
+    elsewhere = replace(GRID, base=replace(GRID.base, data=DataSpec(limit=100)))
+    ledger.create(tasks.store(), encode(elsewhere), elsewhere.requests(), "eve")
+    for _ in range(5):
+        measure_next()
+    page = open_page("sweep", {"sweep": "1", "against": "2"})
+    choice = page.selectbox(key="against 1")
+    assert len(choice.options) == 1, "neither what is of other images nor what is not measured"
+    assert choice.options[0].startswith("entry 2: ")
+    assert "On the frontier of both sweeps together (" in words(page)
+    assert " of this sweep alone, " in words(page)
+    assert all("this sweep" in chart.proto.alt for chart in page.get("plotly_chart"))
+    assert "since no times" not in words(page)
+    page = choice.set_value(None).run()
+    assert not page.exception
+    assert "of both sweeps" not in words(page)
+    assert "against" not in page.query_params
+    for named in ("1", "7", "x", "9" * 5000):
+        page = open_page("sweep", {"sweep": "1", "against": named})
+        assert not page.exception
+        assert page.selectbox(key="against 1").value is None
+
+
+def test_sweeps_without_calm_times_are_compared_by_size(started: Started) -> None:
+    store_some(0)
+    other = replace(GRID, sparsities=(0.3,), weight_bits=(32,))
+    ledger.create(tasks.store(), encode(other), other.requests(), "bob")
+    for _ in range(5):
+        measure_next(noisy=True)
+    page = open_page("sweep", {"sweep": "1", "against": "2"})
+    assert "since no times of the two can be ranked with each other): " in words(page)
+    assert "every latency is noisy" in page.get("plotly_chart")[1].proto.spec
 
 
 def test_why_nothing_is_on_the_frontier_is_said(started: Started) -> None:
