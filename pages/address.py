@@ -288,7 +288,10 @@ SETTINGS = frozenset(
 )
 """The keys of the other controls, on all pages."""
 NO_CONTROLS = frozenset(
-    ("recipe", "layers", "pins", "configurations", "open", "training", "sweep", "against", "times", "files")
+    (
+        *("recipe", "layers", "pins", "configurations", "open", "training", "sweep", "sweep_against"),
+        *("against", "times", "files"),
+    )
 )
 """What else an address says, and said."""
 UNKNOWN = "This link says what no page has a setting for"

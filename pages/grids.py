@@ -287,7 +287,6 @@ def draw(results: Sequence[Summary], others: Mapping[str, Sequence[Summary]]) ->
             else:
                 info = charts.frontier_info(results, taken, cost)
             drawing.chart(info, f"sweep {cost}", 300, on_click=take)
-
     for name, theirs in others.items():
         st.caption(sweep_comparison.words(results, theirs, name))
 

@@ -34,7 +34,7 @@ def chosen(sweep: Sweep) -> Sweep | None:
     }
     if not others:
         return None
-    key, named = f"against {sweep.id}", st.query_params.get("against", "")
+    key, named = f"against {sweep.id}", st.query_params.get("sweep_against", "")
     if key not in st.session_state and named in map(str, others):
         st.session_state[key] = int(named)
     number = st.selectbox(
@@ -46,9 +46,9 @@ def chosen(sweep: Sweep) -> Sweep | None:
         key=key,
     )
     if number is None:
-        st.query_params.pop("against", None)
+        st.query_params.pop("sweep_against", None)
         return None
-    st.query_params["against"] = str(number)
+    st.query_params["sweep_against"] = str(number)
     return others[number]
 
 

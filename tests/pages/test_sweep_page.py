@@ -178,7 +178,8 @@ def test_a_sweep_is_compared_with_another_of_the_same_images(started: Started) -
     ledger.create(tasks.store(), encode(elsewhere), elsewhere.requests(), "eve")
     for _ in range(5):
         measure_next()
-    page = open_page("sweep", {"sweep": "1", "against": "2"})
+    page = open_page("sweep", {"sweep": "1", "sweep_against": "2"})
+    assert not page.toast, "it is a link like any"
     choice = page.selectbox(key="against 1")
     assert len(choice.options) == 1, "neither what is of other images nor what is not measured"
     assert choice.options[0].startswith("entry 2: ")
@@ -189,9 +190,9 @@ def test_a_sweep_is_compared_with_another_of_the_same_images(started: Started) -
     page = choice.set_value(None).run()
     assert not page.exception
     assert "of both sweeps" not in words(page)
-    assert "against" not in page.query_params
+    assert "sweep_against" not in page.query_params
     for named in ("1", "7", "x", "9" * 5000):
-        page = open_page("sweep", {"sweep": "1", "against": named})
+        page = open_page("sweep", {"sweep": "1", "sweep_against": named})
         assert not page.exception
         assert page.selectbox(key="against 1").value is None
 
@@ -202,7 +203,7 @@ def test_sweeps_without_calm_times_are_compared_by_size(started: Started) -> Non
     ledger.create(tasks.store(), encode(other), other.requests(), "bob")
     for _ in range(5):
         measure_next(noisy=True)
-    page = open_page("sweep", {"sweep": "1", "against": "2"})
+    page = open_page("sweep", {"sweep": "1", "sweep_against": "2"})
     assert "since no times of the two can be ranked with each other): " in words(page)
     assert "every latency is noisy" in page.get("plotly_chart")[1].proto.spec
 
