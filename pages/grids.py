@@ -160,22 +160,21 @@ def start(asked: Grid, requests: Sequence[Request], extended: int | None, on: st
 def show(sweep: Sweep) -> None:
     """How far it is, and what came of it."""
     items = ledger.items(tasks.store(), sweep.id)
-    summaries = stored.summaries_of(tasks.store(), [item.key for item in items])
-    results = {summary.key: summary for summary in summaries}
+    results = results_of(items)
     if sweep.open:
         backlog.follow(sweep, lambda now: st.progress(now.over / now.total, plain(standing(now))))
     other = sweep_comparison.chosen(sweep) if results else None
-    theirs = {} if other is None else results_of(other)
+    theirs = results_of(ledger.items(tasks.store(), other.id)) if other else {}
     if results:
         draw(list(results.values()), {f"entry {other.id}": [*theirs.values()]} if other else {})
     if results or not sweep.open:
         table(sweep, items, results, theirs)
 
 
-def results_of(sweep: Sweep) -> dict[str, Summary]:
-    """What of it is measured, by key."""
-    keys = [item.key for item in ledger.items(tasks.store(), sweep.id)]
-    return {summary.key: summary for summary in stored.summaries_of(tasks.store(), keys)}
+def results_of(items: Sequence[Item]) -> dict[str, Summary]:
+    """What of them is measured, by key."""
+    found = stored.summaries_of(tasks.store(), [item.key for item in items])
+    return {summary.key: summary for summary in found}
 
 
 def buttons(sweep: Sweep) -> int | None:

@@ -1,8 +1,8 @@
 """Latency: throughput against latency as one would serve it, and the kernels that really ran."""
 
 from collections.abc import Callable
-from dataclasses import replace
-from typing import Any, TypeVar
+from dataclasses import dataclass, replace
+from typing import Any, Generic, TypeVar
 
 import streamlit as st
 
@@ -24,7 +24,7 @@ from pages import address, consent, drawing, sidebar, tasks
 from pages.markup import plain
 from pages.session import session
 
-T = TypeVar("T")
+R_co = TypeVar("R_co", covariant=True)
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
 CHART_PIXELS, ROW_PIXELS, AROUND_ROWS_PIXELS = 400, 22, 150
 INT8 = QuantizeSpec(weight_bits=8, activation_bits=8)
@@ -75,7 +75,7 @@ def serve(request: Request) -> None:
         "and torch eager, interleaved. More streams than threads are left out."
     )
     keys = serving.serving_key(wanted), serving.serving_key(replace(wanted, quick=True))
-    run, waits = run_or_offer("Measure", "throughput", wanted, keys, ServingRun, words, serving.badges)
+    run, waits = run_or_offer(THROUGHPUT, wanted, keys, words)
     limit_ns = limit_ms * 1e6 if limit_ms else None
     best = serving.best_under(run, limit_ns) if run and limit_ns else None
     if run:
@@ -172,27 +172,36 @@ def controls(request: Request) -> tuple[ServingRequest, float | None]:
     return wanted, limit
 
 
+@dataclass(frozen=True, slots=True)
+class Timing(Generic[R_co]):
+    """What this page has timed when asked: the button that begins it, the task, and the record of a run, with
+    its badges."""
+
+    label: str
+    task: str
+    record: type[R_co]
+    badges: Callable[[Any], dict[BadgeKind, str]]
+
+
+THROUGHPUT = Timing("Measure", "throughput", ServingRun, serving.badges)
+UNDER_LOAD = Timing("Measure under load", "load", LoadRun, load.badges)
+
+
 def run_or_offer(
-    label: str,
-    task: str,
-    wanted: object,
-    keys: tuple[str, str],
-    record: type[T],
-    words: str,
-    badges: Callable[[Any], dict[BadgeKind, str]],
-) -> tuple[T | None, bool]:
+    timing: Timing[R_co], wanted: object, keys: tuple[str, str], words: str
+) -> tuple[R_co | None, bool]:
     """What was measured under the first of ``keys``, until then under the second, the quick one; and whether
-    it is being measured. Where it is not and was not, or is noisy by its ``badges``, it is offered."""
+    it is being measured. Where it is not and was not, or is noisy, it is offered."""
     store, job = tasks.store(), tasks.pool().get(keys[0])
     waits = job is not None and not job.over  # before the store is read: a run that ends meanwhile is in it
-    run = store.get_document(task, keys[0], record)
+    run = store.get_document(timing.task, keys[0], timing.record)
     if job is not None and waits:
         tasks.refresh_when_over([job])
     elif run is None:
-        offer(label, task, wanted, keys[0], words)
-    elif BadgeKind.NOISY in badges(run):
-        offer(f"{label} again", task, wanted, keys[0], "The machine was not quiet.")
-    return run or store.get_document(task, keys[1], record), waits
+        offer(timing.label, timing.task, wanted, keys[0], words)
+    elif BadgeKind.NOISY in timing.badges(run):
+        offer(f"{timing.label} again", timing.task, wanted, keys[0], "The machine was not quiet.")
+    return run or store.get_document(timing.task, keys[1], timing.record), waits
 
 
 def offer(label: str, task: str, wanted: object, key: str, words: str) -> None:
@@ -220,7 +229,7 @@ def under_load(request: Request) -> None:
         "free or not. A request's time includes its wait."
     )
     keys = load_key(wanted), load_key(replace(wanted, settings=replace(settings, quick=True)))
-    run, _ = run_or_offer("Measure under load", "load", wanted, keys, LoadRun, words, load.badges)
+    run, _ = run_or_offer(UNDER_LOAD, wanted, keys, words)
     if run is None:
         return
     drawing.badge_row(load.badges(run))

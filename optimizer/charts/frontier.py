@@ -1,4 +1,4 @@
-"""What accuracy is paid for a cost: the Pareto frontier, or those of several sweeps."""
+"""What accuracy is paid for a cost: the Pareto frontier, or those of two sweeps."""
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -22,7 +22,7 @@ LIKELY = 0.5
 """A point that is on the frontier less often, when images and rounds are drawn anew, is drawn small."""
 NOT_RANKED = "Nothing can be ranked:<br>every latency is noisy."
 SWEEP_COLOURS = ("bits 8", "baseline")
-"""Roles, of the first sweep and of those that it is compared with."""
+"""Roles, of a sweep and of the one that it is compared with."""
 
 
 def frontier_info(
@@ -39,7 +39,6 @@ def frontier_info(
     """
     summaries = [summarise(result) for result in results]
     loss = _rankable(loss, summaries)
-    paid = metric(cost)
     title, x, y = _frame(summaries, cost, loss)
     points: list[Point] = []
     optimal: set[str] = set()
@@ -54,19 +53,17 @@ def frontier_info(
             points.append(replace(point, hover=hover))
             optimal |= {summary.key} if on_frontier else set()
             level |= {summary.key} if tied or (on_frontier and chance < LIKELY) else set()
-    equal = sum(math.isinf(value) for value in values_of(summaries, loss))
     if not points:
-        return Lines(title, x, y, empty=ONLY_EQUAL if equal else NO_RESULTS)
+        return Lines(title, x, y, empty=_why_empty(summaries, cost, loss))
     baseline = baseline_of(summaries, selected, loss)
     near = _near(points, summaries, loss, selected)
     across, up = _spans(near or points, baseline)
     best = sorted((point for point in points if point.key in optimal), key=lambda point: (point.x, point.y))
     bits = {summary.key: summary.recipe.quantize.bits for summary in summaries}
-    elsewhere = {summary.key for summary in summaries if paid.timed and summary.other_machine}
     even = tuple(point for point in points if point.key in level)
     noisy = tuple(point for point in points if point.noisy)
     dominated = tuple(point for point in points if point.key not in optimal | level)
-    joined = [point for point in best if point.key not in elsewhere]
+    equal = _equal(summaries, loss)
     far = len(points) - len(near) if near else 0
 
     def by_width(chosen: Sequence[Point], ending: str = "", **look: bool) -> Iterator[Series]:
@@ -81,7 +78,7 @@ def frontier_info(
         (
             Series("dominated", "faint", dominated, line="none", small=True, legend=False),
             *by_width(even, ", tied", small=True, legend=False),
-            *_steps("frontier", "baseline", joined, summaries, found),
+            *_steps("frontier", "baseline", best, summaries, found, cost),
             *by_width([point for point in best if point.key not in level]),
         ),
         _placed(baseline, near or points, across, up) if baseline else None,
@@ -103,26 +100,25 @@ def frontiers_info(
     cost: str = "compressed_size",
     loss: str = "drop",
 ) -> Lines:
-    """The frontiers of several sweeps, by name, in one chart, as :func:`frontier_info` draws each; of each
-    the Pareto-optimal results alone. Raises InputError for a metric that does not exist."""
+    """The frontiers of two sweeps, by name, in one chart, as :func:`frontier_info` draws each; of each the
+    Pareto-optimal results alone. Raises InputError for a metric that does not exist."""
     named = {name: [summarise(one) for one in results] for name, results in sweeps.items()}
     summaries = list({one.key: one for some in named.values() for one in some}.values())
     loss = _rankable(loss, summaries)
     title, x, y = _frame(summaries, cost, loss)
     points: list[Point] = []
     series: list[Series] = []
-    colours = (SWEEP_COLOURS[0], *SWEEP_COLOURS[1:] * len(named))
-    for (name, some), colour in zip(named.items(), colours, strict=False):
+    for (name, some), colour in zip(named.items(), SWEEP_COLOURS, strict=True):
         found = frontier_of(some, (cost, loss))
         priced = [_priced(one, cost, loss) for one, on in zip(some, found.optimal, strict=True) if on]
         best = sorted((one for one in priced if one), key=lambda point: (point.x, point.y))
         points += best
         series += [
-            *_steps(name, colour, best, some, found),
+            *_steps(name, colour, best, some, found, cost),
             Series(name, colour, tuple(best), line="none"),
         ]
     if not points:
-        return Lines(title, x, y, empty=NOT_RANKED if summaries else NO_RESULTS)
+        return Lines(title, x, y, empty=_why_empty(summaries, cost, loss))
     baseline = baseline_of(summaries, selected, loss)
     near = _near(points, summaries, loss, selected)
     across, up = _spans(near or points, baseline)
@@ -178,14 +174,29 @@ def _spans(
 
 
 def _steps(
-    name: str, colour: str, best: Sequence[Point], summaries: Sequence[Summary], found: Frontier
+    name: str, colour: str, best: Sequence[Point], summaries: Sequence[Summary], found: Frontier, cost: str
 ) -> Iterator[Series]:
-    """A line for each group that is ranked by itself, through its ``best`` points."""
+    """A line for each group that is ranked by itself, through its ``best`` points; times of another machine
+    are on none."""
+    elsewhere = {summary.key for summary in summaries if metric(cost).timed and summary.other_machine}
     group = {summary.key: one for summary, one in zip(summaries, found.group.tolist(), strict=True)}
-    joined = [replace(point, hover="") for point in best]
+    joined = [replace(point, hover="") for point in best if point.key not in elsewhere]
     for one in sorted({group[point.key] for point in joined}):
         line = tuple(point for point in joined if group[point.key] == one)
         yield Series(name, colour, line, line="steps", markers=False, legend=False)
+
+
+def _equal(summaries: Sequence[Summary], loss: str) -> int:
+    """How many lost nothing that has a place on the axis: their outputs equal the uncompressed network's."""
+    return sum(math.isinf(value) for value in values_of(summaries, loss))
+
+
+def _why_empty(summaries: Sequence[Summary], cost: str, loss: str) -> str:
+    """What a chart without a point says."""
+    if _equal(summaries, loss):
+        return ONLY_EQUAL
+    noisy = metric(cost).timed and bool(summaries) and all(summary.noise for summary in summaries)
+    return NOT_RANKED if noisy else NO_RESULTS
 
 
 def _placed(

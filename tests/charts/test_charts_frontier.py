@@ -135,3 +135,12 @@ def test_frontiers_of_two_sweeps_without_a_calm_time_say_so() -> None:
     info = frontiers_info({"this sweep": noisy, "entry 2": noisy}, cost="latency")
     assert "every latency is noisy" in info.empty
     assert frontiers_info({"this sweep": noisy, "entry 2": noisy}).series
+
+
+def test_times_of_another_machine_are_on_no_line_of_two_sweeps() -> None:
+    here, elsewhere = ([make_result(recipe(0.5), other_machine=other)] for other in (False, True))
+    info = frontiers_info({"this sweep": here, "entry 2": elsewhere}, cost="latency")
+    assert {one.name for one in info.series if one.line == "steps"} == {"this sweep"}
+    assert {one.name for one in info.series} == {"this sweep", "entry 2"}
+    by_size = frontiers_info({"this sweep": here, "entry 2": elsewhere})
+    assert {one.name for one in by_size.series if one.line == "steps"} == {"this sweep", "entry 2"}
