@@ -64,8 +64,8 @@ def show(chosen: SidebarChoice) -> None:
             st.info(
                 "Give two: an ONNX file, an OpenVINO IR (its .xml and its .bin together), a zip that was "
                 "exported here, or a model. Results are B relative to A, on the folder of images in the "
-                "sidebar; without one, on the images that come with the model, or with that which a file "
-                "was saved from, else on made-up ones.",
+                "sidebar. Without a folder: on the images that come with the model, which may be the one "
+                "that a file was saved from, else on made-up ones.",
                 icon=":material/info:",
             )
     named = st.query_params.get("files", "")
