@@ -279,7 +279,7 @@ SETTINGS = frozenset(
         *("model", "engine", "timed_threads", "images", "calibration", "class_index", "limit"),
         *("layer", "of", "metric", "view", "family", "removed"),
         *("full", "complexity_full"),
-        *("what", "batches", "threads", "streams", "limit_ms"),
+        *("what", "batches", "threads", "streams", "limit_ms", "rates"),
         *("ask", "find_drop", "find_sqnr", "find_ms", "find_ratio", "find_mb"),
         *("find_minimise", "find_seconds", "find_engines"),
         *("sweep_method", "sweep_shares", "sweep_bits", "sweep_engines", "sweep_activations"),

@@ -30,7 +30,7 @@ INSPECTION_SECONDS = 0.25
 LIVE_SECONDS = 0.1
 """Between two looks at what is known of a position."""
 AHEAD_SECONDS = 2.0
-"""A visitor who looks at a position for so long is not on the way to another."""
+"""A visitor who looks at a result for so long is not on the way to another."""
 PATIENCE_SECONDS = 4.0
 """The charts mark a position when it is measured, or when that takes longer."""
 
@@ -46,25 +46,29 @@ def main() -> None:
         return
     request = Request(chosen.card.name, recipe.canonical(), chosen.engine, chosen.data, chosen.settings)
     move_to(request)
-    result = stored.best(tasks.store(), request)
-    asked = [] if result else ask(request)
-    cards(request, result, asked)
-    newest = stored.summaries(tasks.store(), request.model, request.data, limit=drawing.MAX_DRAWN)
-    more = len(newest) == drawing.MAX_DRAWN
-    everywhere = of_today(request.model, newest)
-    if result and result.key not in {one.key for one in everywhere}:
-        everywhere.append(summarise(result))
-    results = [one for one in everywhere if one.request.engine == request.engine]
-    started, filling = toolbar(request, recipe, result, results)
-    if result and (again := stored.timed_again(tasks.store(), result)):
-        timed_once_more(summarise(again))
-    tasks.refresh_when_over(asked, started)
-    busy = bool(asked or started) or filling
-    if result:
-        work_ahead(request, busy)
-    draw(results, timed_alike(everywhere, request.settings), *marked(result, results, recipe, asked), busy)
-    if more:
-        st.caption(f"The {count(drawing.MAX_DRAWN, 'result')} of this model that were measured last.")
+    above, below = st.container(), st.container()  # charts that keep their place are not drawn anew
+    with above:
+        result = stored.best(tasks.store(), request)
+        asked = [] if result else ask(request)
+        cards(request, result, asked)
+        newest = stored.summaries(tasks.store(), request.model, request.data, limit=drawing.MAX_DRAWN)
+        more = len(newest) == drawing.MAX_DRAWN
+        everywhere = of_today(request.model, newest)
+        if result and result.key not in {one.key for one in everywhere}:
+            everywhere.append(summarise(result))
+        results = [one for one in everywhere if one.request.engine == request.engine]
+        started, filling = toolbar(request, recipe, result, results)
+        if result and (again := stored.timed_again(tasks.store(), result)):
+            timed_once_more(summarise(again))
+        tasks.refresh_when_over(asked, started)
+        busy = bool(asked or started) or filling
+        if result:
+            work_ahead(request, busy)
+    with below:
+        timed = timed_alike(everywhere, request.settings)
+        draw(results, timed, *marked(result, results, recipe, asked), busy)
+        if more:
+            st.caption(f"The {count(drawing.MAX_DRAWN, 'result')} of this model that were measured last.")
 
 
 def title() -> None:
@@ -125,12 +129,13 @@ def move_to(request: Request) -> None:
     visit, key = session(), request_key(request)
     if visit.asked != key:
         tasks.move_on({visit.asked, *tasks.only_ahead(visit.ahead or ())} - {key})
-        visit.asked, visit.asked_at, visit.ahead = key, time.monotonic(), None
+        visit.asked, visit.asked_at, visit.seen_at, visit.ahead = key, time.monotonic(), 0.0, None
 
 
 def work_ahead(request: Request, busy: bool) -> None:
     """Measure the positions beside this one while the visitor looks, unless ``busy`` otherwise."""
     visit = session()
+    visit.seen_at = visit.seen_at or time.monotonic()
     if busy:
         tasks.move_on(tasks.only_ahead(visit.ahead or ()))
         visit.ahead = None
@@ -141,7 +146,7 @@ def work_ahead(request: Request, busy: bool) -> None:
 
     @st.fragment(run_every=AHEAD_SECONDS)
     def begin() -> None:
-        if not waited(AHEAD_SECONDS):
+        if time.monotonic() < visit.seen_at + AHEAD_SECONDS:
             return
         wanted = [one for one in neighbours(request) if tasks.store().best(one) is None]
         visit.ahead = frozenset(map(request_key, wanted))

@@ -223,10 +223,22 @@ def under_load(request: Request) -> None:
     st.subheader("Under load")
     full, limit_ms = bool(st.session_state.get("full")), st.session_state.get("limit_ms")
     settings = replace(request.settings, quick=not full)
-    wanted = LoadRequest(request.model, request.recipe, request.engine, request.data, settings)
+    typed = st.text_input(
+        "Rates, requests a second",
+        placeholder="up to what the faster network can serve",
+        width=340,
+        **address.in_address("rates"),
+        help="Up to twelve, such as 50, 100: what your server gets.",
+    )
+    try:
+        rates = load.read_rates(typed)
+        wanted = LoadRequest(request.model, request.recipe, request.engine, request.data, settings, rates)
+    except ParetoscopeError as error:
+        st.error(plain(error), icon=":material/error:")
+        return
     words = (
-        "Requests come at random moments, at rates up to what the faster network can serve, whether it is "
-        "free or not. A request's time includes its wait."
+        "Requests come at random moments, whether the network is free or not. A request's time includes its "
+        "wait."
     )
     keys = load_key(wanted), load_key(replace(wanted, settings=replace(settings, quick=True)))
     run, _ = run_or_offer(UNDER_LOAD, wanted, keys, words)

@@ -42,7 +42,8 @@ class Session:
     ``pins`` are keys of results. Of jobs by their keys: ``asked`` is the position of the sliders, ``stopped``
     are those that this visitor stopped and has not asked for again, ``shown`` those that the page shows,
     ``ahead`` those of the positions beside that one, once asked for. ``asked_at`` is when the sliders came to
-    it, in seconds of the monotonic clock; ``marked`` the result that Explore's charts mark.
+    it, in seconds of the monotonic clock, and ``seen_at`` when its result was there, 0 before; ``marked`` is
+    the result that Explore's charts mark.
     ``chosen`` is a model that the sidebar is yet to be set to, and ``chosen_images`` a folder of images;
     ``images_removed`` says that the chosen ones were removed. ``upload`` is the file that lies in the
     uploader, by Streamlit's name and by ours, after ``uploads`` that became models, and ``image_uploads``
@@ -66,6 +67,7 @@ class Session:
     preset: Job | None = None
     asked: str = ""
     asked_at: float = 0.0
+    seen_at: float = 0.0
     marked: str = ""
     ahead: frozenset[str] | None = None
     stopped: set[str] = field(default_factory=set)

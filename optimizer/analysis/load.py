@@ -59,6 +59,16 @@ class LoadRequest:
             raise InputError(f"{len(self.rates)} rates are too many for one comparison: at most {MAX_RATES}")
 
 
+def read_rates(text: str) -> tuple[float, ...]:
+    """The numbers of a ``text`` such as ``50, 100``; none of an empty one. Raises InputError."""
+    try:
+        return tuple(float(part) for part in text.split(",") if part.strip())
+    except ValueError as error:
+        raise InputError(
+            f"{text!r} is no list of rates: give numbers of requests a second, such as 50, 100"
+        ) from error
+
+
 def load_key(request: LoadRequest) -> str:
     """Equal for two requests that would give the same on this machine; the key of the run."""
     settings = replace(request.settings, threads=request.settings.threads or threads_available())

@@ -404,12 +404,12 @@ def test_the_positions_beside_one_are_measured_ahead_and_dropped_when_it_is_left
     monkeypatch.delenv(WORK_AHEAD_VARIABLE)
     page = stored.run()
     session = page.session_state["session"]
-    session.asked_at, session.ahead = time.monotonic() + 3_600, None  # however long a busy machine drew
+    session.seen_at, session.ahead = time.monotonic() + 3_600, None  # however long a busy machine drew
     for job in started.jobs():
         started.forget(job.key)
     page.run()
     assert started.tasks() == [], "the visitor may be on the way to another"
-    session.asked_at -= 7_200
+    session.seen_at -= 7_200
     page.run()
     ahead = {key: job for key, job in started.listed.items() if job.task == "ahead"}
     request = ahead and next(iter(ahead.values())).request

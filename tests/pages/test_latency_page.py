@@ -68,6 +68,23 @@ def test_load_is_measured_when_asked_and_the_highest_rate_under_a_limit_is_named
     assert [button for button in page.button if button.label == "Measure under load"]
 
 
+def test_load_is_measured_at_rates_of_ones_own(started: Started) -> None:
+    page = open_page("latency", {"model": "fashion-mlp", "rates": "100, 50"})
+    press(page, "Measure under load")
+    (job,) = [job for job in started.listed.values() if job.task == "load"]
+    assert isinstance(job.request, LoadRequest)
+    assert job.request.rates == (100.0, 50.0)
+
+
+@pytest.mark.parametrize("typed", ["fast", "0", "-5", "nan", "50; 100", ",".join(["5"] * 13)])
+def test_rates_that_are_none_are_refused_in_words_and_nothing_is_offered(
+    started: Started, typed: str
+) -> None:
+    page = open_page("latency", {"model": "fashion-mlp", "rates": typed})
+    assert "rate" in page.error[0].value
+    assert not [button for button in page.button if button.label == "Measure under load"]
+
+
 def test_what_was_served_quickly_stays_until_there_is_the_full_measurement(started: Started) -> None:
     page = open_page("latency", {"model": "fashion-mlp", "what": "int8"})
     page.button(key="measure throughput").click().run()

@@ -40,12 +40,24 @@ def weight_costs(
     assert statistics is not None
     assert weights is not None
     known = {
-        name: removal_costs(name, weight, statistics)
+        name: _costs_of(name, weight, statistics)
         for name, weight in weights.items()
         if name in statistics.moments
     }
     typical = torch.tensor([cost.mean() for cost in known.values()] or [1.0]).median()
     return {name: known[name] if name in known else _normalised(squares[name]) * typical for name in weights}
+
+
+_COSTS: WeakKeyDictionary[Statistics, dict[str, tuple[Tensor, Tensor]]] = WeakKeyDictionary()
+"""By layer its weight and :func:`removal_costs`, as long as the statistics are kept, whose matrices are
+larger."""
+
+
+def _costs_of(name: str, weight: Tensor, statistics: Statistics) -> Tensor:
+    known = _COSTS.setdefault(statistics, {})
+    if name not in known or not torch.equal(known[name][0], weight):
+        known[name] = weight.clone(), removal_costs(name, weight, statistics)
+    return known[name][1]
 
 
 def counts_of(
@@ -78,17 +90,18 @@ def removed_counts(
     blocks = {name: block_costs(one, pattern) for name, one in costs.items()}
     means = torch.cat([_without_dearest(one) for one, _ in blocks.values()])
     sizes = torch.cat([size.flatten() for _, size in blocks.values()])
-    allowed = int(sizes[means.isfinite()].sum())
+    alone = pattern.outputs * pattern.inputs == 1
+    allowed = means.numel() - len(costs) if alone else int(sizes[means.isfinite()].sum())
     if not 0 <= wanted <= allowed:
         raise InputError(
             f"sparsity {sparsity:g} can't be met: {wanted:,} of {total:,} weights would go, and {allowed:,} "
             f"can, since each of the {len(costs)} layers keeps a weight or a block: give at most "
             f"{int(1e4 * allowed / total) / 1e4:g}"
         )
-    alone = pattern.outputs * pattern.inputs == 1
     goes = cheapest(means, wanted if alone else nearest_count(means, sizes, wanted))
-    parts = (goes * sizes).split([one.numel() for one, _ in blocks.values()])
-    return {name: int(part.sum(dtype=torch.float64)) for name, part in zip(costs, parts, strict=True)}
+    layers = [one.numel() for one, _ in blocks.values()]
+    parts = zip(costs, goes.split(layers), sizes.split(layers), strict=True)
+    return {name: int(size[gone].sum(dtype=torch.float64)) for name, gone, size in parts}
 
 
 def removal_costs(name: str, weight: Tensor, statistics: Statistics) -> Tensor:
