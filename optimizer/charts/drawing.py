@@ -104,6 +104,7 @@ def _figure_of_lines(info: Lines, dark: bool = False, height: int | None = None)
     if not any(series.points for series in info.series):
         return go.Figure(layout=layout | _nothing(info.empty, colours))
     traces = [_trace(series, info, colours) for series in info.series if series.points]
+    traces += [_shape(marker, name, colours) for marker, name in info.shapes]
     if info.selected:
         traces.append(_selected_trace(info.selected, info, colours))
     layout |= {"xaxis": x_layout(info.x), "yaxis": axis_layout(info.y) | {"title": None}}
@@ -283,6 +284,15 @@ def _trace(series: Series, info: Lines, colours: Theme) -> dict[str, Any]:
             "opacity": [0.45 if point.noisy else 1 for point in points],
         }
     return trace | _errors(points, info, colour)
+
+
+def _shape(marker: str, name: str, colours: Theme) -> dict[str, Any]:
+    """What a marker stands for, in the legend alone."""
+    look = {"symbol": marker, "size": 8, "color": colours.muted}
+    return {"type": "scatter", "x": [None], "y": [None], "mode": "markers", "name": name, "marker": look} | {
+        "hoverinfo": "skip",
+        "showlegend": True,
+    }
 
 
 def _selected_trace(point: Point, info: Lines, colours: Theme) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from optimizer.analysis.metrics import metric
 from optimizer.analysis.summary import Measured, Summary, label_of, quality, summarise
 from optimizer.charts.accuracy import ONLY_EQUAL
 from optimizer.charts.axes import baseline_of, extent, from_zero, padded
-from optimizer.charts.points import bits_role, hollow, point_of, selected_point
+from optimizer.charts.points import bits_role, hollow, point_of, selected_point, shapes
 from optimizer.charts.spec import NO_RESULTS, Axis, Lines, Point, Reference, Series
 from optimizer.formats import format_share
 
@@ -91,6 +91,7 @@ def frontier_info(
             + [f"{equal} equal the uncompressed network, at no SQNR"] * bool(equal)
             + [f"{far} lost more than {MAX_DROP_POINTS:.0f} points"] * bool(far)
         ),
+        shapes=shapes(points),
     )
 
 
@@ -130,6 +131,7 @@ def frontiers_info(
         _placed(baseline, near or points, across, up) if baseline else None,
         selected_point(points, selected),
         note=" · ".join(["of each sweep what is on its own frontier", *hollow(points)]),
+        shapes=shapes(points),
     )
 
 

@@ -12,7 +12,7 @@ from optimizer.analysis.badges import BadgeKind
 from optimizer.analysis.labels import engine_label
 from optimizer.analysis.measures import Measure
 from optimizer.analysis.metrics import METRICS
-from optimizer.analysis.realisation import ran
+from optimizer.analysis.realisation import Realisation, ran
 from optimizer.analysis.summary import FIDELITY, Summary, label_of
 from optimizer.charts.spec import Point
 from optimizer.charts.theme import MARKERS
@@ -45,6 +45,17 @@ def selected_point(points: Iterable[Point], key: str | None) -> Point | None:
 def hollow(points: Iterable[Point]) -> list[str]:
     """What their look means where some are hollow: a note of the chart."""
     return ["hollow: simulated"] * any(point.simulated for point in points)
+
+
+def shapes(points: Iterable[Point]) -> tuple[tuple[str, str], ...]:
+    """Their markers and what each stands for, where there are several."""
+    markers = {point.marker for point in points}
+    found = tuple(
+        (marker, f"{'other machine, or ' * (kind is Realisation.UNKNOWN)}{kind.label}")
+        for kind, marker in MARKERS.items()
+        if marker in markers
+    )
+    return found if len(found) > 1 else ()
 
 
 @lru_cache(maxsize=4096)

@@ -91,7 +91,8 @@ class Lines:
 
     ``selected`` is the point under the sliders; ``cursor`` is the ``x`` where it will be, while it is not
     measured yet. ``limit`` is the ``x`` that nothing should lie beyond. ``note`` is what else has to be
-    known, such as what the chart leaves out. ``empty`` says what to do when there is nothing to draw.
+    known, such as what the chart leaves out; ``shapes`` are markers and what they stand for, for the legend.
+    ``empty`` says what to do when there is nothing to draw.
     """
 
     title: str
@@ -105,6 +106,7 @@ class Lines:
     selected_name: str = SELECTED
     legend_title: str = ""
     note: str = ""
+    shapes: tuple[tuple[str, str], ...] = ()
     empty: str = NO_RESULTS
 
 

@@ -3,10 +3,10 @@
 from collections.abc import Callable
 
 import pytest
-from factories import make_result, recipe
+from factories import make_result, make_sweep, recipe
 
 from optimizer.analysis.summary import summarise
-from optimizer.charts import accuracy_info, compare_info, frontier_info, latency_info
+from optimizer.charts import accuracy_info, compare_info, figure, frontier_info, latency_info
 from optimizer.charts.points import hover, wrapped
 from optimizer.charts.spec import Lines
 
@@ -25,6 +25,14 @@ def test_what_hollow_points_mean_is_said_where_there_are_some(draw: Callable[...
     assert summarise(rounded).simulated
     assert "hollow: simulated" in draw([plain, rounded]).note
     assert "hollow" not in draw([plain]).note
+
+
+def test_shapes_are_named_where_there_are_several() -> None:
+    dense = [one for one in make_sweep((0, 0.5), (32,), int8=True) if one.request.recipe.quantize.bits == 32]
+    info = frontier_info(make_sweep((0, 0.5), (32,), int8=True))
+    assert info.shapes == (("circle", "dense fp32"), ("square", "int8 kernels"))
+    assert {"dense fp32", "int8 kernels"} < {trace.name for trace in figure(info).data}
+    assert not frontier_info(dense).shapes
 
 
 def test_hover_has_the_recipe_all_figures_and_how_they_were_measured() -> None:
