@@ -19,6 +19,7 @@ from optimizer import __version__
 from optimizer.cli.parser import Parser, add_store_option
 from optimizer.errors import LITTLE_MEMORY, InputError, ParetoscopeError, UnavailableError, words_of
 from optimizer.system.paths import STORE_VARIABLE
+from optimizer.system.waiting import waiting
 
 COMMANDS = {
     "models": ("models", "list the models that can be picked"),
@@ -84,6 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code."""
     atexit.register(gc.freeze)  # torch is not looked through for garbage at the end, which takes .4 s
     options = parser().parse_args(arguments)
+    os.environ |= waiting()  # before torch is imported
     if options.store is not None:
         os.environ[STORE_VARIABLE] = options.store  # workers and the dashboard's server read it too
     failed: int | None = getattr(options, "failed", None)  # where 0 and 1 say something else

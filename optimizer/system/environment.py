@@ -20,6 +20,7 @@ from optimizer import __version__
 from optimizer.errors import InputError
 from optimizer.formats import count
 from optimizer.records import Environment
+from optimizer.system.waiting import WAITING
 
 LIBRARIES = ("torch", "torchvision", "openvino", "nncf", "onnxruntime", "numpy")
 
@@ -105,8 +106,14 @@ def environment() -> Environment:
         python=platform.python_version(),
         libraries=_versions(),
         threads=threads_available() if shares_cores() else None,
-        variables={name: os.environ[name] for name in VARIABLES if os.environ.get(name)},
+        variables=_variables(),
     )
+
+
+def _variables() -> dict[str, str]:
+    """Those of VARIABLES that are set, but for what we set ourselves."""
+    found = {name: os.environ[name] for name in VARIABLES if os.environ.get(name)}
+    return {name: value for name, value in found.items() if WAITING.get(name) != value}
 
 
 def timestamp() -> str:

@@ -15,6 +15,7 @@ import psutil
 
 from optimizer.errors import WorkError
 from optimizer.progress import stop_if_cancelled
+from optimizer.system.waiting import waiting
 
 CHECK_SECONDS = 0.1
 """From a cancelled work's end to that of the process that it waits for, at most."""
@@ -118,7 +119,7 @@ def run_module(module: str, *arguments: str, max_seconds: float) -> str:
     try:
         process = subprocess.Popen(
             [sys.executable, "-P", "-m", module, *arguments],
-            env={**os.environ, "PYTHONPATH": paths},
+            env=os.environ | waiting() | {"PYTHONPATH": paths},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

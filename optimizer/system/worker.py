@@ -24,6 +24,7 @@ from typing import Any, BinaryIO
 from optimizer.errors import LITTLE_MEMORY, ParetoscopeError, UnavailableError
 from optimizer.progress import Asker, Cancelled, Report, asked_by, stop_if_cancelled
 from optimizer.system.processes import describe_exit, guard, kill_group, release
+from optimizer.system.waiting import waiting
 
 Target = Callable[[str, Any, Report], object]
 
@@ -52,6 +53,7 @@ class Worker:
             # that Ctrl-C in the terminal reaches the server alone.
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-c", code, paths, target],
+                env=os.environ | waiting(),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 start_new_session=True,
