@@ -80,9 +80,7 @@ def main() -> None:
     others = max(1, len(os.sched_getaffinity(0)) - 1)
     found = {}
     for busy, place in ((0, "alone"), (others, f"beside {others} busy")):
-        rounds = [
-            [measured(options.positions, ours, busy) for ours in (False, True)] for _ in range(ROUNDS)
-        ]
+        rounds = [[measured(options.positions, ours, busy) for ours in (False, True)] for _ in range(ROUNDS)]
         for what in ("compress_ms", "eager_ms"):
             default, ours = (float(np.median([one[side][what] for one in rounds])) for side in (0, 1))
             ratio = float(np.median([one[1][what] / one[0][what] for one in rounds]))

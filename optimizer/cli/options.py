@@ -121,7 +121,7 @@ def add_recipe_options(parser: argparse.ArgumentParser, weight_bits: bool = True
     """Without ``weight_bits`` where a command has an option of that name, of several."""
     recipe = parser.add_argument_group("recipe")
     recipe.add_argument("--recipe", metavar="FILE", help="a recipe's JSON, in place of the options below")
-    recipe.add_argument("--prune", metavar="METHOD", help=_named(PRUNERS))
+    recipe.add_argument("--prune", metavar="METHOD", help=f"{_named(PRUNERS)} (magnitude)")
     recipe.add_argument("--sparsity", type=float, metavar="S", help=SPARSITY)
     recipe.add_argument("--threshold", type=float, metavar="T", help="remove weights with |w| <= T")
     usual = "; ".join(f"{pruner.name}: {pruner.allocation}" for pruner in PRUNERS.values())
@@ -149,7 +149,7 @@ def add_recipe_options(parser: argparse.ArgumentParser, weight_bits: bool = True
         f"{MAX_FINETUNE_STEPS:,} steps of 16 images (half a second each for photographs on two cores)",
     )
     recipe.add_argument("--train", type=float, help=argparse.SUPPRESS)
-    recipe.add_argument("--rounding", metavar="METHOD", help=_named(QUANTIZERS))
+    recipe.add_argument("--rounding", metavar="METHOD", help=f"{_named(QUANTIZERS)} (nearest)")
     equalising = [quantizer.name for quantizer in QUANTIZERS.values() if "equalise" in quantizer.options]
     recipe.add_argument(
         "--equalise",

@@ -74,10 +74,10 @@ def for_evaluation(data: Given, report: Report = quiet) -> Datasets:
 
 def check_shape(datasets: Datasets, input_shape: tuple[int, ...], model: str) -> None:
     """Raises InputError for images that are not what the model takes."""
-    for images in (datasets.evaluation.images, datasets.calibration.images):
+    for kind, images in (("", datasets.evaluation.images), ("calibration ", datasets.calibration.images)):
         if tuple(images.shape[1:]) != input_shape:
             raise InputError(
-                f"images of shape {list(images.shape[1:])} don't fit {model}, which takes "
+                f"{kind}images of shape {list(images.shape[1:])} don't fit {model}, which takes "
                 f"{list(input_shape)}: preprocess them as the model wants it"
             )
 

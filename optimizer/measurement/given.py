@@ -153,9 +153,9 @@ def _to_try(images: Datasets | None) -> Tensor | None:
 
 
 def _shape_of(images: Datasets | None) -> Sequence[int]:
-    if images is None:
+    if (some := _to_try(images)) is None:
         raise InputError("the model's input shape is not known: give input_shape, such as (3, 224, 224)")
-    return images.calibration.images.shape[1:]
+    return some.shape[1:]
 
 
 def _is_file(model: str) -> bool:

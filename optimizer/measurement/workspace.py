@@ -34,7 +34,7 @@ from optimizer.model.catalogue import LoadedModel, load
 from optimizer.model.examples import answers, hold, is_held
 from optimizer.model.folding import fold_batch_norm
 from optimizer.model.layers import multiplications, notes_on_others, walk
-from optimizer.model.own import check_keeps_input
+from optimizer.model.own import check_changes_nothing
 from optimizer.progress import Report, quiet, uninterrupted
 from optimizer.recipe import Recipe
 from optimizer.recipe.specs import Aim
@@ -318,7 +318,7 @@ def open_model(loaded: LoadedModel) -> OpenModel:
     module, notes = fold_batch_norm(loaded.module, loaded.card.input_shape)
     if not is_held(module):
         hold(module, loaded.card.input_shape)
-    check_keeps_input(module, loaded.card.input_shape, loaded.card.name)
+    check_changes_nothing(module, loaded.card.input_shape, loaded.card.name)
     if not loaded.card.classes and is_logits(answers(module, loaded.card.input_shape)[0]):
         setattr(module, NO_CLASSIFIER, True)  # for what compresses it, and what it keeps of it
     run = {layer.name for layer in walk(module)}

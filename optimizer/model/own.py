@@ -103,7 +103,7 @@ def tried(module: nn.Module, shape: tuple[int, ...], of_images: bool = False) ->
             "that multiplies with its weight as it is"
         )
     outputs = _answer(module, shape, _advice(shape) if of_images else GIVE_SHAPE)
-    check_keeps_input(module, shape, _kind(module))
+    check_changes_nothing(module, shape, _kind(module))
     return outputs
 
 
@@ -113,14 +113,15 @@ def _is_exported(module: nn.Module) -> bool:
     return any(isinstance(node.target, torch._ops.OpOverload) for node in nodes)
 
 
-def check_keeps_input(module: nn.Module, shape: tuple[int, ...], name: str) -> None:
-    """Raises InputError for a module that writes into its input: images are evaluated by several networks,
-    one after the other; and for one that takes no single one."""
-    images = examples(module, shape)
+def check_changes_nothing(module: nn.Module, shape: tuple[int, ...], name: str) -> None:
+    """Raises InputError for a module that writes into its input, since images are evaluated by several
+    networks, one after the other, or into its buffers each time, since what it answers would depend on what
+    it answered before; and for one that takes no single one."""
+    images = examples(module, shape, 2)
     before = images.clone()
     try:
         with torch.random.fork_rng(devices=()), torch.inference_mode():
-            module(images)
+            changed = _changed_buffers(module, images[:1]) and _changed_buffers(module, images[1:])
     except Exception as error:  # a model's own code: anything may come out of it
         raise InputError(
             f"{name} fails in evaluation mode on an input of shape {[1, *shape]}: {_first_line(error)}. "
@@ -131,6 +132,24 @@ def check_keeps_input(module: nn.Module, shape: tuple[int, ...], name: str) -> N
             f"{name} changes its input in place, and whatever is given the same images after it would see "
             "other ones: write x = x - 0.5 in place of x -= 0.5 there, and give a first layer no inplace=True"
         )
+    if changed:
+        raise InputError(
+            f"{name} changes {listed(changed)} each time that it runs, so that its answers may depend on "
+            "those before: have its forward do so in training mode alone (if self.training)"
+        )
+
+
+def _changed_buffers(module: nn.Module, images: Tensor) -> list[str]:
+    """The buffers of floats that a forward changes. (What it makes once, as tables of positions, it makes in
+    the first.)"""
+    buffers = {name: one.clone() for name, one in module.named_buffers() if one.is_floating_point()}
+    module(images)
+    now = dict(module.named_buffers())
+    return [
+        name
+        for name, one in buffers.items()
+        if now[name].shape != one.shape or not torch.allclose(now[name], one, 0, 0, equal_nan=True)
+    ]
 
 
 def _photograph_preset(shape: tuple[int, ...]) -> Callable[[Image.Image], Tensor]:

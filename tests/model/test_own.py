@@ -118,6 +118,28 @@ class Normalised(nn.Module):
         return self.layers(images)  # type: ignore[no-any-return]
 
 
+class Remembering(nn.Module):
+    """Answers with what it saw before, or makes a table in its first forward and counts its calls."""
+
+    def __init__(self, always: bool) -> None:
+        super().__init__()
+        self.always, self.head = always, nn.Linear(4, 3)
+        self.register_buffer("seen", torch.full((4,), torch.nan))
+        self.register_buffer("calls", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        if self.always or self.seen.isnan().any():
+            self.seen = x.mean(0) if self.always else torch.ones(4)
+        return self.head(x + self.seen)
+
+
+def test_a_module_that_changes_its_buffers_in_each_forward_is_refused() -> None:
+    with pytest.raises(InputError, match="changes seen each time that it runs.*in training mode alone"):
+        own_model(Remembering(always=True), (4,))
+    own_model(Remembering(always=False), (4,))
+
+
 @pytest.mark.parametrize(
     "make",
     [Normalised, lambda net: nn.Sequential(net[0], nn.ReLU(inplace=True), net[1])],
