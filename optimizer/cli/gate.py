@@ -11,7 +11,13 @@ from optimizer import on_demand
 from optimizer.analysis.gate import GateLimits, Outcome
 from optimizer.analysis.two_files import TwoFiles, is_network_file
 from optimizer.cli.compare import add_files_options, compare_request
-from optimizer.cli.options import add_experiment_options, add_limits, check_writable, recipe_of, request_of
+from optimizer.cli.options import (
+    add_experiment_options,
+    add_limits,
+    check_writable,
+    recipe_to_run,
+    request_of,
+)
 from optimizer.cli.terminal import end_of_line, tell
 from optimizer.errors import InputError, UnavailableError
 from optimizer.formats import capital
@@ -123,7 +129,7 @@ def _against_result(options: argparse.Namespace, limits: GateLimits) -> Verdict:
     against = decode(_read(options.against), Result) if options.against else None
     store = Store()
     return judge(
-        request_of(options, recipe_of(options)),
+        request_of(options, recipe_to_run(options)),
         limits,
         lambda request: on_demand.load_or_measure(request, store, tell),
         lambda request: on_demand.time_again(request, tell),
@@ -135,7 +141,7 @@ def _against_result(options: argparse.Namespace, limits: GateLimits) -> Verdict:
 
 def _against_file(options: argparse.Namespace, limits: GateLimits) -> Verdict:
     """A model's file, or that of a recipe of one, as the engine runs it, against another file."""
-    recipe = recipe_of(options).canonical()
+    recipe = recipe_to_run(options).canonical()
     place, called = options.model, ""
     if is_network_file(place) and not recipe.identity:
         raise InputError(f"{place} is compared as it is: leave the recipe out, or add it as a model first")

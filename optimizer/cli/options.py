@@ -2,12 +2,15 @@
 
 import argparse
 import os
+import sys
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from optimizer.data.folders import absolute
 from optimizer.errors import InputError, unknown
+from optimizer.formats import listed
 from optimizer.methods.engines import DEFAULT_ENGINE, ENGINES
 from optimizer.methods.pruners import PRUNERS, PrunerInfo, pruner_info
 from optimizer.methods.quantizers import QUANTIZERS, QuantizerInfo, quantizer_info
@@ -230,11 +233,38 @@ RECIPE_OPTIONS = (
 )
 
 
+def recipe_to_run(options: argparse.Namespace) -> Recipe:
+    """:func:`recipe_of`, with a line on standard error for options that have no effect on it, such as a range
+    of grids where nothing is rounded."""
+    recipe = recipe_of(options)
+    if names := _of_no_effect(options, recipe):
+        names = [f"--{name.replace('_', '-')}" for name in names]
+        verb = "has" if len(names) == 1 else "have"
+        said = f"no effect on this recipe ({recipe.canonical().describe()})"
+        print(f"paretoscope: {listed(names, len(names))} {verb} {said}", file=sys.stderr)
+    return recipe
+
+
+def _of_no_effect(options: argparse.Namespace, recipe: Recipe) -> list[str]:
+    """The given options without which the recipe says something else, and does the same."""
+    found = []
+    for name in _given_of(options) if options.recipe is None else ():
+        none = False if getattr(options, name) is True else None
+        with suppress(InputError):  # without it there is no recipe
+            without = recipe_of(argparse.Namespace(**vars(options) | {name: none}))
+            if without != recipe and without.canonical() == recipe.canonical():
+                found.append(name)
+    return found
+
+
+def _given_of(options: argparse.Namespace) -> list[str]:
+    return [name for name in RECIPE_OPTIONS if not any(getattr(options, name) is no for no in (None, False))]
+
+
 def recipe_of(options: argparse.Namespace) -> Recipe:
     """The recipe of a file, or of the options; of both would leave open which one counts."""
-    given = [name for name in RECIPE_OPTIONS if not any(getattr(options, name) is no for no in (None, False))]
     if options.recipe is not None:
-        if given:
+        if given := _given_of(options):
             raise InputError(
                 f"--recipe and --{given[0].replace('_', '-')} both say what to do: change the file, or leave "
                 "it out"

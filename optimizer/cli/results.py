@@ -8,7 +8,7 @@ from pathlib import Path
 from optimizer import on_demand, work
 from optimizer.analysis import stored
 from optimizer.analysis.result_json import as_json
-from optimizer.cli.options import add_experiment_options, check_writable, recipe_of, request_of
+from optimizer.cli.options import add_experiment_options, check_writable, recipe_to_run, request_of
 from optimizer.cli.terminal import print_result, say, tell
 from optimizer.errors import InputError, unknown
 from optimizer.formats import count
@@ -32,7 +32,7 @@ def add_measure_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run_measure(options: argparse.Namespace) -> None:
-    result = on_demand.load_or_measure(request_of(options, recipe_of(options)), Store(), tell)
+    result = on_demand.load_or_measure(request_of(options, recipe_to_run(options)), Store(), tell)
     if options.json:
         print(json.dumps(as_json(result)))
     else:
@@ -83,7 +83,7 @@ def add_save_options(parser: argparse.ArgumentParser) -> None:
 def run_save(options: argparse.Namespace) -> None:
     from optimizer.export.artifacts import saving
 
-    request, path = request_of(options, recipe_of(options)), _output(options, "zip")
+    request, path = request_of(options, recipe_to_run(options)), _output(options, "zip")
     kind = saving.format_of(path, options.format)
     content = work.run("artifact", (kind, request), tell)
     assert isinstance(content, bytes)

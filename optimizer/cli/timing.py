@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from optimizer import work
 from optimizer.analysis import serving
 from optimizer.analysis.afresh import alone, timed_afresh
-from optimizer.cli.options import add_experiment_options, numbers, recipe_of, request_of
+from optimizer.cli.options import add_experiment_options, numbers, recipe_to_run, request_of
 from optimizer.cli.terminal import end_of_line, tell
 from optimizer.errors import InputError, WorkError
 from optimizer.formats import capital
@@ -78,7 +78,7 @@ def add_coverage_options(parser: argparse.ArgumentParser) -> None:
 def run_coverage(options: argparse.Namespace) -> None:
     from optimizer.analysis import coverage
 
-    store, request = Store(), request_of(options, recipe_of(options))
+    store, request = Store(), request_of(options, recipe_to_run(options))
     key = coverage.coverage_key(request)
     run = _stored_or_run("coverage", request, key, coverage.Coverage, store)
     if options.json:
@@ -130,7 +130,7 @@ def rates(text: str) -> list[float]:
 
 
 def run_throughput(options: argparse.Namespace) -> None:
-    asked = request_of(options, recipe_of(options))
+    asked = request_of(options, recipe_to_run(options))
     if options.limit_ms is not None and not options.limit_ms > 0:
         raise InputError(f"--limit-ms {options.limit_ms:g} is not allowed: above 0")
     if options.rate is not None:

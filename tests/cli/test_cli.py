@@ -19,7 +19,7 @@ from optimizer.analysis import conclusions
 from optimizer.analysis.result_json import as_json
 from optimizer.analysis.scaling import ComplexityRequest, complexity_key
 from optimizer.cli.main import main, parser
-from optimizer.cli.options import add_recipe_options, recipe_of
+from optimizer.cli.options import add_recipe_options, recipe_of, recipe_to_run
 from optimizer.cli.parser import Parser
 from optimizer.cli.terminal import print_result
 from optimizer.errors import InputError
@@ -310,6 +310,32 @@ def recipe_from(*options: str) -> Recipe:
     parser = Parser()
     add_recipe_options(parser)
     return recipe_of(parser.parse_args(["--sparsity", "0.5", *options]))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ("--best-effort 2", "--best-effort has no effect on this recipe (uncompressed)"),
+        ("--match --finetune 2", "--finetune, --match have no effect on this recipe (uncompressed)"),
+        ("--asymmetric --sparsity 0.5", "--asymmetric has no effect"),
+        ("--prune compensated", "--prune has no effect"),
+        ("--weight-bits 4 --rounding compensated --equalise", "--equalise has no effect"),
+        ("--prune compensated --sparsity 0.5 --snap 8", "--snap has no effect"),
+        ("--prune compensated --sparsity 0.5 --best-effort 2", ""),
+        ("--prune magnitude --sparsity 0.5 --weight-bits 4 --range mse --asymmetric", ""),
+        ("--prune channels --sparsity 0.5 --snap 8 --weight-bits 32", ""),
+        ("", ""),
+    ],
+)
+def test_options_that_have_no_effect_are_named(
+    capsys: pytest.CaptureFixture[str], options: str, words: str
+) -> None:
+    parser = Parser()
+    add_recipe_options(parser)
+    asked = parser.parse_args(options.split())
+    assert recipe_to_run(asked) == recipe_of(asked)
+    said = capsys.readouterr().err
+    assert words in said if words else not said
 
 
 def test_fine_tuning_is_asked_for_in_steps_and_once_was_in_seconds() -> None:
