@@ -18,6 +18,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from optimizer.system.environment import threads_available
 from optimizer.system.waiting import WAITING
 
 MODEL, CALLS, ROUNDS = "fashion-resnet", 300, 3
@@ -77,7 +78,7 @@ def main() -> None:
     if options.here:
         print(json.dumps(once(options.positions)))
         return
-    others = max(1, len(os.sched_getaffinity(0)) - 1)
+    others = max(1, threads_available() - 1)
     found = {}
     for busy, place in ((0, "alone"), (others, f"beside {others} busy")):
         rounds = [[measured(options.positions, ours, busy) for ours in (False, True)] for _ in range(ROUNDS)]

@@ -12,5 +12,5 @@ process compressing took 2.5 times as long by it, and torch eager, alone, takes 
 def waiting() -> dict[str, str]:
     """What to add to a process's variables before it imports torch: WAITING, where those say nothing of how
     threads wait."""
-    told = any(os.environ.get(name) for name in ("OMP_WAIT_POLICY", *WAITING))
-    return {} if told else WAITING
+    said = any(os.environ.get(name) for name in ("OMP_WAIT_POLICY", *WAITING))
+    return {} if said else WAITING

@@ -98,6 +98,22 @@ def test_accuracy_is_there_while_timing_goes_on(visit: Visit) -> None:
     expect(card(page, "Latency")).to_contain_text("ONNX Runtime, int8 kernels")
 
 
+MARK = """() => document.querySelectorAll(".js-plotly-plot").forEach(one => one.dataset.marked = "yes")"""
+MARKED_WHILE_SCORING = """() => {
+    if (!document.querySelector("[data-testid=stMain]").innerText.includes("so far")) return null;
+    return [...document.querySelectorAll(".js-plotly-plot")].map(one => one.dataset.marked ?? "drawn anew");
+}"""
+
+
+@pytest.mark.slow
+def test_charts_are_not_drawn_anew_while_a_position_is_measured(visit: Visit) -> None:
+    page = visit("/?model=fashion-resnet&method=Magnitude&sparsity=41")
+    page.evaluate(MARK)
+    page.get_by_role("slider", name="Sparsity").press("ArrowRight")
+    seen = page.wait_for_function(MARKED_WHILE_SCORING, polling=20).json_value()
+    assert seen == ["yes"] * 4
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(threads_available() == 1, reason="every core is one thread here")
 def test_threads_are_chosen_and_a_link_keeps_them(visit: Visit, dashboard: Dashboard) -> None:
