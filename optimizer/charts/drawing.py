@@ -288,8 +288,13 @@ def _trace(series: Series, info: Lines, colours: Theme) -> dict[str, Any]:
 
 def _shape(marker: str, name: str, colours: Theme) -> dict[str, Any]:
     """What a marker stands for, in the legend alone."""
-    look = {"symbol": marker, "size": 8, "color": colours.muted}
-    return {"type": "scatter", "x": [None], "y": [None], "mode": "markers", "name": name, "marker": look} | {
+    return {
+        "type": "scatter",
+        "x": [None],
+        "y": [None],
+        "name": html.escape(name),
+        "mode": "markers",
+        "marker": {"symbol": marker, "size": 8, "color": colours.muted},
         "hoverinfo": "skip",
         "showlegend": True,
     }

@@ -10,7 +10,6 @@ from typing import Any
 
 from optimizer.data.folders import absolute
 from optimizer.errors import InputError, unknown
-from optimizer.formats import listed
 from optimizer.methods.engines import DEFAULT_ENGINE, ENGINES
 from optimizer.methods.pruners import PRUNERS, PrunerInfo, pruner_info
 from optimizer.methods.quantizers import QUANTIZERS, QuantizerInfo, quantizer_info
@@ -237,18 +236,20 @@ def recipe_to_run(options: argparse.Namespace) -> Recipe:
     """:func:`recipe_of`, with a line on standard error for options that have no effect on it, such as a range
     of grids where nothing is rounded."""
     recipe = recipe_of(options)
-    if names := _of_no_effect(options, recipe):
-        names = [f"--{name.replace('_', '-')}" for name in names]
+    names = [f"--{name.replace('_', '-')}" for name in _of_no_effect(options, recipe)]
+    if names:
         verb = "has" if len(names) == 1 else "have"
         said = f"no effect on this recipe ({recipe.canonical().describe()})"
-        print(f"paretoscope: {listed(names, len(names))} {verb} {said}", file=sys.stderr)
+        print(f"paretoscope: {', '.join(names)} {verb} {said}", file=sys.stderr)
     return recipe
 
 
 def _of_no_effect(options: argparse.Namespace, recipe: Recipe) -> list[str]:
     """The given options without which the recipe says something else, and does the same."""
-    found = []
-    for name in _given_of(options) if options.recipe is None else ():
+    found: list[str] = []
+    if options.recipe is not None:
+        return found
+    for name in _given_of(options):
         none = False if getattr(options, name) is True else None
         with suppress(InputError):  # without it there is no recipe
             without = recipe_of(argparse.Namespace(**vars(options) | {name: none}))

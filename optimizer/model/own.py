@@ -145,11 +145,9 @@ def _changed_buffers(module: nn.Module, images: Tensor) -> list[str]:
     buffers = {name: one.clone() for name, one in module.named_buffers() if one.is_floating_point()}
     module(images)
     now = dict(module.named_buffers())
-    return [
-        name
-        for name, one in buffers.items()
-        if now[name].shape != one.shape or not torch.allclose(now[name], one, 0, 0, equal_nan=True)
-    ]
+    kept = {name for name, one in buffers.items() if name in now and now[name].shape == one.shape}
+    same = {name for name in kept if torch.allclose(now[name], buffers[name], 0, 0, equal_nan=True)}
+    return [name for name in buffers if name not in same]
 
 
 def _photograph_preset(shape: tuple[int, ...]) -> Callable[[Image.Image], Tensor]:

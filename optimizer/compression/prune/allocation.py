@@ -49,8 +49,8 @@ def weight_costs(
 
 
 _COSTS: WeakKeyDictionary[Statistics, dict[str, tuple[Tensor, Tensor]]] = WeakKeyDictionary()
-"""By layer its weight and :func:`removal_costs`, as long as the statistics are kept, whose matrices are
-larger."""
+"""By layer a copy of its weight and :func:`removal_costs`, twice the memory of the weights, as long as the
+statistics are kept."""
 
 
 def _costs_of(name: str, weight: Tensor, statistics: Statistics) -> Tensor:
