@@ -16,7 +16,7 @@ from optimizer.store.keys import request_key
 from optimizer.store.results import Store
 from optimizer.system.process_pool import PATIENT, SERVER, Job, Pool
 from optimizer.work import TARGET, label_of, limits
-from pages import consent
+from pages import consent, job_log
 from pages.markup import plain
 from pages.session import session
 
@@ -49,7 +49,7 @@ def errors_in_words() -> Iterator[None]:
 @st.cache_resource
 def pool() -> Pool:
     """The workers of this server, shared by all its visitors, warmed up once."""
-    workers = Pool(TARGET, limits=limits, present=_present, labels=label_of)
+    workers = Pool(TARGET, limits=limits, present=_present, labels=label_of, watch=job_log.write)
     workers.warm(Request(FIRST_MODEL))
     return workers
 

@@ -273,8 +273,9 @@ def test_each_row_of_compression_works_out_all_but_the_statistics(compression: B
 
 def test_what_is_late_counts_as_the_longest_wait_and_is_told(benchmark: Any) -> None:
     file = benchmark("browser_waits")
-    whole = dict.fromkeys(file["FIGURES"], 1000.0)
-    found = file["summary"]([whole] * 3 + [{"counts and size": 500.0}] * 2 + [None] * 4)
+    watched, all_of_it = file["Watched"], dict.fromkeys(file["FIGURES"], 1000.0)
+    whole, late = watched(0.0, all_of_it), watched(0.0, {"counts and size": 500.0})
+    found = file["summary"]([whole] * 3 + [late] * 2 + [None] * 4)
     assert found["unchanged"] == 4
     assert found["counts and size"] == {"median_ms": 1000, "p95_ms": 1000, "positions": 5, "late": 0}
     late = found["everything"]
@@ -282,6 +283,27 @@ def test_what_is_late_counts_as_the_longest_wait_and_is_told(benchmark: Any) -> 
     assert file["never_seen"]({"Sparsity": found, "Method": file["summary"]([None])}) == [
         "no new position of Method could be seen on the page"
     ]
+
+
+def test_where_the_time_goes_adds_up_to_what_everything_takes(benchmark: Any) -> None:
+    """Of each position its own job; one that was found in the store has none."""
+    file = benchmark("browser_waits")
+
+    def events(key: str, asked: float) -> list[dict[str, Any]]:
+        steps = [("queued", 0.0, None), ("running", 0.1, None), ("running", 0.3, 0), ("running", 0.5, 200)]
+        steps += [("running", 1.0, 900), ("running", 1.2, None), ("done", 3.0, None)]
+        return [
+            {"key": key, "task": "measure", "state": state, "time": asked + after, "images": images}
+            for state, after, images in steps
+        ]
+
+    logged = [*events("a", 10.05), {"key": "x", "task": "images", "time": 11.0}, *events("b", 20.05)]
+    watched = [file["Watched"](begun, {"everything": 1500.0}) for begun in (10.0, 20.0, 30.0)]
+    found = file["stages"]([*watched, None], logged)
+    assert found.pop("positions") == 2
+    assert [*found] == [*file["STAGES"]]
+    assert [*found.values()] == pytest.approx([50, 100, 200, 200, 500, 200, 250])
+    assert file["stages"]([None], []) == {"positions": 0}
 
 
 @pytest.mark.slow

@@ -10,17 +10,18 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import NoReturn
 
 from optimizer.cli.terminal import say
 from optimizer.cluster.attached import CLUSTER_VARIABLE
 from optimizer.cluster.spread import check_address
 from optimizer.data.folders import ROOTS_VARIABLE, joined_roots
-from optimizer.errors import UnavailableError
+from optimizer.errors import InputError, UnavailableError
 from optimizer.search.sweep import WORK_AHEAD_VARIABLE
 from optimizer.store.results import Store
 from optimizer.system.downloads import DEFAULT_DOWNLOADS, DOWNLOADS_VARIABLE, parse_bytes
-from optimizer.system.paths import HOME_VARIABLE, STORE_VARIABLE, app_file, home
+from optimizer.system.paths import HOME_VARIABLE, JOB_LOG_VARIABLE, STORE_VARIABLE, app_file, home
 from optimizer.system.processes import CHECK_SECONDS, end, guard, release
 from optimizer.system.uploads import DEFAULT_UPLOADS, UPLOADS_VARIABLE
 
@@ -63,6 +64,12 @@ def add_dashboard_options(parser: argparse.ArgumentParser) -> None:
         help="time sweeps on the nodes of this cluster too, for visitors who choose one: tcp://... of a Dask "
         "scheduler, or slurm:PARTITION (docs/cluster.md)",
     )
+    parser.add_argument(
+        "--job-log",
+        metavar="FILE",
+        help="add a line of JSON for each step of each job: when it was asked for, begun, what was known "
+        "when (docs/command_line.md)",
+    )
     parser.add_argument("--headless", action="store_true", help="do not open a browser")
 
 
@@ -96,6 +103,15 @@ def run_dashboard(options: argparse.Namespace) -> None:
         check_address(cluster)
     if options.no_work_ahead:
         environment[WORK_AHEAD_VARIABLE] = "0"
+    if options.job_log is not None:
+        try:
+            Path(options.job_log).open("a").close()
+        except OSError as error:
+            raise InputError(
+                f"can't write --job-log {options.job_log} ({error.strerror or error}): name a file "
+                "in a folder that can be written"
+            ) from error
+        environment[JOB_LOG_VARIABLE] = str(Path(options.job_log).resolve())
     app = app_file()
     command = [sys.executable, "-m", "pages.serve", "run", str(app)]
     command += [f"--server.address={options.host}", f"--server.port={options.port}"]

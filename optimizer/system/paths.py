@@ -17,6 +17,8 @@ APP = "paretoscope"
 HOME_VARIABLE = "PARETOSCOPE_HOME"
 STORE_VARIABLE = "PARETOSCOPE_STORE"
 """Names a database for the results, in place of a file in the data folder."""
+JOB_LOG_VARIABLE = "PARETOSCOPE_JOB_LOG"
+"""Names the file in which a dashboard's server notes what its jobs come to."""
 NETWORKS = (
     "nfs", "cifs", "smb", "ncpfs", "afs", "9p", "virtiofs", "vboxsf", "vmhgfs", "prl_fs", "fuse.", "macfuse",
     "webdav", "lustre", "ceph", "gpfs", "beegfs", "gluster", "ocfs2", "gfs2", "orangefs", "pvfs2", "wekafs",

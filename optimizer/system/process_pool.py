@@ -117,6 +117,9 @@ class Pool:
     waits for it any more; where none does, it goes after all others, and one that runs is put back into the
     queue for them, to begin anew later. Of jobs that are equally urgent, the next is that of the visitor who
     was served longest ago.
+
+    ``watch`` is given a job whenever its state has changed, or what is known of it. Nothing goes on in the
+    meantime, so it must neither wait nor ask this pool.
     """
 
     def __init__(
@@ -126,8 +129,10 @@ class Pool:
         limits: Callable[[str, object], Limits] = lambda task, request: Limits(),
         present: Callable[[str], bool] = lambda visitor: True,
         labels: Callable[[str], str] = str,
+        watch: Callable[[Job], None] = lambda job: None,
     ) -> None:
         self._target = target
+        self._watch = watch
         self._labels = labels
         self._limits = limits
         self._present = present
@@ -178,6 +183,7 @@ class Pool:
                 self._make_room(task, visitor)
                 self._over.pop(key, None)
                 job = self._live[key] = Job(key, task, request, lane, priority, limits)
+                self._watch(job)
             job.visitors |= {visitor}
             job.priority = min(job.priority, priority)
             self._changed.notify_all()
@@ -352,6 +358,7 @@ class Pool:
                     self._served |= dict.fromkeys(job.visitors, next(self._turns))
                     job.begun = job.heard = time.monotonic()
                     job.state = "running"
+                    self._watch(job)
                     self._changed.notify_all()
                     return job
                 self._changed.wait(gap if job else None)
@@ -405,6 +412,7 @@ class Pool:
             with self._changed:
                 if job.running:
                     job.known = pickle.loads(known)
+                    self._watch(job)
                     self._changed.notify_all()
 
         payload = pickle.dumps(job.request)
@@ -465,6 +473,7 @@ class Pool:
         if wanted and time.monotonic() >= lane.unawaited_since + AWAY_SECONDS:
             running.state, running.begun, running.attempts = "queued", None, 0
             running.progress, running.message, running.known = None, "", None
+            self._watch(running)
             self._let_go(lane, running, STOP_SECONDS)
 
     def _interrupt(self, job: Job, state: State, error: str = "", grace: float = 0) -> None:
@@ -490,6 +499,7 @@ class Pool:
                 return
             job.result, job.result_bytes, job.error, job.known = result, result_bytes, error, None
             job.ended, job.state = time.monotonic(), state
+            self._watch(job)
             del self._live[job.key]
             self._over[job.key] = job
             waiting = frozenset[str]().union(*(live.visitors for live in self._live.values()))

@@ -44,6 +44,16 @@ def test_a_folder_that_would_be_read_as_two_is_refused(
             assert f"{command[-1]} {folder} can't be opened" in refused([*command, str(folder)], capsys)
 
 
+def test_a_log_of_jobs_that_can_not_be_written_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(subprocess, "Popen", Served)
+    for path in (tmp_path, tmp_path / "nowhere" / "jobs.jsonl"):
+        assert f"can't write --job-log {path} (" in refused(
+            ["dashboard", "--port", "0", "--job-log", str(path)], capsys
+        )
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

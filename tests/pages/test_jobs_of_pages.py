@@ -1,14 +1,21 @@
 """What pages ask the pool for."""
 
+import json
+import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 from factories import make_result
 
 from optimizer.errors import UnavailableError
+from optimizer.recipe import PruneSpec, Recipe
+from optimizer.records import Request
 from optimizer.store.results import Store
-from optimizer.system.process_pool import Job
-from pages import tasks
+from optimizer.system.paths import JOB_LOG_VARIABLE
+from optimizer.system.process_pool import Job, Pool
+from optimizer.work import TARGET
+from pages import job_log, tasks
 
 
 def test_the_pool_calls_tasks_what_the_screen_calls_them(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -47,3 +54,36 @@ def test_what_a_worker_keeps_under_another_key_is_not_asked_for_for_ever(
     with pytest.raises(UnavailableError, match="Start it again"):
         tasks.submit_position(result.request)
     assert forgotten == ["today's"], "which is no use any more"
+
+
+def test_what_a_job_comes_to_is_written_down_for_the_operator(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each step has a line, on the clock of the wall; a position says how many images were scored."""
+    log, begun = tmp_path / "jobs.jsonl", time.time()
+    monkeypatch.setenv(JOB_LOG_VARIABLE, str(log))
+    request = Request("fashion-mlp", Recipe(PruneSpec(sparsity=0.5)))
+    with Pool(TARGET, lanes=("interactive",), watch=job_log.write) as pool:
+        pool.wait(pool.submit("interactive", "measure", request, "position"), 120)
+        pool.wait(pool.submit("interactive", "measure", "no request", "broken"), 120)
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    position = [line for line in lines if line["key"] == "position"]
+    assert [line["state"] for line in lines if line["key"] == "broken"] == ["queued", "running", "failed"]
+    assert [position[at]["state"] for at in (0, 1, -1)] == ["queued", "running", "done"]
+    scored = [line["images"] for line in position if line["images"] is not None]
+    assert scored[0] == 0
+    assert scored == sorted(scored)
+    assert scored[-1] == 10_000
+    times = [line["time"] for line in lines]
+    assert begun <= times[0]
+    assert times == sorted(times)
+    assert {(line["task"], line["lane"]) for line in lines} == {("measure", "interactive")}
+
+
+def test_without_such_a_file_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(JOB_LOG_VARIABLE, raising=False)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    monkeypatch.chdir(empty)
+    job_log.write(Job("key", "measure", None, "measure", 0))
+    assert not [*empty.iterdir()]
