@@ -41,8 +41,9 @@ from optimizer.model.examples import examples, noise
 from optimizer.model.layers import by_path, multiplications, uses, walk, whole_attention
 from optimizer.records import Part
 
-REACH_IMAGES = 32
-"""Calibration images on which it is found how far ranges are to reach."""
+RANGE_IMAGES, REACH_IMAGES = 64, 32
+"""Calibration images from which ranges are read, for each recipe, and on which it is found, once, how far
+they are to reach."""
 
 
 @dataclass(frozen=True)
@@ -340,5 +341,5 @@ def _quantize_activations(graph: Any, prepared: Converted, calibration: Array, b
         set_levels(graph, bits)
     else:
         reach = prepared.reach(calibration, bits)
-        insert(graph, placed, ranges(graph, placed, calibration, reach), bits)
+        insert(graph, placed, ranges(graph, placed, calibration[:RANGE_IMAGES], reach, bits), bits)
     return graph

@@ -28,6 +28,11 @@ WIDER_BELOW = np.float32(2**BITS / (2**BITS - 2))
 MIN_HIGH, MIN_SHARE = 8e-5, 0.01
 """The least upper end, where an activation is zero on all images; and of a channel, as a share of the largest
 one's."""
+HEADROOM = np.float32(2)
+"""How many times as far as on these images a channel's grid of 8 bits reaches, up to the largest channel's: a
+channel has few values, other images have larger ones, and to clip those costs more than coarser steps.
+(EfficientNet-Lite0 on 64 photographs, KL of the outputs of 370 others: 0.008 nats without, 0.0022 with it.
+On 6 bits or fewer it wins nothing.)"""
 REACHES = (0.0, 0.5, 1.0)
 """How far ranges may reach, see :func:`ranges`."""
 AT_ONCE = 4
@@ -106,14 +111,15 @@ def _constant(node: Any) -> bool:
 
 
 def ranges(
-    graph: Any, placed: Sequence[Quantizer], images: Array, reach: float = 0.0
+    graph: Any, placed: Sequence[Quantizer], images: Array, reach: float = 0.0, bits: int = BITS
 ) -> list[tuple[Array, Array]]:
-    """Lower and upper end of each quantizer, on images ``[N, C, H, W]`` one by one.
+    """Lower and upper end of each quantizer of so many ``bits``, on images ``[N, C, H, W]`` one by one.
 
     ``reach`` 0 gives NNCF's: of whole activations the mean of the images' extremes. With 1 they are those of
-    all images, and nothing is clipped; between, they lie between. Ranges of channels have these always.
+    all images, and nothing is clipped; between, they lie between. Ranges of channels have these always, and
+    HEADROOM.
     """
-    return _at(reach, placed, _extremes(graph, placed, images))
+    return _at(reach, bits, placed, _extremes(graph, placed, images))
 
 
 def best_reach(graph: Any, placed: Sequence[Quantizer], images: Array, bits: int) -> float:
@@ -126,7 +132,7 @@ def best_reach(graph: Any, placed: Sequence[Quantizer], images: Array, bits: int
     quantized, errors = [], np.zeros(len(REACHES))
     for reach in REACHES:
         other = graph.clone()
-        insert(other, placed, _at(reach, placed, seen), bits)
+        insert(other, placed, _at(reach, bits, placed, seen), bits)
         quantized.append(_compiled(other))
     for first in range(0, len(images), AT_ONCE):
         some = images[first : first + AT_ONCE]
@@ -163,7 +169,7 @@ def _extremes(graph: Any, placed: Sequence[Quantizer], images: Array) -> list[tu
 
 
 def _at(
-    reach: float, placed: Sequence[Quantizer], extremes: Sequence[tuple[Array, Array]]
+    reach: float, bits: int, placed: Sequence[Quantizer], extremes: Sequence[tuple[Array, Array]]
 ) -> list[tuple[Array, Array]]:
     """The ends of each quantizer's range; those of a group have one range."""
     groups: dict[int, list[tuple[Array, Array]]] = {}
@@ -171,6 +177,8 @@ def _at(
         own = 1.0 if quantizer.shape else reach
         lowest = (1 - own) * low.mean(0) + own * low.min(0)
         largest = (1 - own) * magnitude.mean(0) + own * magnitude.max(0)
+        if quantizer.shape and bits == BITS:
+            largest = np.minimum(HEADROOM * largest, largest.max())
         groups.setdefault(quantizer.group, []).append((lowest, largest))
     return [_ends(quantizer.shape, groups[quantizer.group]) for quantizer in placed]
 

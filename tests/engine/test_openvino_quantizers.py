@@ -14,7 +14,7 @@ from optimizer.engine.openvino import build
 from optimizer.engine.openvino_batches import run_batches
 from optimizer.engine.openvino_core import core
 from optimizer.engine.openvino_graph import Converted, convert
-from optimizer.engine.openvino_quantizers import REACHES, Quantizer, insert, ranges, set_levels
+from optimizer.engine.openvino_quantizers import MIN_SHARE, REACHES, Quantizer, insert, ranges, set_levels
 from optimizer.model.folding import fold_batch_norm
 from optimizer.recipe import PruneSpec, QuantizeSpec, Recipe
 
@@ -109,6 +109,18 @@ def test_a_channel_that_is_nearly_zero_keeps_a_grid(small: Small, small_images: 
     assert high.shape == (1, 8, 1, 1)
     assert not low.any()
     assert high.ravel()[0] == pytest.approx(0.01 * high.max())
+
+
+def test_a_channel_has_room_above_what_a_few_images_show(small: Small, small_images: Tensor) -> None:
+    """Up to the largest of its layer, and only where there are steps enough."""
+    prepared = convert(fold_batch_norm(small("cnn"))[0], SMALL_SHAPE)
+    channels = Quantizer(((prepared.operations["depthwise.0.weight"][0], 0),), (1, 8, 1, 1), 0)
+    room, none = (
+        ranges(prepared.graph, [channels], small_images.numpy(), bits=bits)[0][1].ravel() for bits in (8, 6)
+    )
+    live = none > 1.01 * MIN_SHARE * none.max()
+    np.testing.assert_allclose(room[live], np.minimum(2 * none, none.max())[live])
+    assert np.count_nonzero(room[live] == 2 * none[live]) > 1
 
 
 class Fixed(nn.Module):
