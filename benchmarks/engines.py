@@ -271,7 +271,7 @@ def by_nncf(model: nn.Module, shape: Shape, images: Tensor) -> Runner:
         logits: np.ndarray = request.infer([batch], share_inputs=True)[0]
         return logits
 
-    return Runner(infer, infer, Execution((), ()))
+    return Runner(infer, infer, lambda: Execution((), ()))
 
 
 def int8(names: Iterable[str], seconds: float) -> Iterable[dict[str, Any]]:

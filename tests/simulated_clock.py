@@ -54,7 +54,7 @@ class Clock:
             finally:
                 self.sessions.append(f"{name} ends")
 
-        return Runner(infer, infer, Execution((), ()), session=session)
+        return Runner(infer, infer, lambda: Execution((), ()), session=session)
 
     def pair(self, steady_ns: float = 1e6, first: float = 1.0) -> tuple[Runner, Runner]:
         """Two builds of a baseline."""

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -106,8 +107,10 @@ class Runner:
     writes what a fresh process needs to load the model into a folder, and ``loader`` does so there: memory,
     cold start and latency in full are measured in such processes. ``loads_slowly``: that takes minutes.
 
-    ``execution`` is read off what ``infer`` runs, at its batch and threads. ``scored`` reads the same off
-    what ``score`` runs. None: each layer runs in the same precision there, whatever the batch.
+    ``executed`` reads off what ``infer`` runs, at its batch and threads. ``scored`` reads the same off what
+    ``score`` runs. None: each layer runs in the same precision there, whatever the batch. An engine may put
+    off what a timed call alone needs (compiling, choosing kernels) until ``executed`` or ``infer`` is called:
+    accuracy is known sooner. :meth:`ready` has it done, and comes before anything is timed.
 
     ``profile`` times each operation over so many calls, with the engine's own profiler and in a network
     compiled apart, so that the timed one is not slowed; each row has one sample. ``serve`` compiles the
@@ -116,7 +119,7 @@ class Runner:
 
     infer: Callable[[Array], Array]
     score: Callable[[Array], Array]
-    execution: Execution
+    executed: Callable[[], Execution]
     memory_probe: Callable[[str], None] | None = None
     loader: Loader | None = None
     loads_slowly: bool = False
@@ -124,6 +127,16 @@ class Runner:
     profile: Callable[[Array, int], tuple[KernelTime, ...]] | None = None
     serve: Serve | None = None
     scored: Callable[[], tuple[LayerExecution, ...]] | None = None
+
+    @cached_property
+    def execution(self) -> Execution:
+        """What really runs in a timed call."""
+        return self.executed()
+
+    def ready(self) -> "Runner":
+        """Itself, with all made that a timed call needs."""
+        _ = self.execution
+        return self
 
     @property
     def scored_otherwise(self) -> tuple[str, ...]:

@@ -261,7 +261,7 @@ def build(
     return Runner(
         infer=lambda images: runs(batch)(images),
         score=score,
-        execution=Execution(layers, simulated(compressed, layers, "compile", missed)),
+        executed=lambda: Execution(layers, simulated(compressed, layers, "compile", missed)),
         memory_probe=partial(_save, module, precision),
         loader=saved,
         loads_slowly=True,

@@ -114,7 +114,7 @@ def build(compressed: CompressedModel, calibration: Tensor, *, threads: int, bat
     return replace(
         timed,
         score=whole.score,
-        execution=Execution(
+        executed=lambda: Execution(
             layers,
             (*simulated(compressed, layers, "sparse", missed, TAKES_TIME), message),
             fallback=why,

@@ -47,7 +47,7 @@ def opened(network: Network, shape: tuple[int, ...], threads: int, batch: int) -
         Runner(
             infer=lambda images: session.run(None, {"images": images})[0],
             score=lambda images: session.run(None, {"images": images})[0],
-            execution=Execution(executed, ()),
+            executed=lambda: Execution(executed, ()),
             memory_probe=partial(onnxruntime_session.save_content, content, folded),
             loader=onnxruntime_session.saved,
         ),

@@ -52,7 +52,7 @@ def opened(network: Network, shape: tuple[int, ...], threads: int, batch: int) -
         Runner(
             infer=infer,
             score=infer,
-            execution=Execution(executed, ()),
+            executed=lambda: Execution(executed, ()),
             memory_probe=lambda folder: openvino_core.save_graph(graph, Path(folder), "f32"),
             loader=openvino_core.saved,
         ),

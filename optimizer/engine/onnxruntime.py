@@ -71,29 +71,28 @@ def build(
     content = graph.model.SerializeToString()
     folded = not graph.int8
     at_once = scoring_batch(exported.input_shape) if graph.dynamic else 1
-    timed, layers = _observed(content, batch, threads, folded, graph)
-
-    @cache
-    def scoring() -> tuple[Any, tuple[LayerExecution, ...]]:
-        """Made when it first scores: a second baseline build, or a configuration of which only the speed is
-        asked, never does."""
-        return _observed(content, at_once, threads, folded, graph)
+    # Each is made when it is first asked for: what is scored may not be timed, nor the other way round.
+    timed = cache(lambda: _observed(content, batch, threads, folded, graph))
+    scoring = cache(lambda: _observed(content, at_once, threads, folded, graph))
 
     def infer(images: Array) -> Array:
-        logits: Array = timed.run(None, {"images": images})[0]  # contiguous images are read where they are
+        session, _ = timed()
+        logits: Array = session.run(None, {"images": images})[0]  # contiguous images are read where they are
         return logits
 
     def score(images: Array) -> Array:
         session, _ = scoring()
         return in_batches(lambda chunk: session.run(None, {"images": chunk})[0], images, at_once)
 
+    def execution() -> Execution:
+        _, layers = timed()
+        return Execution(layers, simulated(compressed, layers, "onnxruntime", _unrounded(compressed, graph)))
+
     return Runner(
         infer=infer,
         score=score,
+        executed=execution,
         scored=lambda: scoring()[1],
-        execution=Execution(
-            layers, simulated(compressed, layers, "onnxruntime", _unrounded(compressed, graph))
-        ),
         memory_probe=partial(save_content, content, folded),
         profile=partial(_profile, content, graph, folded, threads),
         serve=partial(_serve, content, graph, folded),

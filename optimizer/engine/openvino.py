@@ -69,33 +69,48 @@ def build(
     at_once = scoring_batch(prepared.input_shape) if prepared.any_batch else 1
     precision = compressed.recipe.quantize.precision
     shape = [batch, *prepared.input_shape]
-    try:
-        plain = compile_graph(graph, shape, "LATENCY", threads, precision)
-    except RuntimeError as error:  # it may lack kernels for what quantizers make of a graph
-        raise WorkError(
-            f"OpenVINO can't compile this model after this recipe: {one_line(error)}. "
-            f"{use_another('openvino')}"
-        ) from error
-    fast, timed = graph, plain
-    if compressed.recipe.quantize.activation_bits == 8:  # else no kernel is of int8
+
+    def compiling(size: int, hint: str) -> Any:
+        try:
+            return compile_graph(graph, [size, *shape[1:]], hint, threads, precision)
+        except RuntimeError as error:  # it may lack kernels for what quantizers make of a graph
+            raise WorkError(
+                f"OpenVINO can't compile this model after this recipe: {one_line(error)}. "
+                f"{use_another('openvino')}"
+            ) from error
+
+    @cache
+    def timed() -> tuple[Any, Any]:
+        """The graph with the kernels that a timed call runs on, and what it is compiled to."""
+        plain = compiling(batch, "LATENCY")
+        if compressed.recipe.quantize.activation_bits != 8:  # no kernel is of int8
+            return graph, plain
         images = prepared.noise[np.arange(batch) % len(prepared.noise)]
-        fast, timed = _on_fastest_kernels(graph, plain, images, threads, precision)
+        return _on_fastest_kernels(graph, plain, images, threads, precision)
+
+    @cache
+    def call() -> Callable[[Array], Array]:
+        return one_call(timed()[1])
 
     @cache
     def scoring() -> Any:
         """Compiled when it first scores: a second baseline build, or a configuration of which only the speed
         is asked, never does."""
-        return compile_graph(graph, [at_once, *shape[1:]], "THROUGHPUT", threads, precision)
+        return compiling(at_once, "THROUGHPUT")
 
-    layers = executed(timed, fast, prepared)
+    def execution() -> Execution:
+        fast, compiled = timed()
+        layers = executed(compiled, fast, prepared)
+        return Execution(layers, simulated(compressed, layers, "openvino"))
+
     return Runner(
-        infer=one_call(timed),
+        infer=lambda images: call()(images),
         score=lambda images: run_batches(scoring(), at_once, images),
+        executed=execution,
         scored=lambda: executed(scoring(), graph, prepared),
-        execution=Execution(layers, simulated(compressed, layers, "openvino")),
-        memory_probe=lambda folder: save_graph(fast, Path(folder), precision),
+        memory_probe=lambda folder: save_graph(timed()[0], Path(folder), precision),
         loader=saved,
-        profile=_profiler(fast, prepared, shape, threads, precision),
+        profile=lambda images, calls: _profile(timed()[0], prepared, threads, precision, images, calls),
         serve=partial(_serve, prepared, graph, precision),
     )
 
@@ -156,9 +171,9 @@ FIRST_CALLS = 3
 """Calls that a profile leaves out: kernels are made in the first, and threads are started."""
 
 
-def _profiler(
-    graph: Any, prepared: Converted, shape: list[int], threads: int, precision: str
-) -> Callable[[Array, int], tuple[KernelTime, ...]]:
+def _profile(
+    graph: Any, prepared: Converted, threads: int, precision: str, images: Array, calls: int
+) -> tuple[KernelTime, ...]:
     names = _Names(graph, prepared)
     types = {name: node.get_type_name() for name, node in nodes_of(graph).items()}
 
@@ -172,20 +187,17 @@ def _profiler(
         role: Role = "conversion" if converts else "other"
         return KernelTime(name, role, *how, (time_ns,))
 
-    def profile(images: Array, calls: int) -> tuple[KernelTime, ...]:
-        compiled = compile_graph(graph, shape, "LATENCY", threads, precision, PERF_COUNT=True)
-        request = compiled.create_infer_request()
-        run = one_by_one(lambda images: request.infer([images], share_inputs=True))
-        run(images, FIRST_CALLS)
-        before = total_ns(request, FIRST_CALLS)
-        walls = run(images, calls)
-        after, nodes = total_ns(request, FIRST_CALLS + calls), nodes_of(compiled.get_runtime_model())
-        spent = {name: max(0, round((total - before[name]) / calls)) for name, total in after.items()}
-        between = round(np.median(walls)) - sum(spent.values())
-        rows = (timed(name, nodes[name], taken) for name, taken in spent.items())
-        return (*rows, KernelTime.between_operations(between))
-
-    return profile
+    compiled = compile_graph(graph, [*images.shape], "LATENCY", threads, precision, PERF_COUNT=True)
+    request = compiled.create_infer_request()
+    run = one_by_one(lambda images: request.infer([images], share_inputs=True))
+    run(images, FIRST_CALLS)
+    before = total_ns(request, FIRST_CALLS)
+    walls = run(images, calls)
+    after, nodes = total_ns(request, FIRST_CALLS + calls), nodes_of(compiled.get_runtime_model())
+    spent = {name: max(0, round((total - before[name]) / calls)) for name, total in after.items()}
+    between = round(np.median(walls)) - sum(spent.values())
+    rows = (timed(name, nodes[name], taken) for name, taken in spent.items())
+    return (*rows, KernelTime.between_operations(between))
 
 
 def executed(compiled: Any, graph: Any, prepared: Converted) -> tuple[LayerExecution, ...]:

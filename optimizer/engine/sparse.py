@@ -99,7 +99,7 @@ def faster(own: Runner, whole: Runner, images: Array) -> Runner:
         for layer in whole.execution.layers
     )
     execution = Execution(layers, whole.execution.simulated)
-    return replace(whole, score=own.score, scored=own.scored, execution=execution, serve=serve)
+    return replace(whole, score=own.score, scored=own.scored, executed=lambda: execution, serve=serve)
 
 
 def _faster_service(
@@ -166,7 +166,7 @@ def _build(
     runner = Runner(
         infer=infer,
         score=score,
-        execution=Execution(layers, simulated(compressed, layers, "sparse", missed, TAKES_TIME)),
+        executed=lambda: Execution(layers, simulated(compressed, layers, "sparse", missed, TAKES_TIME)),
         memory_probe=lambda folder: torch.save(module, Path(folder) / "model.pt"),
         loader=saved,
         session=lambda: thread_count(threads),

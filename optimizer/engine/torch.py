@@ -131,7 +131,7 @@ def build(
     return Runner(
         infer=infer,
         score=score,
-        execution=Execution(layers, simulated(compressed, layers, "torch", missed, TAKES_TIME)),
+        executed=lambda: Execution(layers, simulated(compressed, layers, "torch", missed, TAKES_TIME)),
         memory_probe=lambda folder: torch.save((model, dtype), Path(folder) / "model.pt"),
         loader=saved,
         session=lambda: thread_count(threads),

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import partial
 
 import numpy as np
 
@@ -71,14 +71,15 @@ class Baseline:
 
 @dataclass(frozen=True)
 class Scored:
-    """A compressed model that has run over the evaluation images: logits ``[N, K]``, and its baseline's."""
+    """A compressed model that has run over the evaluation images, with logits ``[N, K]``."""
 
     workspace: Workspace
     inspection: Inspection
     runner: Runner
     logits: np.ndarray
     baseline: Baseline
-    labels: np.ndarray | None
+    accuracy: Accuracy
+    baseline_accuracy: Accuracy
     notes: tuple[str, ...]
 
     @property
@@ -91,21 +92,6 @@ class Scored:
             self.accuracy,
             self.baseline_accuracy,
             self.notes,
-        )
-
-    @cached_property
-    def accuracy(self) -> Accuracy:
-        return self._scored(self.logits)
-
-    @cached_property
-    def baseline_accuracy(self) -> Accuracy:
-        return self._scored(self.baseline.logits)
-
-    def _scored(self, logits: np.ndarray) -> Accuracy:
-        workspace, loaded = self.workspace, self.workspace.model.loaded
-        classifier = bool(loaded.card.classes)
-        return accuracy_of(
-            logits, self.baseline.logits, self.labels, workspace.files, loaded.parts, classifier
         )
 
 
@@ -133,11 +119,11 @@ def score(
         baseline = _baseline(workspace, *baseline_key(request))
         runner = run_by(workspace, build, compressed, request)
 
-        def partly(logits: np.ndarray, of: np.ndarray) -> Accuracy:
+        def partly(logits: np.ndarray, of: np.ndarray | slice, files: str = "") -> Accuracy:
             known = None if labels is None else labels[of]
             loaded = workspace.model.loaded
             classifier = bool(loaded.card.classes)
-            return accuracy_of(logits[of], baseline.logits[of], known, "", loaded.parts, classifier)
+            return accuracy_of(logits[of], baseline.logits[of], known, files, loaded.parts, classifier)
 
         def tell(logits: np.ndarray, of: np.ndarray) -> None:
             if is_heard():
@@ -154,6 +140,9 @@ def score(
                 logits = score_at_random(runner.score, every, tell)
             else:
                 logits = score_unless_beaten(runner.score, every, bar, baseline.logits, errors)
+        accuracy, before = (partly(one, slice(None), workspace.files) for one in (logits, baseline.logits))
+        publish(Known(request, inspection, len(logits), accuracy, before))
+        runner.ready()
     notes = (
         *workspace.model.notes,
         *compressed.notes,
@@ -165,9 +154,7 @@ def score(
         *_notes_on_scoring(runner),
         *workspace.images.notes,
     )
-    scored = Scored(workspace, inspection, runner, logits, baseline, labels, notes)
-    publish(Known(request, inspection, len(logits), scored.accuracy, scored.baseline_accuracy))
-    return scored
+    return Scored(workspace, inspection, runner, logits, baseline, accuracy, before, notes)
 
 
 def measure(
@@ -208,7 +195,7 @@ def measure(
     latency = shared_latency(signature, settings.quick)
     if latency is None:
         with exclusive(report):
-            builds = baseline, second_baseline(workspace, *baseline_of)
+            builds = baseline.ready(), second_baseline(workspace, *baseline_of).ready()
             latency = time_latency(
                 builds,
                 runner,
@@ -277,7 +264,7 @@ def time_again(
     found = pair(workspace, ready, report)
     signature = signature_of(workspace, request, found.runner.execution, ready.settings.threads)
     with exclusive(report):
-        builds = uncompressed(workspace, *baseline_key(ready)), found.baseline
+        builds = uncompressed(workspace, *baseline_key(ready)).ready(), found.baseline
         return time_latency(
             builds,
             found.runner,

@@ -124,7 +124,7 @@ def _time(folder: Path, number: int) -> LatencySeries:
     def runner(part: str) -> Runner:
         loader: Loader = load(task.loaders[part])
         infer = loader()(folder / part, settings.threads, shape)
-        return Runner(infer, infer, Execution((), ()))
+        return Runner(infer, infer, lambda: Execution((), ()))
 
     builds = runner(BASELINE), runner(BASELINE)
     variants = {part: runner(part) for part in task.loaders if part != BASELINE}

@@ -32,7 +32,8 @@ def checked(request: Request) -> Request:
 
 @dataclass(frozen=True)
 class RunnerPair:
-    """A compressed model and its baseline on one engine, with the same threads and folding, not yet run.
+    """A compressed model and its baseline on one engine, with the same threads and folding, ready to be
+    timed, and not yet run.
 
     ``images`` ``[N, C, H, W]`` are some to time them with.
     """
@@ -58,8 +59,8 @@ def pair(workspace: Workspace, request: Request, report: Report = quiet) -> Runn
     compressed = compressed_model(workspace, request.recipe, report=report)
     build = build_of(workspace, request.recipe, request.engine, report)
     with exclusive(report):
-        runner = run_by(workspace, build, compressed, request)
-        baseline = second_baseline(workspace, *baseline_key(request))
+        runner = run_by(workspace, build, compressed, request).ready()
+        baseline = second_baseline(workspace, *baseline_key(request)).ready()
     return RunnerPair(compressed, runner, baseline, images)
 
 

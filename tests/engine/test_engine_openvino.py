@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -332,5 +333,29 @@ def test_a_graph_that_does_not_compile_is_an_error_in_words(
         raise RuntimeError("Exception from core.cpp:\ncould not append an elementwise post-op\n")
 
     monkeypatch.setattr(openvino, "compile_graph", fail)
-    with pytest.raises(WorkError, match=r"core.cpp: could not append .* post-op\. Use engine torch,"):
-        build(compress(model, Recipe()), small_images, threads=1, batch=1)
+    runner, said = (
+        build(compress(model, Recipe()), small_images, threads=1, batch=1),
+        "core.cpp: could not append",
+    )
+    for use in (runner.ready, partial(runner.score, small_images.numpy())):
+        with pytest.raises(WorkError, match=rf"{said} .* post-op\. Use engine torch,"):
+            use()
+
+
+def test_accuracy_waits_for_nothing_that_a_timed_call_alone_needs(
+    ready: Ready, small_images: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, build = ready("openvino", "cnn")
+    hints, compile_graph = list[str](), openvino.compile_graph
+
+    def compiling(graph: Any, shape: list[int], hint: str, *settings: Any, **more: Any) -> Any:
+        hints.append(hint)
+        return compile_graph(graph, shape, hint, *settings, **more)
+
+    monkeypatch.setattr(openvino, "compile_graph", compiling)
+    runner = build(compress(model, Recipe()), small_images, threads=1, batch=1)
+    runner.score(small_images.numpy())
+    assert hints == ["THROUGHPUT"]
+    runner.ready()
+    runner.infer(small_images[:1].numpy())
+    assert hints == ["THROUGHPUT", "LATENCY"]

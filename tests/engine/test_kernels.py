@@ -662,7 +662,8 @@ def runner_that_takes(seconds: float, kernel: str, more: float = 0.0) -> Runner:
     def serve(*, batch: int, threads: int, streams: int) -> Service:
         return Service(one_by_one(infer))
 
-    return Runner(infer, infer, Execution((LayerExecution("layer", "f32", kernel),), ()), serve=serve)
+    execution = Execution((LayerExecution("layer", "f32", kernel),), ())
+    return Runner(infer, infer, lambda: execution, serve=serve)
 
 
 def test_the_faster_of_two_executions_serves() -> None:

@@ -101,9 +101,9 @@ def test_each_operation_is_timed_and_float32_is_left_alone(
 
     monkeypatch.setattr(openvino_kernels, "_choose", chosen)
     monkeypatch.setattr(openvino_kernels, "kept", disk_cache.kept)
-    build(Recipe())
+    build(Recipe()).ready()
     assert not asked
-    build(INT8)
+    build(INT8).ready()
     assert len(asked) == 1
 
 

@@ -555,7 +555,7 @@ def test_what_fails_of_the_uncompressed_network_is_the_engine_s_error(
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("no such kernel")
 
-    runner = Runner(fail, fail, Execution((), ()))
+    runner = Runner(fail, fail, lambda: Execution((), ()))
     for prepared in (fail, lambda *_: fail, lambda *_: lambda *_, **__: runner):
         close_all()
         monkeypatch.setattr("optimizer.measurement.workspace.prepare", prepared)

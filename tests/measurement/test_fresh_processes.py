@@ -152,7 +152,7 @@ def test_a_machine_that_is_full_has_no_other_process_to_time_in(
     made = Runner(
         infer=lambda images: images,
         score=lambda images: images,
-        execution=Execution((), ()),
+        executed=lambda: Execution((), ()),
         memory_probe=lambda folder: None,
         loader=saved,
     )

@@ -112,7 +112,7 @@ def test_a_network_that_fails_fails(clock: Clock) -> None:
         raise RuntimeError("the kernel failed")
 
     with pytest.raises(RuntimeError, match="the kernel failed"):
-        serve(Runner(infer, infer, Execution((), ())).infer, IMAGES, arrivals(10, 3), 1e9)
+        serve(Runner(infer, infer, lambda: Execution((), ())).infer, IMAGES, arrivals(10, 3), 1e9)
 
 
 @pytest.mark.slow

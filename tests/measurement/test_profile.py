@@ -130,7 +130,7 @@ def test_a_recipe_is_profiled_beside_its_baseline(engine: str, monkeypatch: pyte
 
 
 def test_what_can_not_be_profiled_is_said() -> None:
-    silent = Runner(lambda images: images, lambda images: images, Execution((), ()))
+    silent = Runner(lambda images: images, lambda images: images, lambda: Execution((), ()))
     with pytest.raises(
         UnavailableError,
         match="engine mine has no profiler here: use openvino, onnxruntime, torch or compile",

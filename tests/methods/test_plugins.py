@@ -101,7 +101,8 @@ def build(compressed, calibration, *, threads, batch):
             return compressed.module(torch.from_numpy(images)).numpy()
 
     layers = tuple(LayerExecution(layer.name, "f32", "toy") for layer in walk(compressed.module))
-    return Runner(infer, infer, Execution(layers, tuple(simulated(compressed, layers, "toy"))))
+    execution = Execution(layers, tuple(simulated(compressed, layers, "toy")))
+    return Runner(infer, infer, lambda: execution)
 
 
 ENGINE = Engine(lambda: None, lambda model, shape: build)
