@@ -74,7 +74,7 @@ def prepare(model: nn.Module, input_shape: tuple[int, ...]) -> Build:
         if whole is None:
             return own
         try:
-            other = whole(compressed, calibration, threads=threads, batch=batch)
+            other = whole(compressed, calibration, threads=threads, batch=batch).ready()
         except WorkError:  # OpenVINO may take this network for a single image only
             return own
         return faster(own, other, examples(model, input_shape, batch).numpy())
