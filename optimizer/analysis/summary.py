@@ -146,6 +146,11 @@ class Summary(_Figures):
         return self.timed.describe() if self.timed else None
 
     @property
+    def note_on_sharing(self) -> str:
+        """Empty where it was timed itself."""
+        return f"time shared with {self.shared_with}, which runs the same instructions" if self.timed else ""
+
+    @property
     def other_machine(self) -> bool:
         return self.environment_key != _here()
 

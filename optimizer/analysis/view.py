@@ -122,10 +122,9 @@ class ResultView:
 
     def _notes(self) -> list[str]:
         """How far the figures can be trusted, and what else there is to know about model and images."""
-        return [
-            *(badge.text for badge in self.summary.badges),
-            *(f"note: {one}" for one in self.summary.notes),
-        ]
+        found = self.summary
+        notes = filter(None, (found.note_on_sharing, *found.notes))
+        return [*(badge.text for badge in found.badges), *(f"note: {one}" for one in notes)]
 
     def _title(self) -> str:
         found = self.summary

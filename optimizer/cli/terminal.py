@@ -90,7 +90,7 @@ def print_result(result: Result) -> None:
         f" ({summary.latency.detectable_words})" if summary.latency.verdict is LatencyVerdict.SAME else ""
     )
     print(f"  {'verdict':<18} {summary.latency.verdict.label}{detectable}")
-    trust = (*summary.simulated, *summary.noise, summary.of_one_build)
+    trust = (*summary.simulated, *summary.noise, summary.of_one_build, summary.note_on_sharing)
     for note in filter(None, (*trust, *summary.notes, summary.scored_elsewhere)):
         print(f"  note: {note}")
     if apart := fidelity.rows(result.accuracy.outputs):

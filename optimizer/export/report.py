@@ -144,8 +144,8 @@ def latency_sentence(summary: Summary) -> str:
             f"a call takes {summary.parts('latency')[0]} instead of {before}: "
             f"{summary.text('latency_ratio')}, {latency.verdict.label}"
         )
-    if summary.shared_with:
-        sentence += f" (time shared with: {summary.shared_with}, which runs the same instructions)"
+    if summary.note_on_sharing:
+        sentence += f" ({summary.note_on_sharing})"
     return sentence + (", preliminary" if summary.preliminary else "")
 
 
@@ -259,7 +259,7 @@ def _how_measured(summaries: Sequence[Summary]) -> Section:
             ),
             "to know": "; ".join(
                 [badge.text for badge in summary.badges if badge.kind is not BadgeKind.MEASURED]
-                + ([f"time shared with {summary.shared_with}"] if summary.shared_with else [])
+                + ([summary.note_on_sharing] if summary.note_on_sharing else [])
                 + [*summary.notes]
                 # The badge of what is simulated says it already.
                 + ([summary.scored_elsewhere] if summary.scored_elsewhere and not summary.simulated else [])

@@ -26,6 +26,14 @@ def test_what_is_told_against_the_uncompressed_model_has_no_value_of_its_own_the
     assert ["uncompressed" in line for line in lines if "file size" in line] == [True]
 
 
+def test_whose_time_it_is_is_said() -> None:
+    own = make_result(recipe(0.5))
+    shared = remade(own, latency=make_latency(0.5, timed=recipe(0.25)))
+    assert f"\n  note: time shared with {recipe(0.25).describe()}, which runs" in repr(ResultView(shared))
+    alone = remade(own, latency=make_latency(0.5, timed=recipe(0.5)))
+    assert "time shared" not in repr(ResultView(alone))
+
+
 def test_notes_are_shown_beside_the_figures() -> None:
     view = ResultView(remade(detector(recipe(0.5), 0.1), notes=("43 % of it: gru <GRU>",)))
     assert repr(view).endswith("\n  note: 43 % of it: gru <GRU>")

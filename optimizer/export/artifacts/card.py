@@ -84,12 +84,11 @@ def _measured(result: Result) -> str:
         before = "" if measure.baseline is None else metric.format(measure.baseline, None, None)
         rows.append(f"| {label} | {summary.text(name)} | {before} |")
     kernels = ", ".join(f"{layers} in {precision}" for precision, layers in summary.precisions.items())
-    shared = f"time shared with {summary.shared_with}, which runs the same instructions"
     facts = [
         f"{summary.images}; intervals are of 95 %",
         f"{engine_label(summary.request.engine)}, batch size {summary.batch}, threads: {summary.threads}; "
         f"layers: {kernels} ({ran(summary.realisation, summary.fallback)})",
-        *([shared] if summary.shared_with else []),
+        *([summary.note_on_sharing] if summary.note_on_sharing else []),
         *(f"**{badge.kind.label}**: {badge.words}" for badge in summary.badges),
         *summary.notes,
     ]
