@@ -122,7 +122,7 @@ def test_latency_is_said_by_its_verdict() -> None:
     assert noisy.startswith("the latency is not to be trusted (")
     assert "faster" not in noisy
     assert latency_sentence(summarise(make_result(quick=True))).endswith(", preliminary")
-    assert "shared with: uncompressed" in latency_sentence(summarise(make_result(recipe(0.5))))
+    assert "shared with uncompressed" in latency_sentence(summarise(make_result(recipe(0.5))))
 
 
 @pytest.mark.slow
