@@ -183,7 +183,8 @@ def right(workspace: Workspace, compressed: CompressedModel, images: Images) -> 
 
 def runner_of(workspace: Workspace, compressed: CompressedModel) -> Runner:
     build = build_of(workspace, compressed.recipe, "openvino")
-    return build(compressed, workspace.activation_images, threads=threads_available(), batch=1)
+    made = build(compressed, workspace.activation_images, threads=threads_available(), batch=1)
+    return made.ready()
 
 
 def answered(runner: Runner, images: Images) -> int:

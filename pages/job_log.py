@@ -3,6 +3,7 @@
 import json
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from optimizer.records import Known
@@ -11,9 +12,10 @@ from optimizer.system.process_pool import Job
 
 
 def write(job: Job) -> None:
-    """Append what a job has come to, as a line of JSON, to the file that the operator named, if any."""
+    """Append what a job has come to, as a line of JSON, to the file that the operator named, if any. No job
+    is lost to a log that can't be written."""
     if path := os.environ.get(JOB_LOG_VARIABLE):
-        with Path(path).open("a") as log:
+        with suppress(OSError), Path(path).open("a") as log:
             log.write(json.dumps(event(job)) + "\n")
 
 

@@ -80,6 +80,12 @@ def test_what_a_job_comes_to_is_written_down_for_the_operator(
     assert {(line["task"], line["lane"]) for line in lines} == {("measure", "interactive")}
 
 
+def test_a_log_that_can_not_be_written_costs_no_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(JOB_LOG_VARIABLE, str(tmp_path))  # a folder
+    with Pool("faults.tasks:run", lanes=("measure",), watch=job_log.write) as pool:
+        assert pool.wait(pool.submit("measure", "echo", 1, "k"), 60).state == "done"
+
+
 def test_without_such_a_file_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(JOB_LOG_VARIABLE, raising=False)
     empty = tmp_path / "empty"
