@@ -63,6 +63,7 @@ def load_or_measure(
     if result is not None:
         return result
     store.check_room()
+    resolve_threads(request.settings.threads)  # another machine may have so many: nothing is kept of it
     from optimizer.measurement import experiment
     from optimizer.measurement.runners import TIMED_IMAGES
     from optimizer.measurement.workspace import open_workspace

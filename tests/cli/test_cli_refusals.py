@@ -151,6 +151,11 @@ def test_a_truncated_download(
     assert f"the weights file {file} of resnet18 is damaged" in line
 
 
+def test_more_threads_than_cores_are_no_failed_measurement(capsys: pytest.CaptureFixture[str]) -> None:
+    refused(["measure", "fashion-mlp", "--threads", "4096"], capsys)
+    assert Store().failures() == []
+
+
 def test_a_damaged_store(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     home.mkdir(exist_ok=True)
     (home / "results.sqlite").write_bytes(b"no database at all" * 100)
