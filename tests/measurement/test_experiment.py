@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -352,6 +353,31 @@ def test_scores_are_published_before_anything_is_timed() -> None:
         assert (early.text(name), early.parts(name)) == (whole.text(name), whole.parts(name))
     assert headlines(None, scores.inspection, early)[0] == headlines(whole, result.inspection)[0]
     assert headlines(None, scores.inspection, early)[2].basis == "being measured"
+
+
+def test_what_a_timed_call_needs_is_made_after_accuracy_is_known_and_before_anything_is_timed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told, ready = list[object](), Runner.ready
+
+    def noted(runner: Runner) -> Runner:
+        told.append("made")
+        return ready(runner)
+
+    def timed(builds: tuple[Runner, Runner], runner: Runner, *others: Any) -> Latency:
+        assert all("execution" in vars(one) for one in (*builds, runner))
+        return time_latency(builds, runner, *others)
+
+    time_latency = experiment.time_latency
+    monkeypatch.setattr(Runner, "ready", noted)
+    monkeypatch.setattr(experiment, "time_latency", timed)
+    with asked_by(Asker(told.append, lambda: False)):
+        result = measure(request(FOUR_BITS, model=MLP))
+    known = [at for at, one in enumerate(told) if isinstance(one, Known)]
+    last = told[known[-1]]
+    assert isinstance(last, Known)
+    assert last.accuracy == result.accuracy
+    assert known[-1] < told.index("made")
 
 
 @pytest.mark.slow
