@@ -4,8 +4,8 @@ Watches Explore in headless Chromium. A position is drawn when its recipe in wor
 changed; from then on a figure is there when its card has no dash, and accuracy is that of all images when it
 does not say "so far". What is not there within MAX_WAIT_MS counts as that long, and is told as ``late``.
 
-Where the time goes is read off the server's log of jobs, on the same clock: what STAGES names, one after the
-other, is what everything takes.
+Where the time goes is read off the server's log of jobs, on the same clock: of each position, what STAGES
+names adds up to what everything takes (their medians need not).
 """
 
 import json
@@ -172,8 +172,10 @@ def stages(watched: Sequence[Waited], events: list[dict[str, Any]]) -> dict[str,
         if event["task"] == "measure":
             jobs.setdefault(event["key"], []).append(event)
     rows = [row for one in watched if one and (row := _stages_of(one, jobs.values()))]
-    medians = np.median(np.reshape(rows, (-1, len(STAGES))), axis=0) if rows else []
-    return dict(zip(STAGES, map(float, medians), strict=False)) | {"positions": len(rows)}
+    if not rows:
+        return {"positions": 0}
+    medians = map(float, np.median(rows, axis=0))
+    return dict(zip(STAGES, medians, strict=True)) | {"positions": len(rows)}
 
 
 def _stages_of(one: Watched, jobs: Iterable[list[dict[str, Any]]]) -> list[float]:

@@ -266,11 +266,7 @@ def _latency(summary: Summary | None, otherwise: str) -> Headline:
         "the uncompressed model's."
         + (f" {capital(latency.detectable_words)}." if same else "")
         + (f" No sparse kernels here ({summary.fallback}): {FALLBACK} instead." if summary.fallback else "")
-        + (
-            f" Timed with: {summary.shared_with}, which runs the same instructions."
-            if summary.shared_with
-            else ""
-        )
+        + (f" {capital(summary.note_on_sharing)}." if summary.note_on_sharing else "")
         + (
             f" Cold start {summary.text('cold_start')}."
             if summary.measures["cold_start"].value is not None
