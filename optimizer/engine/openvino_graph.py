@@ -10,14 +10,15 @@ import math
 import warnings
 import zlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import chain
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from cachetools import LRUCache
 from torch import Tensor, nn
 
 from optimizer.compression.apply import CompressedModel, CompressedWeight
@@ -25,6 +26,7 @@ from optimizer.engine.base import Array
 from optimizer.engine.openvino_given import Given, Rows, of_images, take_in
 from optimizer.engine.openvino_quantizers import (
     WEIGHTED,
+    Extremes,
     Quantizer,
     best_reach,
     insert,
@@ -33,6 +35,7 @@ from optimizer.engine.openvino_quantizers import (
     of_no_layer,
     place,
     ranges,
+    seen,
     set_levels,
 )
 from optimizer.errors import WorkError, one_line
@@ -41,9 +44,15 @@ from optimizer.model.examples import examples, noise
 from optimizer.model.layers import by_path, multiplications, uses, walk, whole_attention
 from optimizer.records import Part
 
-RANGE_IMAGES, REACH_IMAGES = 64, 32
-"""Calibration images from which ranges are read, for each recipe, and on which it is found, once, how far
-they are to reach."""
+RANGE_IMAGES, REACH_IMAGES = 16, 32
+"""Calibration images from which ranges are read for each recipe, those of the uncompressed network from all;
+and on which it is found, once, how far they are to reach."""
+FOUND = 8
+"""What was found out on calibration images is kept of so many; megabytes each."""
+COMPARED_PIXELS = 1000
+"""By so many values of each, calibration images are told from others."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -78,17 +87,31 @@ class Converted:
         return of_no_layer(self.graph, {*chain.from_iterable(self.operations.values())})
 
     @cached_property
-    def _reaches(self) -> dict[tuple[int, int], float]:
-        return {}
+    def _found(self) -> LRUCache[tuple[object, int], Any]:
+        return LRUCache(FOUND)
+
+    def seen(self, calibration: Array) -> list[Extremes]:
+        """What passes its quantizers on these images, read when it is first asked for (a second or more)."""
+        return self._once("seen", calibration, lambda: seen(self.graph, self.quantizers or (), calibration))
 
     def reach(self, calibration: Array, bits: int) -> float:
         """How far the ranges of its quantizers reach, by the uncompressed network on the first of these
         images: the same for every recipe, and found when it is first asked for (seconds)."""
-        images = np.ascontiguousarray(calibration[:REACH_IMAGES])
-        key = bits, zlib.crc32(images.data)
-        if key not in self._reaches:
-            self._reaches[key] = best_reach(self.graph, self.quantizers or (), images, bits)
-        return self._reaches[key]
+
+        def best() -> float:
+            images, shown = calibration[:REACH_IMAGES], self.seen(calibration)
+            return best_reach(self.graph, self.quantizers or (), images, shown, bits)
+
+        return self._once(bits, calibration, best)
+
+    def _once(self, name: object, calibration: Array, find: Callable[[], T]) -> T:
+        pixels = calibration.reshape(len(calibration), -1)
+        some = pixels[:, :: max(1, pixels.shape[1] // COMPARED_PIXELS)]
+        key = name, zlib.crc32(np.ascontiguousarray(some).data)
+        if key not in self._found:
+            self._found[key] = find()
+        found: T = self._found[key]
+        return found
 
 
 def convert(model: nn.Module, input_shape: tuple[int, ...]) -> Converted:
@@ -340,6 +363,7 @@ def _quantize_activations(graph: Any, prepared: Converted, calibration: Array, b
         graph = nncf_quantized(graph, calibration, prepared.others)
         set_levels(graph, bits)
     else:
-        reach = prepared.reach(calibration, bits)
-        insert(graph, placed, ranges(graph, placed, calibration[:RANGE_IMAGES], reach, bits), bits)
+        reach, before = prepared.reach(calibration, bits), prepared.seen(calibration)
+        own = seen(graph, placed, calibration[:RANGE_IMAGES])
+        insert(graph, placed, ranges(placed, own, reach, bits, before), bits)
     return graph

@@ -1,8 +1,9 @@
 """Activation quantizers in OpenVINO's graph: placed by NNCF once a network, given ranges for each recipe.
 
 Where quantizers belong depends on the graph alone, and to find it takes NNCF longer than all else that an
-8-bit recipe needs. Their ranges depend on its weights: they are read off the recipe's own graph, on symmetric
-grids as NNCF has them, and how far they reach is what suits the network best.
+8-bit recipe needs. Their ranges depend on its weights: they are read off the recipe's own graph on few
+images, and off the uncompressed one on many, on symmetric grids as NNCF has them. How far they reach is what
+suits the network best.
 """
 
 import io
@@ -10,7 +11,7 @@ import logging
 import math
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -50,6 +51,34 @@ class Quantizer:
     inputs: tuple[tuple[str, int], ...]
     shape: tuple[int, ...]
     group: int
+
+
+@dataclass(frozen=True, slots=True)
+class Extremes:
+    """The lowest values and largest magnitudes of an activation: of each image ``[N, ranges]``, or of all of
+    them ``[ranges]``."""
+
+    low: Array
+    magnitude: Array
+
+    def __getitem__(self, images: slice) -> "Extremes":
+        return Extremes(self.low[images], self.magnitude[images])
+
+    def over_images(self, reach: float) -> "Extremes":
+        """Their mean over images, with ``reach`` 1 their extremes; between, what lies between."""
+        return Extremes(
+            (1 - reach) * self.low.mean(0) + reach * self.low.min(0),
+            (1 - reach) * self.magnitude.mean(0) + reach * self.magnitude.max(0),
+        )
+
+    def with_room_for(self, before: "Extremes", common: "Extremes") -> "Extremes":
+        """With room for what the activation was ``before`` compression on more images, of which it was
+        ``common`` on those that these are of."""
+        total = common.magnitude.sum()
+        ratio = self.magnitude.sum() / total if total > 0 else np.float32(1)
+        return Extremes(
+            np.minimum(self.low, ratio * before.low), np.maximum(self.magnitude, ratio * before.magnitude)
+        )
 
 
 def of_no_layer(graph: Any, layers: Collection[str]) -> list[str]:
@@ -110,29 +139,85 @@ def _constant(node: Any) -> bool:
     return all(one.get_input_size() or one.get_type_name() == "Constant" for one in behind(node, shapes=True))
 
 
+def seen(graph: Any, placed: Sequence[Quantizer], images: Array) -> list[Extremes]:
+    """What would pass each quantizer on images ``[N, C, H, W]``, one by one. The lowest value of what can't
+    be negative is given as 0, which takes no time to find."""
+    import openvino
+    from openvino import opset13 as ops
+
+    graph = graph.clone()
+    nodes = nodes_of(graph)
+    found, widths = [], []
+    for quantizer in placed:
+        operation, number = quantizer.inputs[0]
+        source = nodes[operation].input_value(number)
+        dimensions = quantizer.shape or (1,) * len(source.get_partial_shape())
+        axes = np.array([axis for axis, size in enumerate(dimensions) if size == 1])
+        width = math.prod(dimensions)
+        for reduce in (ops.reduce_min, ops.reduce_max):
+            if reduce is ops.reduce_min and _never_negative(source.get_node()):
+                found.append(ops.constant(np.zeros((1, width), np.float32)))
+            else:
+                found.append(ops.reshape(reduce(source, axes), [1, -1], False))
+            widths.append(width)
+    probe = openvino.Model([ops.concat(found, 1)], graph.get_parameters())
+    told = run_batches(_compiled(probe), 1, images)
+    parts = np.split(told, np.cumsum(widths)[:-1], 1)
+    return [Extremes(low, np.maximum(-low, high)) for low, high in zip(parts[::2], parts[1::2], strict=True)]
+
+
+def _never_negative(node: Any) -> bool:
+    kind: str = node.get_type_name()
+    return kind == "Relu" or (kind == "Clamp" and float(node.get_attributes()["min"]) >= 0)
+
+
 def ranges(
-    graph: Any, placed: Sequence[Quantizer], images: Array, reach: float = 0.0, bits: int = BITS
+    placed: Sequence[Quantizer],
+    compressed: Sequence[Extremes],
+    reach: float = 0.0,
+    bits: int = BITS,
+    uncompressed: Sequence[Extremes] = (),
 ) -> list[tuple[Array, Array]]:
-    """Lower and upper end of each quantizer of so many ``bits``, on images ``[N, C, H, W]`` one by one.
+    """Lower and upper end of each quantizer of so many ``bits``, those of a group alike.
 
     ``reach`` 0 gives NNCF's: of whole activations the mean of the images' extremes. With 1 they are those of
     all images, and nothing is clipped; between, they lie between. Ranges of channels have these always, and
     HEADROOM.
+
+    Where what the ``uncompressed`` network showed is given too, it is of the same images and of more that
+    follow. What it shows on all, and as much larger or smaller as the compressed network's is on the common
+    ones, is within the range as well. (EfficientNet-Lite0 pruned to half, KL of its outputs for 244 other
+    photographs: 0.0131 nats by 16 images alone, 0.0028 by 64, 0.0018 by 16 and 128 of the uncompressed one.)
     """
-    return _at(reach, bits, placed, _extremes(graph, placed, images))
+    groups: dict[int, list[Extremes]] = {}
+    for number, (quantizer, own) in enumerate(zip(placed, compressed, strict=True)):
+        own_reach = 1.0 if quantizer.shape else reach
+        ends = own.over_images(own_reach)
+        if uncompressed:
+            before = uncompressed[number]
+            common = before[: len(own.low)].over_images(own_reach)
+            ends = ends.with_room_for(before.over_images(own_reach), common)
+        if quantizer.shape and bits == BITS:
+            magnitude = np.minimum(HEADROOM * ends.magnitude, ends.magnitude.max())
+            ends = replace(ends, magnitude=magnitude)
+        groups.setdefault(quantizer.group, []).append(ends)
+    return [_ends(quantizer.shape, groups[quantizer.group]) for quantizer in placed]
 
 
-def best_reach(graph: Any, placed: Sequence[Quantizer], images: Array, bits: int) -> float:
-    """That of REACHES with which grids of so many ``bits`` change the outputs for ``images`` least.
+def best_reach(
+    graph: Any, placed: Sequence[Quantizer], images: Array, shown: Sequence[Extremes], bits: int
+) -> float:
+    """That of REACHES with which grids of so many ``bits``, by what the graph has ``shown``, change the
+    outputs for ``images`` least.
 
     Networks differ in it: clipping what is rare makes all other steps finer, and costs whatever depended on
     what was clipped.
     """
-    float32, seen = _compiled(graph), _extremes(graph, placed, images)
+    float32 = _compiled(graph)
     quantized, errors = [], np.zeros(len(REACHES))
     for reach in REACHES:
         other = graph.clone()
-        insert(other, placed, _at(reach, bits, placed, seen), bits)
+        insert(other, placed, ranges(placed, shown, reach, bits), bits)
         quantized.append(_compiled(other))
     for first in range(0, len(images), AT_ONCE):
         some = images[first : first + AT_ONCE]
@@ -146,49 +231,12 @@ def _compiled(graph: Any) -> Any:
     return core().compile_model(graph, "CPU", settings)
 
 
-def _extremes(graph: Any, placed: Sequence[Quantizer], images: Array) -> list[tuple[Array, Array]]:
-    """For each quantizer the lowest value and the largest magnitude in each image, ``[N, ranges]``."""
-    import openvino
-    from openvino import opset13 as ops
-
-    graph = graph.clone()
-    nodes = nodes_of(graph)
-    found, widths = [], []
-    for quantizer in placed:
-        operation, number = quantizer.inputs[0]
-        source = nodes[operation].input_value(number)
-        dimensions = quantizer.shape or (1,) * len(source.get_partial_shape())
-        axes = [axis for axis, size in enumerate(dimensions) if size == 1]
-        for reduce in (ops.reduce_min, ops.reduce_max):
-            found.append(ops.reshape(reduce(source, np.array(axes)), [1, -1], False))
-            widths.append(math.prod(dimensions))
-    probe = openvino.Model([ops.concat(found, 1)], graph.get_parameters())
-    told = run_batches(_compiled(probe), 1, images)
-    parts = np.split(told, np.cumsum(widths)[:-1], 1)
-    return [(low, np.maximum(-low, high)) for low, high in zip(parts[::2], parts[1::2], strict=True)]
-
-
-def _at(
-    reach: float, bits: int, placed: Sequence[Quantizer], extremes: Sequence[tuple[Array, Array]]
-) -> list[tuple[Array, Array]]:
-    """The ends of each quantizer's range; those of a group have one range."""
-    groups: dict[int, list[tuple[Array, Array]]] = {}
-    for quantizer, (low, magnitude) in zip(placed, extremes, strict=True):
-        own = 1.0 if quantizer.shape else reach
-        lowest = (1 - own) * low.mean(0) + own * low.min(0)
-        largest = (1 - own) * magnitude.mean(0) + own * magnitude.max(0)
-        if quantizer.shape and bits == BITS:
-            largest = np.minimum(HEADROOM * largest, largest.max())
-        groups.setdefault(quantizer.group, []).append((lowest, largest))
-    return [_ends(quantizer.shape, groups[quantizer.group]) for quantizer in placed]
-
-
-def _ends(shape: tuple[int, ...], extremes: Sequence[tuple[Array, Array]]) -> tuple[Array, Array]:
-    """Ends of one grid for the least values and the largest magnitudes of several activations."""
-    lows, magnitudes = (np.array(part) for part in zip(*extremes, strict=True))
-    high = magnitudes.max(0)
+def _ends(shape: tuple[int, ...], activations: Sequence[Extremes]) -> tuple[Array, Array]:
+    """Ends of one grid for several activations."""
+    high = np.array([one.magnitude for one in activations]).max(0)
     high = np.maximum(high, max(MIN_HIGH, high.max() * MIN_SHARE)).astype(np.float32).reshape(shape)
-    return -high * WIDER_BELOW if lows.min() < 0 else np.zeros_like(high), high
+    signed = any(one.low.min() < 0 for one in activations)
+    return -high * WIDER_BELOW if signed else np.zeros_like(high), high
 
 
 def insert(graph: Any, placed: Sequence[Quantizer], ends: Sequence[tuple[Array, Array]], bits: int) -> None:

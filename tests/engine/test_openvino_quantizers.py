@@ -10,11 +10,21 @@ from small_models import SMALL_SHAPE, Small
 from torch import Tensor, nn
 
 from optimizer.compression.apply import compress
+from optimizer.engine import openvino_graph
 from optimizer.engine.openvino import build
 from optimizer.engine.openvino_batches import run_batches
 from optimizer.engine.openvino_core import core
 from optimizer.engine.openvino_graph import Converted, convert
-from optimizer.engine.openvino_quantizers import MIN_SHARE, REACHES, Quantizer, insert, ranges, set_levels
+from optimizer.engine.openvino_quantizers import (
+    MIN_SHARE,
+    REACHES,
+    Extremes,
+    Quantizer,
+    insert,
+    ranges,
+    seen,
+    set_levels,
+)
 from optimizer.model.folding import fold_batch_norm
 from optimizer.recipe import PruneSpec, QuantizeSpec, Recipe
 
@@ -49,6 +59,8 @@ def test_one_placement_gives_what_nncf_gives_each_recipe(
     assert prepared.quantizers, "placed"
     compressed = compress(model, HALF)
     monkeypatch.setattr(Converted, "reach", lambda *_: 0.0)  # NNCF's own
+    monkeypatch.setattr(Converted, "seen", lambda *_: ())
+    monkeypatch.setattr(openvino_graph, "RANGE_IMAGES", len(small_images))
 
     def logits() -> np.ndarray:
         return build(prepared, compressed, small_images, threads=1, batch=1).score(small_images.numpy())
@@ -66,7 +78,7 @@ def test_what_is_concatenated_has_one_range(small_images: Tensor) -> None:
     together = [one for one in prepared.quantizers if any("cat" in name for name, _ in one.inputs)]
     assert len(together) == 3
     assert len({one.group for one in together}) == 1
-    ends = ranges(prepared.graph, together, small_images.numpy())
+    ends = ranges(together, seen(prepared.graph, together, small_images.numpy()))
     assert len({float(high) for _, high in ends}) == 1
 
 
@@ -80,7 +92,7 @@ def test_ranges_reach_as_far_as_suits_the_outputs() -> None:
 
     def noise(reach: float) -> float:
         graph = prepared.graph.clone()
-        insert(graph, placed, ranges(graph, placed, images, reach), 8)
+        insert(graph, placed, ranges(placed, seen(graph, placed, images), reach), 8)
         return float(np.square(answers(graph) - answers(prepared.graph)).sum())
 
     def answers(graph: Any) -> np.ndarray:
@@ -88,7 +100,8 @@ def test_ranges_reach_as_far_as_suits_the_outputs() -> None:
 
     for rare in 1, 100:  # one image is as large as the others, or far larger
         images[0] *= rare
-        means, half, whole = (ranges(prepared.graph, placed, images, reach) for reach in REACHES)
+        shown = seen(prepared.graph, placed, images)
+        means, half, whole = (ranges(placed, shown, reach) for reach in REACHES)
         for low, middle, high in zip(means, half, whole, strict=True):
             assert low[1] < middle[1] < high[1]
             np.testing.assert_allclose(middle[1], (low[1] + high[1]) / 2, rtol=1e-6)
@@ -105,7 +118,7 @@ def test_a_channel_that_is_nearly_zero_keeps_a_grid(small: Small, small_images: 
         model.stem[0].bias[0] = 1e-7
     prepared = convert(model, SMALL_SHAPE)
     channels = Quantizer(((prepared.operations["depthwise.0.weight"][0], 0),), (1, 8, 1, 1), 0)
-    ((low, high),) = ranges(prepared.graph, [channels], small_images.numpy())
+    ((low, high),) = ranges([channels], seen(prepared.graph, [channels], small_images.numpy()))
     assert high.shape == (1, 8, 1, 1)
     assert not low.any()
     assert high.ravel()[0] == pytest.approx(0.01 * high.max())
@@ -115,12 +128,53 @@ def test_a_channel_has_room_above_what_a_few_images_show(small: Small, small_ima
     """Up to the largest of its layer, and only where there are steps enough."""
     prepared = convert(fold_batch_norm(small("cnn"))[0], SMALL_SHAPE)
     channels = Quantizer(((prepared.operations["depthwise.0.weight"][0], 0),), (1, 8, 1, 1), 0)
-    room, none = (
-        ranges(prepared.graph, [channels], small_images.numpy(), bits=bits)[0][1].ravel() for bits in (8, 6)
-    )
+    shown = seen(prepared.graph, [channels], small_images.numpy())
+    room, none = (ranges([channels], shown, bits=bits)[0][1].ravel() for bits in (8, 6))
     live = none > 1.01 * MIN_SHARE * none.max()
     np.testing.assert_allclose(room[live], np.minimum(2 * none, none.max())[live])
     assert np.count_nonzero(room[live] == 2 * none[live]) > 1
+
+
+def test_a_range_has_room_for_what_more_images_showed_before_compression() -> None:
+    """As much larger or smaller as the compressed network's activations are on the images that are common."""
+    placed = [Quantizer((), (1, 3, 1, 1), 0), Quantizer((), (), 1)]
+    before = [
+        Extremes(np.zeros((4, 3), np.float32), np.float32([[2, 2, 4], [1, 2, 4], [9, 1, 1], [1, 1, 12]])),
+        Extremes(np.float32([[0], [0], [-1], [0]]), np.float32([[1], [3], [6], [6]])),
+    ]
+    compressed = [
+        Extremes(np.zeros((2, 3), np.float32), np.float32([[1, 1, 0], [1, 2, 1]])),
+        Extremes(np.zeros((2, 1), np.float32), np.float32([[4], [4]])),
+    ]
+    (low, channels), (signed, whole) = ranges(placed, compressed, 0, 6, before)
+    assert not low.any(), "of values that are never below zero"
+    np.testing.assert_allclose(channels.ravel(), [4.5, 2, 6])  # half of 9 and 12, for 4 of 8; 2 of its own
+    np.testing.assert_allclose(whole, 8)  # twice the mean of all
+    assert signed < 0, "one of the others is"
+    ((_, channels), _) = ranges(placed, compressed, 0, 8, before)
+    np.testing.assert_allclose(channels.ravel(), [6, 4, 6], err_msg="twice as far, up to the largest")
+    alone = ranges(placed, compressed, 0, 6)
+    np.testing.assert_allclose(alone[0][1].ravel(), [1, 2, 1])
+
+
+def test_what_the_uncompressed_network_showed_is_read_once(
+    small: Small, small_images: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For all recipes; other images are read anew."""
+    read = list[int]()
+
+    def counted(graph: Any, placed: Any, images: np.ndarray) -> list[Extremes]:
+        read.append(len(images))
+        return seen(graph, placed, images)
+
+    monkeypatch.setattr(openvino_graph, "seen", counted)
+    model, images = fold_batch_norm(small("cnn"))[0], small_images.repeat(3, 1, 1, 1)
+    prepared = convert(model, SMALL_SHAPE)
+    for recipe in (HALF, Recipe(quantize=EIGHT)):
+        build(prepared, compress(model, recipe), images, threads=1, batch=1)
+    assert read == [len(images), 16, 16]
+    build(prepared, compress(model, HALF), images + 1, threads=1, batch=1)
+    assert read == [len(images), 16, 16, len(images), 16]
 
 
 class Fixed(nn.Module):
