@@ -144,7 +144,8 @@ def tell_left_out(sliders: bool) -> None:
         known = (*shown, *map(str, values))
         if missing := [text for text in asked if not _among(text, known)]:
             instead = ", ".join(shown) or "nothing"
-            wrong.append(f"{name}={', '.join(missing)[:MAX_TOLD]} ({instead[:MAX_TOLD]} is shown)")
+            verb = "are" if len(shown) > 1 else "is"
+            wrong.append(f"{name}={', '.join(missing)[:MAX_TOLD]} ({instead[:MAX_TOLD]} {verb} shown)")
     if wrong:
         _tell(SETTINGS_LEFT_OUT, ", ".join(wrong))
     if unknown := sorted(linked.keys() - names() - visit.in_address.keys()):

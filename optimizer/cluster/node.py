@@ -7,6 +7,7 @@ parcels and pieces of :mod:`optimizer.cluster.content` are pickled: they go to n
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Any
 
 from optimizer import __version__
 from optimizer.cluster import content
@@ -24,6 +25,15 @@ DONE, LACKING, REFUSED, FAILED, CANCELLED = "done", "lacking", "refused", "faile
 Outcome = tuple[str, bytes]
 """How it ended; the JSON of the result or the scores where it is done, the parcel's where something is
 lacking, else words."""
+
+
+def dask_setup(worker: Any) -> None:
+    """What Dask calls of a preload before a node says that it is there: libraries load now, not in the first
+    configuration, and Dask's profiler, which looks at all threads a hundred times a second, stays off."""
+    import optimizer.measurement.experiment  # noqa: F401
+
+    for name in ("profile", "profile-cycle"):
+        worker.periodic_callbacks.pop(name, None)
 
 
 def introduce() -> tuple[str, str, bytes]:

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cluster import made_up
@@ -121,6 +122,25 @@ def test_a_node_is_chosen_by_its_name(cluster: DaskCluster) -> None:
     for name in ("bare", "old", "three"):
         with pytest.raises(InputError, match=f"unknown node '{name}': use one of (one, two|two, one)"):
             connect(cluster.address, name)
+
+
+@pytest.mark.slow
+def test_a_node_is_ready_and_not_profiled_before_it_is_there(cluster: DaskCluster) -> None:
+    from distributed import Client
+    from distributed.security import Security
+
+    def state(dask_worker: Any) -> tuple[bool, bool]:
+        import sys
+
+        return "torch" in sys.modules, "profile" in dask_worker.periodic_callbacks
+
+    with Client(cluster.address, security=Security(), set_as_default=False) as client:
+        names = {
+            address: one["name"] for address, one in client.scheduler_info(n_workers=-1)["workers"].items()
+        }
+        found = {names[address]: one for address, one in client.run(state).items()}
+    assert found["old"] == (True, False), "the node's preload"
+    assert found["bare"] == (False, True), "without it, as Dask comes"
 
 
 @pytest.mark.slow

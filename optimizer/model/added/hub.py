@@ -186,6 +186,7 @@ def _bar(words: str, report: Report) -> Any:
         def display(self, *arguments: Any, **others: Any) -> None:
             total = self.total or 0
             share = min(self.n / total, 1.0) if total else None
-            report(share, f"{words}: {self.n / 1e6:.1f} of {total / 1e6:.1f} MB")
+            of = f" of {total / 1e6:.1f}" if total else ""  # not known before the first answer
+            report(share, f"{words}: {self.n / 1e6:.1f}{of} MB")
 
     return Bar
