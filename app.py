@@ -43,7 +43,7 @@ with tasks.errors_in_words(), one_moment():
     address.note()
     sidebar.open_result()
     sidebar.sidebar()
-    address.read(sidebar.selection().card.name)
+    address.read(sidebar.selection().card.name, page.url_path)
     backlog.fill_first()
     backlog.go_on()
     tasks.begin_page()

@@ -106,13 +106,15 @@ def note() -> None:
         visit.linked = {name: tuple(st.query_params.get_all(name)) for name in st.query_params}
 
 
-def read(model: str) -> None:
-    """Take over what the address says, at the first run of a visit; later the address follows the visit.
+def read(model: str, page: str) -> None:
+    """Take over what the address says, at the first run of a visit; later the address follows the visit, but
+    for the recipe of Explore, ``page`` "", where the browser's Back or Forward led there.
 
     What is malformed is said and left out. Layer overrides are of the model that comes with them, which the
     address may have named, and go with it: to the ``model`` that is chosen, or not at all.
     """
     visit = session()
+    entered, visit.page = visit.page != page, page
     if not visit.address_read:
         linked = visit.linked.get("model", ("",))[-1]
         apart = linked not in ("", model) and not visit.model  # which a result that is opened has set
@@ -122,6 +124,10 @@ def read(model: str) -> None:
         if apart and visit.recipe.layers:
             visit.model = linked
             _tell(LAYERS_LEFT_OUT, f"they are of {linked[:80]!r}, which is not among the models here")
+    elif entered and not page and "recipe" in st.query_params and visit.linked_recipe is None:
+        visit.returned = True
+        for words in (RECIPE_LEFT_OUT, LAYERS_LEFT_OUT):
+            _said(words, PARTS[words])
     if visit.model != model:
         visit.model, visit.recipe = model, replace(visit.recipe, layers=())
 
@@ -298,9 +304,10 @@ NO_CONTROLS = frozenset(
 UNKNOWN = "This link says what no page has a setting for"
 SLIDERS_ALONE = "Only Explore has these settings of this link"
 SETTINGS_LEFT_OUT = "Settings of this link are left out"
+RECIPE_LEFT_OUT = "The recipe of this link is left out"
 LAYERS_LEFT_OUT = "The layer overrides of this link are left out"
 PARTS: dict[str, Callable[[], None]] = {
-    "The recipe of this link is left out": _read_recipe,
+    RECIPE_LEFT_OUT: _read_recipe,
     LAYERS_LEFT_OUT: _read_layers,
     "Some pins of this link are left out": _read_pins,
     "The fine-tuning of this link is left out": _read_earlier_budget,

@@ -602,6 +602,22 @@ def test_images_of_a_wrong_size_are_refused(net: nn.Module, images: Tensor) -> N
         measured(net, images, input_shape=(3, 20, 20))
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the exporter that can leave sides open
+def test_a_file_that_takes_any_size_takes_that_of_the_images(tmp_path: Path, images: Tensor) -> None:
+    file = tmp_path / "any.onnx"
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)
+    )
+    sides = {number: name for number, name in enumerate(("n", "c", "h", "w")) if name != "c"}
+    torch.onnx.export(
+        network.eval(), (images[:1],), str(file), input_names=["x"], dynamic_axes={"x": sides}, dynamo=False
+    )
+    with pytest.raises(InputError, match=r"which takes \[3, 20, 20\]"):
+        measured(file, images, input_shape=(3, 20, 20))
+    assert measured(file, images).accuracy.reference == "baseline"
+
+
 @pytest.mark.parametrize("shape", [(16, 16), (4, 16, 16), (3, 0, 16)])
 def test_a_shape_that_no_file_of_images_takes_is_refused(shape: tuple[int, ...], images: Tensor) -> None:
     for asked in (
@@ -735,7 +751,7 @@ def test_of_a_network_that_is_no_classifier_the_least_sqnr_is_a_limit(images: Te
     assert {sweep.state for sweep in history} == {"done"}
     assert px.find(parts, max_size_mb=1, **asked).found.answer == best.found.answer
     assert ledger.sweeps(Store()) == history
-    with pytest.raises(InputError, match="give --min-sqnr in place of --max-drop"):
+    with pytest.raises(InputError, match=r"give --min-sqnr \(min_sqnr_db in Python\) in place of --max-drop"):
         px.find(parts, max_drop=1, **asked)
 
 
@@ -754,7 +770,7 @@ def test_outputs_of_rows_may_be_said_to_be_no_classes(
     assert is_classifier(px.compress(net, HALF, calibration=images, progress=False))
     swept = px.sweep(net, [0.5], [32], images, task="fidelity", engine="torch", progress=False)
     assert all(one.record.accuracy.is_fidelity for one in swept)
-    with pytest.raises(InputError, match="give --min-sqnr in place of --max-drop"):
+    with pytest.raises(InputError, match=r"give --min-sqnr \(min_sqnr_db in Python\) in place of --max-drop"):
         px.find(net, max_drop=1, data=images, task="fidelity", engines="torch", progress=False)
     file = save(classifier(), tmp_path / "net.onnx")
     assert px.measure(

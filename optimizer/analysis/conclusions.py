@@ -133,7 +133,7 @@ def _ten_times(run: ComplexityRun, summaries: Mapping[str, LatencySummary]) -> I
     more = f"{significant(large.n / small.n, 3)} times the {n_is(run)}"
     step = f"{more} ({format_count(small.n)} to {format_count(large.n)}) multiply the time: {took}"
     flat = [execution.label for execution, (_, low, _) in factors.items() if low <= 1]
-    unsure = f" For {', '.join(flat)} these samples show no growth: measure again." if flat else ""
+    unsure = f" For {', '.join(flat)} the times are too noisy to show growth: measure again." if flat else ""
     if len(flat) == len(factors) or not run.request.removed_share:
         yield f"{_after(run)}, {step}.{unsure}"
     else:

@@ -176,7 +176,10 @@ def drop_check(drop: PairedDrop, limit: float, labelled: bool) -> Check:
     )
 
 
-def no_accuracy(name: str, instead: str = "--min-sqnr in place of --max-drop") -> InputError:
+def no_accuracy(
+    name: str,
+    instead: str = "--min-sqnr (min_sqnr_db in Python) in place of --max-drop (max_drop)",
+) -> InputError:
     """Of a network that is no classifier."""
     return InputError(f"{name} is no classifier, so it has no accuracy to lose: give {instead}")
 

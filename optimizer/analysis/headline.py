@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from optimizer.analysis.labels import engine_label
-from optimizer.analysis.measures import all_equal
+from optimizer.analysis.measures import Measure, all_equal
 from optimizer.analysis.metrics import METRICS
 from optimizer.analysis.outcomes import AccuracyVerdict, PairedDrop
 from optimizer.analysis.realisation import FALLBACK
@@ -174,7 +174,16 @@ def _scored_on(summary: Summary | ScoreSummary, labelled: bool) -> str:
     sqnr = summary.measures.get("sqnr")
     if not labelled and sqnr is not None and sqnr.value is not None:
         return f"{summary.images}; SQNR {summary.text('sqnr')}"
-    return f"{summary.images}; uncompressed {format_percent(100 * summary.baseline_correct / summary.total)}"
+    before = 100 * summary.baseline_correct / summary.total
+    return f"{summary.images}; uncompressed {_beside(summary.measures['accuracy'], before)}"
+
+
+def _beside(measure: Measure, before: float) -> str:
+    """What it was before, with the digits that its interval leaves the ``measure`` itself."""
+    if measure.value is None or measure.low is None or measure.high is None:
+        return format_percent(before)
+    shift = before - measure.value
+    return format_percent.parts(before, measure.low + shift, measure.high + shift)[0]
 
 
 SO_FAR = (
@@ -188,7 +197,7 @@ def _balanced(summary: Summary | ScoreSummary) -> str:
     balanced = summary.measures["balanced_accuracy"]
     if balanced.value is None or balanced.baseline is None:
         return ""
-    before = "" if summary.recipe.identity else f"; uncompressed {format_percent(balanced.baseline)}"
+    before = "" if summary.recipe.identity else f"; uncompressed {_beside(balanced, balanced.baseline)}"
     return f" Balanced accuracy, each class counting the same: {summary.text('balanced_accuracy')}{before}."
 
 

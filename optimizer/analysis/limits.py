@@ -99,7 +99,7 @@ class Limits:
         if self.drop_points is not None:
             raise no_accuracy(model)
         if minimise == "drop":
-            raise no_accuracy(model, "--minimise sqnr in place of drop")
+            raise no_accuracy(model, "minimise sqnr in place of drop")
 
 
 LATER[Limits] = {"latency_ratio": (None, {})}

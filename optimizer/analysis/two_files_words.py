@@ -60,7 +60,7 @@ def _time_words(run: TwoFiles) -> str:
     if taken.verdict is LatencyVerdict.SAME:
         return f"takes as long, as far as can be measured ({taken.detectable_words})"
     if taken.verdict is LatencyVerdict.NOISY:
-        return "could not be timed, since the machine was not quiet enough"
+        return "takes a time that is too noisy to compare"
     return f"is {taken.verdict.label}, at {taken.ratio_words} of its time"
 
 

@@ -25,11 +25,14 @@ from optimizer.charts.theme import FONT, Theme, theme
 
 HEIGHT = 330
 MARGIN = {"l": 44, "r": 14, "t": 58, "b": 38}
-MAX_LETTERS = 72
+MAX_LETTERS = 56
 """A heading with more is broken: in a telephone's width more would be cut off."""
 LINE_PIXELS = 16
 LEGEND_PIXELS = 42
 """From the axis down to the legend: tick labels and the axis title lie between."""
+LEGEND_WIDTH, ENTRY_PIXELS, LETTER_PIXELS, ROW_PIXELS = 420, 46, 5.6, 19
+"""How wide a legend is taken to be, which only the browser knows; what each of its entries takes beside its
+letters, and each of its rows."""
 
 LABEL_PIXELS = 5
 """From the baseline to its name: points near it keep their error bars clear of the words."""
@@ -109,7 +112,9 @@ def _figure_of_lines(info: Lines, dark: bool = False, height: int | None = None)
         traces.append(_selected_trace(info.selected, info, colours))
     layout |= {"xaxis": x_layout(info.x), "yaxis": axis_layout(info.y) | {"title": None}}
     layout["legend"] = {"title": {"text": info.legend_title}, "y": _legend_y(layout)}
-    layout["showlegend"] = sum(trace["showlegend"] for trace in traces) > 1
+    names = [trace["name"] for trace in traces if trace["showlegend"]]
+    layout["showlegend"] = len(names) > 1
+    layout["height"] += ROW_PIXELS * (_legend_rows(names) - 1)  # else they would be taken from the plot
     layout["shapes"], layout["annotations"] = _shapes(info, colours)
     return go.Figure(traces, layout)
 
@@ -228,6 +233,14 @@ def _legend_y(layout: dict[str, Any]) -> float:
     """Below tick labels and title of the axis, as a share of the plot's height."""
     plot: int = layout["height"] - layout["margin"]["t"] - MARGIN["b"] - LEGEND_PIXELS
     return -LEGEND_PIXELS / max(LEGEND_PIXELS, plot)
+
+
+def _legend_rows(names: Sequence[str]) -> int:
+    """Of one that wraps, plotly makes columns as wide as its longest entry."""
+    widths = [ENTRY_PIXELS + LETTER_PIXELS * len(html.unescape(name)) for name in names]
+    if sum(widths) <= LEGEND_WIDTH:
+        return 1
+    return math.ceil(len(names) / max(1, int(LEGEND_WIDTH / max(widths))))
 
 
 def _nothing(words: str, colours: Theme) -> dict[str, Any]:

@@ -249,10 +249,9 @@ def _nothing_maps(listing: Listing, classes: Sequence[str], unnamed: bool) -> In
         )
     if unnamed:
         return InputError(
-            f"which classes the {folders} are is not known: the model has no class names. As many class "
-            "folders as the model has outputs are taken in alphabetical order: there are "
-            f"{len(listing.classes):,} and {outputs:,}. Give {outputs:,}, name them by the outputs' numbers "
-            f"(0 to {outputs - 1}), or {index}"
+            f"the {folders} can't be matched to the model's {outputs:,} outputs: it has no class names. Add "
+            f"the model again with class names, give {outputs:,} class folders (they are taken in "
+            f"alphabetical order), name them by the outputs' numbers (0 to {outputs - 1}), or {index}"
         )
     name = "Name" if given else "Give the folder whose subfolders are classes, name"
     return InputError(

@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves
 
 from optimizer.compression.apply import CompressedModel, compress
 from optimizer.engine import engine_named
-from optimizer.engine.base import Array, Build, Runner
+from optimizer.engine.base import Array, Build, Runner, filled, scoring_batch
 from optimizer.engine.exporting import TORCH_ALONE
 from optimizer.errors import WorkError
 from optimizer.methods.engines import REFERENCE_ENGINE, engine_info, use_another
@@ -37,14 +37,17 @@ ROUNDING = 1e-4
 @torch.inference_mode()
 def check_follows(build: Build, model: nn.Module, input_shape: tuple[int, ...], engine: str) -> None:
     """Raises WorkError where a runner of other weights does not answer as ``model`` with these does, which
-    says whether one of its own does."""
+    says whether one of its own does. As many images as are scored at once, of which few differ: a kernel may
+    be wrong for a large batch alone."""
     changed = compress(model, OTHER_WEIGHTS)
     images = examples(model, input_shape, IMAGES)
-    before, after = model(images), changed.module(images)
-    found = torch.from_numpy(build(changed, images, threads=1, batch=1).score(images.numpy()))
-    if (found - after).norm() > TOLERANCE * (after - before).norm() + ROUNDING * after.norm():
+    batch = filled(images.numpy(), max(IMAGES, scoring_batch(input_shape)))
+    before, after = (filled(one(images).numpy(), len(batch)) for one in (model, changed.module))
+    found = build(changed, images, threads=1, batch=1).score(batch)
+    allowed = TOLERANCE * np.linalg.norm(after - before) + ROUNDING * np.linalg.norm(after)
+    if np.linalg.norm(found - after) > allowed:
         own = build(compress(model, Recipe()), images, threads=1, batch=1)
-        check_answers(model, images.numpy(), own.score(images.numpy()), engine)
+        check_answers(model, batch, own.score(batch), engine)
         raise WorkError(
             f"{engine_info(engine).label} can't take other weights for this model: it multiplies with values "
             "that are worked out from a layer's weight, and they would stay as they are. "

@@ -291,7 +291,7 @@ Measured with Paretoscope {{ version }}{% if measured %} on {{ measured | join("
 {% for row in frame.itertuples(index=False, name=None) %}
 <tr>
 {% for cell in row %}
-{% set text = cell | string %}
+{% set text = "–" if cell != cell or cell is none else cell | string %}
 {% if text | length > 48 %}
 <td class="long">{{ text }}</td>
 {% elif text | length < 30 and text[:1] in "−0123456789" %}

@@ -70,7 +70,7 @@ def open_given(
         if needs_data and data is None and (evaluates or calibration is None):
             raise InputError(f"a model of your own needs images: give {wanted}")
         if isinstance(model, str | PathLike):
-            loaded = _read_file(model, input_shape, report, task != NO_CLASSES)
+            loaded = _read_file(model, input_shape, images, report, task != NO_CLASSES)
         else:
             shape = input_shape or _shape_of(images)
             tried = _to_try(images) if example is None else example
@@ -175,16 +175,22 @@ def image_shape(given: Sequence[int]) -> tuple[int, ...]:
 
 
 def _read_file(
-    model: str | PathLike[str], input_shape: Sequence[int] | None, report: Report, classifier: bool
+    model: str | PathLike[str],
+    input_shape: Sequence[int] | None,
+    images: Datasets | None,
+    report: Report,
+    classifier: bool,
 ) -> LoadedModel:
     """A model file of one's own or of the hub, preprocessed as it says itself, as its architecture's weights
-    are, or as is usual."""
+    are, or as is usual. Where it takes images of any size, and is given some, it takes them as they are."""
     shape = None if input_shape is None else image_shape(input_shape)
     if isinstance(model, str) and model.startswith(HUB):
         about = catalogue.examine_hub(model, report)
     else:
         about = examine(Path(model).expanduser(), report=report)
     preprocessing = about.preprocessing
+    if shape is None and about.asks_shape and (some := _to_try(images)) is not None:
+        shape = image_shape(some.shape[1:])
     if shape is not None:
         channels, height, width = shape
         preprocessing = preprocessing.with_channels("grey" if channels == 1 else None).at_size(

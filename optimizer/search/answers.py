@@ -233,8 +233,7 @@ def relaxation_words(found: Answered, one: Relaxation) -> str:
     by, more = limit.format(one.more), "more" if limit.direction == "lower" else "less"
     what = named(found.results[one.key])
     if one.gain is None:
-        nearest = f"{more} than allowed is the nearest, the other limits kept"
-        return f"{label}: {by} {nearest} ({what})."
+        return f"{label}: the nearest that keeps the other limits has {by} {more} than allowed ({what})."
     gain = f"{one.gain:.1f}" if one.minimised in ("drop", "sqnr") else format_share(one.gain)
     return f"{label}: {by} {more} would allow {gain} {GAINS[one.minimised]} ({what})."
 

@@ -13,7 +13,7 @@ from optimizer.charts import accuracy_info
 from optimizer.errors import InputError
 from optimizer.formats import MISSING, format_ns
 from optimizer.recipe import Override
-from optimizer.records import GroupSensitivity, Inspection, Result
+from optimizer.records import Accuracy, GroupSensitivity, Inspection, Result
 
 
 def of(result: Result) -> dict[str, object]:
@@ -165,3 +165,22 @@ def test_balanced_accuracy_is_said_where_classes_are_unequal() -> None:
     labels = np.array([0, 0, 0, 1], "<u2").tobytes()
     uneven = remade(made, accuracy=replace(made.accuracy, labels=labels))
     assert "Balanced accuracy, each class counting the same" in headlines(summarise(uneven), None)[0].help
+
+
+@pytest.mark.parametrize("images", [96, 10_000])
+def test_what_it_was_before_has_as_many_decimals(images: int) -> None:
+    """Beside 5 % (1 to 11) stands 6 % and not 6.25 %: else one looks as if it were known better."""
+    before, after = (
+        Accuracy.of(
+            np.arange(images) < round(share * images),
+            reference="labels",
+            agreement=images,
+            sqnr_db=None,
+            kl=0.0,
+        )
+        for share in (0.0625, 0.0521)
+    )
+    result = remade(make_result(recipe(0.9, 3)), accuracy=after, baseline_accuracy=before)
+    card = headlines(summarise(result), result.inspection)[0]
+    decimals = [len(text.removesuffix(" %").partition(".")[2]) for text in (card.value, card.basis)]
+    assert decimals[0] == decimals[1], (card.value, card.basis)

@@ -81,6 +81,19 @@ def test_back_leads_to_the_page_before_with_its_recipe(visit: Visit) -> None:
     expect(page.get_by_role("slider", name="Sparsity")).to_have_value("10")
 
 
+def test_back_leads_to_a_recipe_that_a_link_brought(visit: Visit) -> None:
+    page = visit('/?model=fashion-mlp&recipe={"prune":{"method":"magnitude","sparsity":0.5}}')
+    sparsity = page.get_by_role("slider", name="Sparsity")
+    expect(sparsity).to_have_value("50")
+    act(page, page.get_by_role("link", name="Compare").click)
+    act(page, page.go_back)
+    expect(sparsity).to_have_value("50")
+    assert "recipe=" in page.url
+    for step in (page.go_forward, page.go_back):
+        act(page, step)
+    expect(sparsity).to_have_value("50")
+
+
 ACCURACY_WITHOUT_LATENCY = """
 () => {
   const [accuracy, size, latency] = [...document.querySelectorAll('[data-testid=stMetricValue]')]

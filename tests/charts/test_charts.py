@@ -30,7 +30,7 @@ from optimizer.charts import (
     serving_info,
     size_info,
 )
-from optimizer.charts.drawing import HEIGHT, MAX_LETTERS
+from optimizer.charts.drawing import HEIGHT, MAX_LETTERS, ROW_PIXELS
 from optimizer.charts.spec import Axis, Lines, Point, Series, Stacks
 from optimizer.charts.theme import DARK, LIGHT
 from optimizer.errors import InputError
@@ -140,11 +140,25 @@ def test_an_empty_chart_says_what_to_do(name: str) -> None:
 
 def test_a_long_heading_is_broken_between_its_parts_and_the_plot_makes_room() -> None:
     info = ALL["frontier"]
-    short, long = (figure(replace(info, note=note)).layout for note in ("faint", " · ".join(["more"] * 12)))  # type: ignore[type-var]
+    short, long = (figure(replace(info, note=note)).layout for note in ("faint", " · ".join(["more"] * 9)))  # type: ignore[type-var]
     assert short.title.text.count("<br>") == 1
     assert long.title.text.count("<br>") == 2
     assert long.margin.t > short.margin.t
     assert max(len(re.sub("<.*?>", "", line)) for line in long.title.text.split("<br>")) <= MAX_LETTERS
+
+
+def test_rows_of_a_legend_are_not_taken_from_the_plot() -> None:
+    info = ALL["accuracy"]
+    assert isinstance(info, Lines)
+    point = next(series.points[0] for series in info.series if series.points)
+
+    def height(count: int, letters: int) -> int:
+        series = tuple(Series(f"{number:0{letters}}", "accent", (point,)) for number in range(count))
+        return figure(replace(info, series=series, shapes=(), selected=None), height=240).layout.height
+
+    assert height(4, 4) == 240, "one row"
+    assert height(8, 4) == 240 + ROW_PIXELS
+    assert height(8, 40) == 240 + 7 * ROW_PIXELS, "one below the other"
 
 
 @pytest.mark.parametrize("info", ["accuracy", "size", "latency", "frontier"])

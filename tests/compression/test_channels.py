@@ -176,6 +176,42 @@ def test_joined_grouped_and_fixed_channels_are_held() -> None:
     assert found["free.weight"] == ""
 
 
+class FixedWidth(nn.Module):
+    """Reshaped to a width that is written down, as what is exported from ONNX is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.head = nn.Conv2d(1, 8, 3), nn.Linear(8, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.first(x).relu().mean((2, 3)).reshape(-1, 8))
+
+
+class WithErf(nn.Module):
+    """GELU as exporters of ONNX write it out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.head = nn.Conv2d(1, 8, 3), nn.Linear(8, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        return self.head((x * (torch.erf(x / 2**0.5) + 1) / 2).mean((2, 3)))
+
+
+def test_an_error_function_treats_each_channel_by_itself() -> None:
+    assert reasons(made(WithErf))["first.weight"] == ""
+
+
+def test_a_traced_module_that_fails_on_another_width_prints_nothing(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """torch.fx prints where it fails, which is how groups that must stay are found."""
+    found = reasons(torch.fx.symbolic_trace(made(FixedWidth)))
+    assert "own code" in found["first.weight"]
+    assert capfd.readouterr().err == ""
+
+
 def test_what_a_transposed_convolution_reads_is_held() -> None:
     assert "a ConvTranspose2d makes or reads them" in reasons(made(Upsampled))["first.weight"]
 

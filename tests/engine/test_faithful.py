@@ -1,6 +1,8 @@
 """An engine's first answers are compared with torch's, whatever the engine."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -92,6 +94,19 @@ def test_why_other_weights_are_not_followed(misread: Any, reason: str) -> None:
         return engine_named("torch").prepare(network(), SHAPE)(other, calibration, **how)
 
     with pytest.raises(WorkError, match=reason):
+        faithful.check_follows(build, network(), SHAPE, "openvino")
+
+
+@pytest.mark.parametrize(("wrong_from", "follows"), [(32, False), (50, True)])
+def test_a_whole_batch_is_compared(wrong_from: int, follows: bool) -> None:
+    """OpenVINO 2026.4 computes some graphs wrongly from the 33rd image of a batch on."""
+
+    def build(compressed: CompressedModel, calibration: Tensor, **how: Any) -> Runner:
+        runner = engine_named("torch").prepare(network(), SHAPE)(compressed, calibration, **how)
+        before = np.arange(50)[:, None] < wrong_from
+        return replace(runner, score=lambda images: runner.score(images) * before[: len(images)])
+
+    with nullcontext() if follows else pytest.raises(WorkError, match="does not give torch's answers"):
         faithful.check_follows(build, network(), SHAPE, "openvino")
 
 

@@ -29,7 +29,7 @@ from optimizer.errors import UnavailableError
 from optimizer.export import pictures
 from optimizer.export.pictures import chrome, render
 from optimizer.export.report import report
-from optimizer.export.tables import charts_of, file_name, title_of
+from optimizer.export.tables import Section, charts_of, file_name, page, title_of
 from optimizer.methods.exporters import EXPORTERS
 
 SWEEP = make_sweep((0.0, 0.5, 0.9), (32, 4))
@@ -206,6 +206,14 @@ def test_no_table_of_a_report_is_cut_at_a_desktop_window(tmp_path: Path) -> None
         )
         browser.close()
     assert beyond == [0, 0, 0]
+
+
+def test_a_cell_that_is_missing_is_a_dash() -> None:
+    """pandas makes a number that is none of it."""
+    rows = pd.DataFrame({"recipe": ["a", "b"], "latency": [1.5, None]})
+    text = page("Title", SWEEP, {}, after=(Section("Tried", rows=rows),))
+    assert "<td>–</td>" in text
+    assert ">nan<" not in text
 
 
 def test_html_of_two_machines_warns() -> None:

@@ -401,7 +401,10 @@ def test_images_are_preprocessed_as_for_the_model_that_a_file_was_saved_from(tmp
     assert set(made.labels.tolist()) == {2, 5}, "its classes are known"
     for said in ({"model": "fashion-mlp"}, {"model": "of another machine", "recipe": "{}"}):
         unknown = of_clothes(tmp_path / "unknown.zip", said)
-        with pytest.raises(InputError, match="which classes the 2 folders .* is not known"):
+        with pytest.raises(
+            InputError,
+            match="the 2 folders .* can't be matched to the model's .* outputs: it has no class names",
+        ):
             prepared(replace(request, a=unknown, b=unknown))
 
 

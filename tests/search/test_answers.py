@@ -31,7 +31,9 @@ def test_what_a_limit_costs_is_agreement_without_labels(labelled: bool, label: s
     result = make_result(labelled=labelled)
     found = Answered(Bench().ask(Limits(drop_points=1)).answer, {result.key: result})
     words = relaxation_words(found, Relaxation("drop", 0.5, "latency", None, result.key))
-    assert words.startswith(f"{label} lost: 0.50 points more than allowed is the nearest")
+    assert words.startswith(
+        f"{label} lost: the nearest that keeps the other limits has 0.50 points more than allowed"
+    )
 
 
 @pytest.mark.parametrize(

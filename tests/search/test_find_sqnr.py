@@ -82,7 +82,7 @@ def test_the_most_sqnr_under_another_limit_is_found(bench: Bench) -> None:
     limits = Limits(size_mb=1)
     asked = question(limits)
     assert limits.usual(0) == "sqnr"
-    with pytest.raises(InputError, match="--minimise sqnr in place of drop"):
+    with pytest.raises(InputError, match="minimise sqnr in place of drop"):
         bench.ask(limits)
     found = Bench(noise=noise_of)
     answer = found.go_on(replace(asked, minimise="sqnr"), Progress())
@@ -115,7 +115,10 @@ def test_equal_outputs_are_the_best_and_what_they_gain_is_kept_as_a_figure() -> 
 
 
 def test_accuracy_lost_is_refused_with_the_way_out(bench: Bench) -> None:
-    with pytest.raises(InputError, match="is no classifier, .* give --min-sqnr in place of --max-drop"):
+    with pytest.raises(
+        InputError,
+        match=r"is no classifier, .* give --min-sqnr \(min_sqnr_db in Python\) in place of --max-drop",
+    ):
         bench.ask(Limits(drop_points=1))
 
 
@@ -127,7 +130,7 @@ def test_the_shell_refuses_it_before_anything_is_measured(
     card = replace(catalogue.card("fashion-mlp"), classes=0)
     monkeypatch.setattr(catalogue, "card", lambda name: card)
     assert main(["find", "fashion-mlp", "--engine", "openvino", "--max-drop", "1"]) == 2
-    assert "give --min-sqnr in place of --max-drop" in capsys.readouterr().err
+    assert "give --min-sqnr (min_sqnr_db in Python) in place of --max-drop" in capsys.readouterr().err
 
 
 def test_a_classifier_has_it_too() -> None:

@@ -207,7 +207,10 @@ def test_what_a_ratio_rules_out_is_not_measured() -> None:
     assert none.best is None
     (nearest,) = (one for one in none.answer.relaxations if one.limit == "latency_ratio")
     assert nearest.more == pytest.approx(0.15, abs=0.01)
-    assert any("Latency ratio: 0.151× more than allowed is the nearest" in one for one in details(none))
+    assert any(
+        "Latency ratio: the nearest that keeps the other limits has 0.151× more than allowed" in one
+        for one in details(none)
+    )
 
 
 def test_a_ratio_that_is_uncertain_is_taken_again_and_must_hold_afresh() -> None:

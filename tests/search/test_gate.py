@@ -367,5 +367,5 @@ def test_limits_that_cannot_be_are_refused(limits: dict[str, float], words: str)
 
 
 def test_a_network_that_is_no_classifier_has_no_accuracy_to_lose() -> None:
-    with pytest.raises(InputError, match="give --min-sqnr in place of --max-drop"):
+    with pytest.raises(InputError, match=r"give --min-sqnr \(min_sqnr_db in Python\) in place of --max-drop"):
         drop_of(detector(recipe(0.5), 0.1), None)

@@ -92,7 +92,7 @@ def plan_of(
     def make_plan(_: Path | None) -> ChannelPlan:
         return plan(model, images, order=order, moments=moments, report=report)
 
-    return kept(digest(f"plan with heads by {order}", model, images), make_plan, pack, unpack)
+    return kept(digest(f"plan with heads and erf by {order}", model, images), make_plan, pack, unpack)
 
 
 def orders_of(

@@ -139,7 +139,7 @@ def shares_of(costs: Tensor) -> Tensor:
     """Between which of ``SHARES`` each weight goes, where the cheapest go first: 0 to ``len(SHARES)``."""
     places = [min(round(share * costs.numel()), costs.numel() - 1) for share in SHARES]
     limits = np.partition(costs.numpy(), places, axis=None)[places]
-    return torch.bucketize(costs, torch.from_numpy(limits), right=True)
+    return torch.bucketize(costs.contiguous(), torch.from_numpy(limits), right=True)
 
 
 def obs_costs(rows: Tensor, inverse: Tensor) -> Tensor:

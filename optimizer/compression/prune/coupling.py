@@ -8,10 +8,11 @@ layers, and the logits are held.
 """
 
 import copy
+import io
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -41,7 +42,7 @@ TIES = {
 }
 """Members of a group, by class, that keep it from going alone."""
 CHANNELWISE = re.compile(
-    r"(Relu|Hardtanh|Gelu|Silu|Sigmoid|Hardswish|Hardsigmoid|LeakyRelu|Elu|Softplus|Mish|Tanh|Clamp\w*|Mean|Max"
+    r"(Relu|Hardtanh|Gelu|Erf|Silu|Sigmoid|Hardswish|Hardsigmoid|LeakyRelu|Elu|Softplus|Mish|Tanh|Clamp\w*|Mean|Max"
     r"Pool\w*|AvgPool\w*|AdaptiveAvgPool\w*|AdaptiveMaxPool\w*|ConstantPadNd|T|Addmm|Transpose|Permute|Clone|Squeeze|"
     r"Unsqueeze|Mul|Div|Add|Sub|Rsub|Alias|NativeDropout|ToCopy|Upsample\w*)Backward\d*"
 )
@@ -297,7 +298,8 @@ def _runs(model: nn.Module, input_shape: tuple[int, ...], some: Sequence[Group])
     inputs = examples(model, input_shape)
     try:
         smaller = without(model, input_shape, {group: torch.tensor([group.channels - 1]) for group in some})
-        with torch.inference_mode():
+        # A module that torch.fx made prints where it fails before it raises.
+        with redirect_stderr(io.StringIO()), torch.inference_mode():
             smaller(inputs)
     except (UnavailableError, WorkError):
         raise
@@ -314,10 +316,14 @@ def _keeps_apart(model: nn.Module, input_shape: tuple[int, ...], some: Sequence[
         return True
     try:
         smaller, whole = without(model, input_shape, gone), _unread(model, gone)
-        left, expected = (
-            [part.double().nan_to_num(0, 0, 0) for part in answers(one.double(), input_shape, torch.float64)]
-            for one in (smaller, whole)
-        )
+        with redirect_stderr(io.StringIO()):
+            left, expected = (
+                [
+                    part.double().nan_to_num(0, 0, 0)
+                    for part in answers(one.double(), input_shape, torch.float64)
+                ]
+                for one in (smaller, whole)
+            )
         return all(
             torch.linalg.norm(one - other) <= TOLERANCE * torch.linalg.norm(other)
             for one, other in zip(left, expected, strict=True)
