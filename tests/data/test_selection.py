@@ -48,7 +48,9 @@ def test_folders_with_numbers_for_names_are_mended_as_it_is_said(fill: Fill) -> 
 
 def test_folders_of_a_model_without_class_names_are_counted(fill: Fill) -> None:
     top = fill("a/1.jpg", "b/2.jpg", "c/3.jpg")
-    with pytest.raises(InputError, match=r"alphabetical order: there are 3 and 5. Give 5, .*\(0 to 4\)"):
+    with pytest.raises(
+        InputError, match=r"the 3 folders .* the model's 5 outputs: .* give 5 class folders .*\(0 to 4\)"
+    ):
         select(DataSpec(str(top)), tuple("01234"), unnamed=True)
 
 
