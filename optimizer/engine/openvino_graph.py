@@ -45,12 +45,12 @@ from optimizer.model.layers import by_path, multiplications, uses, walk, whole_a
 from optimizer.records import Part
 
 RANGE_IMAGES, REACH_IMAGES = 16, 32
-"""Calibration images from which ranges are read for each recipe, those of the uncompressed network from all;
-and on which it is found, once, how far they are to reach."""
+"""Of the calibration images: from how many ranges are read for each recipe, beside those of the uncompressed
+network from all of them; and on how many it is found, once, how far ranges are to reach."""
 FOUND = 8
-"""What was found out on calibration images is kept of so many; megabytes each."""
+"""So many findings on calibration images are kept, of megabytes each."""
 COMPARED_PIXELS = 1000
-"""By so many values of each, calibration images are told from others."""
+"""Calibration images are the same where so many values of each are."""
 
 T = TypeVar("T")
 

@@ -72,8 +72,8 @@ class Extremes:
         )
 
     def with_room_for(self, before: "Extremes", common: "Extremes") -> "Extremes":
-        """With room for what the activation was ``before`` compression on more images, of which it was
-        ``common`` on those that these are of."""
+        """With room for the extremes ``before`` compression, which are of more images: scaled, since on the
+        ``common`` images they were others."""
         total = common.magnitude.sum()
         ratio = self.magnitude.sum() / total if total > 0 else np.float32(1)
         return Extremes(
@@ -184,10 +184,10 @@ def ranges(
     all images, and nothing is clipped; between, they lie between. Ranges of channels have these always, and
     HEADROOM.
 
-    Where what the ``uncompressed`` network showed is given too, it is of the same images and of more that
-    follow. What it shows on all, and as much larger or smaller as the compressed network's is on the common
-    ones, is within the range as well. (EfficientNet-Lite0 pruned to half, KL of its outputs for 244 other
-    photographs: 0.0131 nats by 16 images alone, 0.0028 by 64, 0.0018 by 16 and 128 of the uncompressed one.)
+    The extremes of the ``uncompressed`` network, where they are given, are of the same images and of more
+    that follow. They widen the range, scaled by how much larger or smaller those of the compressed network
+    are on the common images. (EfficientNet-Lite0 pruned to half, KL of its outputs for 244 other photographs:
+    0.0131 nats by 16 images alone, 0.0028 by 64, 0.0018 by 16 and 128 of the uncompressed one.)
     """
     groups: dict[int, list[Extremes]] = {}
     for number, (quantizer, own) in enumerate(zip(placed, compressed, strict=True)):

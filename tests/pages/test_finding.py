@@ -157,7 +157,7 @@ def test_where_nothing_keeps_to_the_limits_that_is_said(started: Started, link: 
     answer(sweep, Bench())
     told = words(page.run())
     assert "No configuration that was tried is shown to keep to the limits" in told
-    assert "more than allowed is the nearest" in told
+    assert "the nearest that keeps the other limits has" in told
     assert list(history_of(page)["outcome"]) == ["nothing keeps to the limits"]
 
 
