@@ -46,7 +46,8 @@ def test_the_share_removed(visit: Visit) -> None:
         page.get_by_text(re.compile("Sparse kernel with 50 % removed against dense")).first
     ).to_be_visible()
     sentences = page.get_by_test_id("stMarkdown").get_by_role("listitem")
-    told = re.compile("Pruning does not make the time constant|too noisy to show growth")  # the latter on a busy one
+    # The latter on a busy machine.
+    told = re.compile("Pruning does not make the time constant|too noisy to show growth")
     expect(sentences.filter(has_text=told)).to_have_count(1)
     assert ratio(page, "Rows removed") < ratio(page, "Dense kernels")
 
