@@ -125,9 +125,9 @@ def read(model: str, page: str) -> None:
             visit.model = linked
             _tell(LAYERS_LEFT_OUT, f"they are of {linked[:80]!r}, which is not among the models here")
     elif entered and not page and "recipe" in st.query_params and visit.linked_recipe is None:
-        visit.returned = True
         for words in (RECIPE_LEFT_OUT, LAYERS_LEFT_OUT):
             _said(words, PARTS[words])
+        st.rerun()  # in the run in which a page is entered Streamlit sets controls by the address alone
     if visit.model != model:
         visit.model, visit.recipe = model, replace(visit.recipe, layers=())
 

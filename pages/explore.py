@@ -41,10 +41,7 @@ def main() -> None:
     take_link()
     take_preset(chosen)
     visit = session()
-    under_sliders = controls.read_recipe(chosen.card.name)
-    if visit.linked_recipe is not None:
-        st.rerun()
-    recipe = visit.recipe = replace(under_sliders, layers=visit.recipe.layers)
+    recipe = visit.recipe = replace(controls.read_recipe(chosen.card.name), layers=visit.recipe.layers)
     if sidebar.show_problem(chosen):
         return
     request = Request(chosen.card.name, recipe.canonical(), chosen.engine, chosen.data, chosen.settings)
@@ -112,12 +109,8 @@ def take_preset(chosen: SidebarChoice) -> None:
 
 
 def take_link() -> None:
-    """Set the sliders to what a link brought along, also one to another page. Where the browser's Back led
-    here, Streamlit sets them by the address in this run: they are set in the next."""
+    """Set the sliders to what a link brought along, also one to another page."""
     visit = session()
-    if visit.returned:
-        visit.returned = False
-        return
     linked, visit.linked_recipe = visit.linked_recipe, None
     if linked is not None:
         for words in controls.set_widgets(linked):

@@ -52,8 +52,7 @@ class Session:
     ``swept`` is the result of a sweep that was clicked, ``extends`` the sweep that the controls are to
     extend.
     ``usual_goal`` is what a search is to optimise for, as the limits given last suggest.
-    ``page`` is the address of the page that was drawn last; ``returned`` says that the browser's Back led to
-    Explore in this run.
+    ``page`` is the address of the page that was drawn last.
     ``linked`` is what the address said when the visit began, until the controls were compared with it;
     ``in_address`` says by the keys of controls what their values are called there.
     ``wanted`` is the largest value of each control of long work that the visitor set or agreed to.
@@ -62,7 +61,6 @@ class Session:
     selection: SidebarChoice | None = None
     address_read: bool = False
     page: str | None = None
-    returned: bool = False
     model: str = ""
     recipe: Recipe = NORMAL
     linked_recipe: Recipe | None = None

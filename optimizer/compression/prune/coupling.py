@@ -293,13 +293,17 @@ def _in_order(graph: _Dependencies, item: Any, channels: int) -> bool:
     return not rest and all(place // size == root for place, root in places)
 
 
+def _unprinted() -> redirect_stderr[io.StringIO]:
+    """A module that torch.fx made prints where it fails, before it raises."""
+    return redirect_stderr(io.StringIO())
+
+
 def _runs(model: nn.Module, input_shape: tuple[int, ...], some: Sequence[Group]) -> bool:
     """Whether the model still runs without one channel of each of these groups."""
     inputs = examples(model, input_shape)
     try:
         smaller = without(model, input_shape, {group: torch.tensor([group.channels - 1]) for group in some})
-        # A module that torch.fx made prints where it fails before it raises.
-        with redirect_stderr(io.StringIO()), torch.inference_mode():
+        with _unprinted(), torch.inference_mode():
             smaller(inputs)
     except (UnavailableError, WorkError):
         raise
@@ -316,7 +320,7 @@ def _keeps_apart(model: nn.Module, input_shape: tuple[int, ...], some: Sequence[
         return True
     try:
         smaller, whole = without(model, input_shape, gone), _unread(model, gone)
-        with redirect_stderr(io.StringIO()):
+        with _unprinted():
             left, expected = (
                 [
                     part.double().nan_to_num(0, 0, 0)
