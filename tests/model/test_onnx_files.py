@@ -11,6 +11,7 @@ import pytest
 import torch
 from hostile_graphs import SIDES, classifier, graph, node, save
 
+from optimizer.compression.prune.coupling import groups
 from optimizer.engine import engine_named
 from optimizer.errors import InputError
 from optimizer.model import own
@@ -337,6 +338,42 @@ def test_layers_have_the_names_of_their_weights_and_can_be_compressed(tmp_path: 
     names = [layer.name for layer in walk(module)]
     assert names == ["network.block.0.conv.weight", "network.block.0.conv_2.weight", "network.Conv_y.weight"]
     assert torch.equal(copy.deepcopy(module)(torch.ones(1, *SIDES)), module(torch.ones(1, *SIDES)))
+
+
+@pytest.mark.parametrize(
+    ("nodes", "biases"),
+    [
+        ([node("MatMul", "x w", "a"), node("Add", "a b")], [True]),
+        ([node("MatMul", "x w", "a"), node("Add", "b a")], [True]),
+        ([node("MatMul", "x w", "a"), node("Add", "a b", "c"), node("Add", "c b")], [True]),
+        ([node("MatMul", "x w", "a"), node("Add", "a b", "c"), node("Mul", "a c")], [False]),
+        ([node("MatMul", "x w", "a"), node("Add", "a r")], [False]),
+        ([node("MatMul", "x w", "a"), node("Add", "a one")], [False]),
+        ([node("MatMul", "x w", "a"), node("MatMul", "x w", "c"), node("Add", "a c")], [False, False]),
+    ],
+    ids=["after", "before", "twice", "read before", "for each row", "one for all", "of two layers"],
+)
+def test_a_sum_with_a_constant_is_the_bias_of_the_product_before_it(
+    nodes: Any, biases: list[bool], tmp_path: Path
+) -> None:
+    tensors = {"w": weights(16, 8), "b": weights(8), "r": weights(16, 1), "one": weights(1)}
+    kept, _ = read(graph(nodes, tensors), tmp_path)
+    assert onnx_check.check(kept, SIDES)["difference"] < 1e-5
+    assert [layer.module.bias is not None for layer in walk(convert(kept, SIDES))] == biases
+
+
+def test_channels_can_go_before_a_shape_that_says_their_number_and_a_product_with_a_sum(
+    tmp_path: Path,
+) -> None:
+    nodes = [
+        *(node("Conv", "x c", "a"), node("Relu", "a", "b"), node("Reshape", "b s", "d")),
+        *(node("MatMul", "d w", "e"), node("Add", "e f", "g"), node("Relu", "g", "h"), node("MatMul", "h v")),
+    ]
+    tensors = {"c": weights(4, 3, 1, 1), "s": np.array([-1, 4 * 16 * 16]), "w": weights(4 * 16 * 16, 8)}
+    tensors |= {"f": weights(8), "v": weights(8, 5)}
+    kept, _ = read(graph(nodes, tensors, sides=("N", *SIDES)), tmp_path)
+    found = groups(convert(kept, SIDES), SIDES)
+    assert [(group.channels, bool(group.held)) for group in found] == [(4, False), (8, False), (5, True)]
 
 
 HARD_SIGMOID = [node("Conv", "x w", "a"), node("HardSigmoid", "a", alpha=1 / 6)]

@@ -110,7 +110,8 @@ class _Conversion:
         self.proxies[name] = self.tracer.create_proxy("placeholder", "images", (), {})
         for node in self.graph.node:
             try:
-                self._convert(node)
+                if not self._is_bias(node):
+                    self._convert(node)
                 self._let_go(node)
             except UnsupportedError as error:
                 raise InputError(f"it can't be converted: {named(node)} has {error}") from error
@@ -192,6 +193,36 @@ class _Conversion:
                     self.proxies[name] = proxy
             if not isinstance(found[0], tuple):
                 break
+
+    def _is_bias(self, node: Any) -> bool:
+        """Whether a sum was the bias of the linear layer before it, and is part of that layer now: exporters
+        write a layer as ``MatMul`` and ``Add``."""
+        if node.op_type != "Add":
+            return False
+        for made, constant in (node.input, reversed(node.input)):
+            layer, bias = self._layer_of(made), self.samples.get(constant)
+            if (
+                isinstance(layer, nn.Linear)
+                and layer.bias is None
+                and self.uses[made] == 1
+                and constant not in self.proxies
+                and isinstance(bias, Tensor)
+                and bias.shape[-1:].numel() == bias.numel() == layer.out_features
+                and bias.ndim <= self.samples[made].ndim
+            ):
+                layer.bias = nn.Parameter(bias.flatten().to(layer.weight.dtype))
+                for values in (self.samples, self.pairs):
+                    values[node.output[0]] = values[made] + bias
+                self.proxies[node.output[0]] = self.proxies[made]
+                return True
+        return False
+
+    def _layer_of(self, name: str) -> nn.Module | None:
+        """The module that gives a value."""
+        proxy = self.proxies.get(name)
+        if proxy is None or proxy.node.op != "call_module":
+            return None
+        return self.root.get_submodule(proxy.node.target)
 
     def _let_go(self, node: Any) -> None:
         """Of what was read for the last time."""

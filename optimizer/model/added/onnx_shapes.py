@@ -57,6 +57,8 @@ def _reshaped(a: Attributes, x: Any, sides: list[int], grows: int | None) -> Any
             raise UnsupportedError(f"a shape {sides} that mixes images")
         sure = open_axis is not None and (open_axis in places or a["any_batch"])
         grows = open_axis if sure and open_axis is not None else places[0]
+    if grows == batch == 0 and len(sides) == 2:
+        return x.flatten(1)  # says no width, so that channels can be removed before it
     sides[grows] = -1
     return x.reshape(sides)
 
