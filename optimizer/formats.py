@@ -71,7 +71,7 @@ class Formatter:
             # Rounding may take it to the next unit: 999,999 B are 1.00 MB.
             if self.unit(round(number, places) * divisor)[0] <= divisor:
                 break
-        # Whether 0 is between the ends is to be read: one that is not 0 reads 0 if no decimal shows it.
+        # Whether 0 is between the ends is to be read: one that is not 0 reads 0 only if it nearly is.
         enough = (
             more for more in range(places, self.most + 1) if _shown(lower, more) and _shown(upper, more)
         )
@@ -79,7 +79,11 @@ class Formatter:
         text = f"{_signed(number, places)}{unit[1]}"
         if lower is None or upper is None:
             return text, ""
-        return text, f"{_signed(lower, places)} to {_signed(upper, places)}"
+        ends = (
+            _signed(end, next((more for more in range(places, self.most + 3) if _shown(end, more)), places))
+            for end in (lower, upper)
+        )
+        return text, " to ".join(ends)
 
 
 def _shown(bound: float | None, places: int) -> bool:

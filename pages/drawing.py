@@ -34,7 +34,7 @@ BADGE_COLOURS: dict[BadgeKind, Colour] = {
     BadgeKind.SIMULATED: "orange",
     BadgeKind.NOISY: "red",
     BadgeKind.PRELIMINARY: "gray",
-    BadgeKind.OTHER_MACHINE: "violet",
+    BadgeKind.OTHER_ENVIRONMENT: "violet",
 }
 
 

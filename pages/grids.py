@@ -8,9 +8,9 @@ import streamlit as st
 from optimizer import charts
 from optimizer.analysis import frame, stored
 from optimizer.analysis.frame import Column
-from optimizer.analysis.frontier import frontier_of
+from optimizer.analysis.frontier import UNTIMED, frontier_of, ranked_by, ranked_words
 from optimizer.analysis.labels import engine_label
-from optimizer.analysis.summary import Summary, label_of
+from optimizer.analysis.summary import Summary
 from optimizer.errors import InputError
 from optimizer.export.report import report
 from optimizer.formats import capital, count
@@ -301,7 +301,7 @@ def table(
     what was clicked."""
     with st.container(horizontal=True, vertical_alignment="bottom"):
         view = st.segmented_control("Results", VIEWS, default="all", required=True, key="sweep_view")
-        shown = list(results.values())
+        shown = measured = list(results.values())
         if view == "on the frontier":
             best = frontier_of(shown)
             shown = [
@@ -323,13 +323,11 @@ def table(
         st.dataframe(pd.DataFrame(rows), hide_index=True) if rows else st.caption("Everything is measured.")
         return
     if not shown:
-        words = "Nothing is measured yet."
-        if results:  # and none of them on the frontier
-            lost = label_of("drop", results.values())
-            words = "None can be ranked: every latency is noisy, and this frontier is of "
-            words += f"{lost}, zstd size and latency ratio."
-        st.caption(words)
+        st.caption("Nothing is measured yet.")
         return
+    if view == "on the frontier":
+        noisy = ": every latency is noisy" * (ranked_by(measured) == UNTIMED)
+        st.caption(f"Ranked by {ranked_words(measured)}{noisy}.")
     if out := sweep.counts.get("screened out"):
         st.caption(f"{count(out, 'configuration')} screened out: can't be on the frontier.")
     actions((theirs | results).get(session().swept))

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import streamlit as st
 
-from optimizer.analysis.frontier import joint_frontier
+from optimizer.analysis.frontier import UNTIMED, joint_frontier
 from optimizer.analysis.summary import Summary, label_of
 from optimizer.errors import InputError
 from optimizer.formats import count
@@ -14,9 +14,6 @@ from optimizer.search.sweep import Grid
 from optimizer.store import ledger
 from optimizer.store.items import Sweep
 from pages import tasks
-
-SIZES = ("drop", "compressed_size")
-"""What of the frontier no time is part of."""
 
 
 def chosen(sweep: Sweep) -> Sweep | None:
@@ -67,7 +64,7 @@ def words(results: Sequence[Summary], theirs: Sequence[Summary], name: str) -> s
     found = joint_frontier(results, theirs)
     if found is None:
         axes = f"{lost} and zstd size, since no times of the two can be ranked with each other"
-        found = joint_frontier(results, theirs, SIZES)
+        found = joint_frontier(results, theirs, UNTIMED)
     if found is None:
         return (
             f"Nothing of this sweep can be ranked with what {name} measured: their models or engines differ."

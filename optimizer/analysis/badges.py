@@ -29,7 +29,7 @@ class BadgeKind(Labelled):
     SIMULATED = "simulated"
     NOISY = "noisy"
     PRELIMINARY = "preliminary"
-    OTHER_MACHINE = "other machine"
+    OTHER_ENVIRONMENT = "other machine", "other environment"
 
 
 BADGES = {
@@ -38,7 +38,7 @@ BADGES = {
     BadgeKind.NOISY: "the machine was not quiet enough for this latency to be trusted",
     BadgeKind.PRELIMINARY: "a short measurement, as behind the sliders: measure it in full before "
     "relying on it",
-    BadgeKind.OTHER_MACHINE: "measured in another environment: its times can't be compared with those "
+    BadgeKind.OTHER_ENVIRONMENT: "measured in another environment: its times can't be compared with those "
     "measured here",
 }
 
@@ -58,7 +58,7 @@ class Badge:
 
 def elsewhere(place: str) -> str:
     """That it was measured there."""
-    return f"{BADGES[BadgeKind.OTHER_MACHINE]} ({place})"
+    return f"{BADGES[BadgeKind.OTHER_ENVIRONMENT]} ({place})"
 
 
 def badges_of(
@@ -71,7 +71,7 @@ def badges_of(
         BadgeKind.SIMULATED: "; ".join(simulated or ()),
         BadgeKind.NOISY: noisy,
         BadgeKind.PRELIMINARY: BADGES[BadgeKind.PRELIMINARY] if quick else "",
-        BadgeKind.OTHER_MACHINE: "" if place.key == environment().key else elsewhere(describe(place)),
+        BadgeKind.OTHER_ENVIRONMENT: "" if place.key == environment().key else elsewhere(describe(place)),
     }
     return {kind: words for kind, words in found.items() if words}
 

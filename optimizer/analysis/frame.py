@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from optimizer.analysis.comparison import Comparison, compare
-from optimizer.analysis.frontier import FRONTIER, chances, frontier_of
+from optimizer.analysis.frontier import chances, frontier_of
 from optimizer.analysis.labels import Labelled, engine_label
 from optimizer.analysis.metrics import METRICS, metric
 from optimizer.analysis.summary import Measured, Summary, summarise
@@ -33,14 +33,15 @@ def timed_alike(summaries: Iterable[Summary], settings: Settings) -> list[Summar
 
 
 def frame(
-    results: Iterable[Measured], frontier: Sequence[str] = FRONTIER, against: Measured | None = None
+    results: Iterable[Measured], frontier: Sequence[str] | None = None, against: Measured | None = None
 ) -> "pd.DataFrame":
     """One row a result, in their order; no rounding. Missing figures are NaN.
 
     Columns: ``key``, the request in parts, then for each metric its column (``accuracy_percent``,
     ``file_bytes``, ``latency_ns``...) and where it has an interval ``..._low`` and ``..._high``, and last
-    how it was measured. ``frontier`` marks the Pareto-optimal rows over the metrics of that name and
-    ``frontier_tied`` those that nothing beats measurably (:func:`frontier_of`); ``frontier_chance`` is how
+    how it was measured. ``frontier`` marks the Pareto-optimal rows over the metrics of that name (by
+    default :func:`optimizer.analysis.frontier.ranked_by`) and ``frontier_tied`` those that nothing beats
+    measurably (:func:`frontier_of`); ``frontier_chance`` is how
     often each is Pareto-optimal when images and rounds are drawn anew. With ``against``, the columns of
     :data:`AGAINST` compare each with that result. Raises InputError for an unknown metric.
     """

@@ -14,11 +14,13 @@ from numpy.typing import ArrayLike, NDArray
 from optimizer.analysis.comparison import PAIRED, baselines_of, image_files, measurably_better
 from optimizer.analysis.measures import Measure
 from optimizer.analysis.metrics import METRICS, metric
-from optimizer.analysis.summary import Summary, quality
+from optimizer.analysis.summary import Summary, label_of, quality
 from optimizer.errors import InputError
 
 FRONTIER = ("drop", "compressed_size", "latency_ratio")
 """The metrics of the frontier unless others are chosen."""
+UNTIMED = ("drop", "compressed_size")
+"""Those of results whose times are all noisy."""
 
 
 def pareto_mask(losses: ArrayLike) -> NDArray[np.bool_]:
@@ -89,13 +91,26 @@ class Frontier:
     group: np.ndarray
 
 
-def frontier_of(summaries: Sequence[Summary], metrics: Sequence[str] = FRONTIER) -> Frontier:
-    """On the frontier no comparable result is at least as good in all of ``metrics`` and better in one.
+def ranked_by(summaries: Sequence[Summary]) -> tuple[str, ...]:
+    """The metrics of the frontier of some results, unless others are chosen: those that can be trusted of
+    any."""
+    return UNTIMED if all(one.noise for one in summaries) else FRONTIER
+
+
+def ranked_words(summaries: Sequence[Summary]) -> str:
+    """The same in words: ``accuracy lost, zstd size and latency ratio``."""
+    *first, last = (label_of(name, summaries) for name in ranked_by(summaries))
+    return f"{', '.join(first)} and {last}"
+
+
+def frontier_of(summaries: Sequence[Summary], metrics: Sequence[str] | None = None) -> Frontier:
+    """On the frontier no comparable result is at least as good in all of ``metrics`` (by default
+    :func:`ranked_by`) and better in one.
 
     Comparable are the same images; for what is measured against the uncompressed model, model and engine; and
     where a metric depends on them, batch, threads and environment. Raises InputError for an unknown metric.
     """
-    metrics = [quality(name, summaries) for name in metrics]
+    metrics = [quality(name, summaries) for name in metrics or ranked_by(summaries)]
     losses = np.array([metric(name).loss(values_of(summaries, name)) for name in metrics], float).T
     quickly_told = sorted(metrics, key=PAIRED.__contains__)
     optimal, tied = np.zeros(len(summaries), bool), np.zeros(len(summaries), bool)
@@ -166,10 +181,10 @@ INTERVAL_ERRORS = 2 * 1.96
 """Standard errors from one end of a 95 % interval to the other."""
 
 
-def chances(summaries: Sequence[Summary], metrics: Sequence[str] = FRONTIER) -> np.ndarray:
+def chances(summaries: Sequence[Summary], metrics: Sequence[str] | None = None) -> np.ndarray:
     """How often each result would be Pareto-optimal, ``[N]``, if images and rounds were drawn anew: the best
     of many points is in part the luckiest. Raises InputError for an unknown metric."""
-    metrics = [quality(name, summaries) for name in metrics]
+    metrics = [quality(name, summaries) for name in metrics or ranked_by(summaries)]
     found = np.zeros(len(summaries))
     for members in _comparable(summaries, metrics):
         found[members] = _chances(tuple(summaries[index] for index in members), tuple(metrics))

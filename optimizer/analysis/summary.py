@@ -164,7 +164,7 @@ class Summary(_Figures):
             measured: (*values, skipped, self.scored_elsewhere),
             BadgeKind.NOISY: self.noise,
             BadgeKind.PRELIMINARY: (BADGES[BadgeKind.PRELIMINARY] if self.quick else "", self.of_one_build),
-            BadgeKind.OTHER_MACHINE: (elsewhere(self.environment) if self.other_machine else "",),
+            BadgeKind.OTHER_ENVIRONMENT: (elsewhere(self.environment) if self.other_machine else "",),
         }
         return tuple(
             Badge(kind, "; ".join(filter(None, words))) for kind, words in reasons.items() if any(words)

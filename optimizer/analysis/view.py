@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, overload
 
 from optimizer.analysis.frame import frame
+from optimizer.analysis.frontier import ranked_words
 from optimizer.analysis.labels import engine_label
 from optimizer.analysis.measures import Measure
 from optimizer.analysis.metrics import METRICS, metric
@@ -205,12 +206,12 @@ class Results(Sequence[ResultView]):
 
     def _notes(self) -> list[str]:
         noisy = sum(bool(one.summary.noise) for one in self)
-        unranked = (
-            f"noisy: {noisy} of {len(self)} results, which are not ranked for the frontier; latency.noise of "
-            "each says why"
-        )
+        unranked = "which are not ranked for the frontier"
+        if noisy == len(self):
+            unranked = f"so the frontier is of {ranked_words([one.summary for one in self])} alone"
+        words = f"noisy: {noisy} of {len(self)} results, {unranked}; latency.noise of each says why"
         return [
-            *([unranked] if noisy else ()),
+            *([words] if noisy else ()),
             *(
                 f"{what}: {one.request.recipe.describe()}: {one.message}"
                 for what, those in (("not measured", self.failed), ("screened out", self.screened))

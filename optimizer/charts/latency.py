@@ -136,7 +136,7 @@ def _realisation_series(
         name += f", {summary.served}"
     if summary.other_machine:
         number = f" {others.index(summary.environment_key) + 1}" if len(others) > 1 else ""
-        name, colour = f"{name}, {BadgeKind.OTHER_MACHINE.label}{number}", Realisation.UNKNOWN
+        name, colour = f"{name}, {BadgeKind.OTHER_ENVIRONMENT.label}{number}", Realisation.UNKNOWN
     place = list(MARKERS).index(summary.realisation)
     order = (place, engine, summary.environment_key, snap, apart, timed, bool(summary.fallback))
     first = (summary.other_machine or timed == conditions[0]) and summary.request.engine == engines[0]

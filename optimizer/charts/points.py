@@ -51,7 +51,7 @@ def shapes(points: Iterable[Point]) -> tuple[tuple[str, str], ...]:
     """Their markers and what each stands for, where there are several."""
     markers = {point.marker for point in points}
     found = tuple(
-        (marker, f"{'other machine, or ' * (kind is Realisation.UNKNOWN)}{kind.label}")
+        (marker, f"{'other environment, or ' * (kind is Realisation.UNKNOWN)}{kind.label}")
         for kind, marker in MARKERS.items()
         if marker in markers
     )

@@ -6,7 +6,7 @@ from types import MappingProxyType
 import pandas as pd
 
 from optimizer.analysis.badges import NOT_SAID, BadgeKind
-from optimizer.analysis.frontier import frontier_of
+from optimizer.analysis.frontier import frontier_of, ranked_words
 from optimizer.analysis.headline import may_be
 from optimizer.analysis.labels import engine_label
 from optimizer.analysis.measures import all_equal
@@ -14,7 +14,7 @@ from optimizer.analysis.metrics import metric
 from optimizer.analysis.outcomes import AccuracyVerdict, images_needed, shown_within
 from optimizer.analysis.rounds import confidence_of_each
 from optimizer.analysis.statistics import LatencyVerdict
-from optimizer.analysis.summary import FIDELITY, Summary, label_of, summarise
+from optimizer.analysis.summary import FIDELITY, Summary, summarise
 from optimizer.charts import compare_info, search_info
 from optimizer.export.tables import HOW_TO_READ, Charts, Section, charts_of, page, title_of
 from optimizer.formats import capital, count, format_bytes, format_ns, format_p, format_ratio
@@ -224,8 +224,7 @@ def _verdicts(summaries: Sequence[Summary]) -> Section | None:
     words = []
     if len(chosen) > MAX_SENTENCES:
         chosen = [summary for summary, on in zip(chosen, frontier_of(chosen).optimal, strict=True) if on]
-        lost = label_of("drop", summaries)
-        words = [f"The configurations on the frontier of {lost}, zstd size and latency ratio:"]
+        words = [f"The configurations on the frontier of {ranked_words(summaries)}:"]
     items = [capital(_with_sentences(summary)) for summary in chosen]
     return Section("Each configuration", words, items) if items else None
 

@@ -158,7 +158,8 @@ HOW_TO_READ = Section(
         "surviving weight.",
         "The frontier joins the configurations that no other one beats in both figures: of the same model "
         "and engine, where a figure is against the uncompressed model. Noisy times are left out. Tied ones "
-        "are beaten, but by nothing measurably better.",
+        "are beaten, but by nothing measurably better. In tables it is that of what is lost, zstd size and "
+        "latency ratio together; of the first two, where all times are noisy.",
     ),
 )
 

@@ -61,7 +61,10 @@ def test_an_interval_says_how_many_digits_are_earned(low: float, high: float, wr
         (3.75, 0.17, 8.42, "3.8 points (0.2 to 8.4)"),
         (-3.75, -8.42, -0.03, "−3.75 points (−8.42 to −0.03)"),
         (4.0, 0.0, 8.0, "4 points (0 to 8)"),
-        (4.0, 0.001, 8.0, "4 points (0 to 8)"),
+        (4.0, 0.001, 8.0, "4 points (0.001 to 8)"),
+        (0.21, -0.0027, 0.43, "0.21 points (−0.003 to 0.43)"),
+        (0.21, 0.0029, 0.42, "0.21 points (0.003 to 0.42)"),
+        (4.0, -1e-17, 8.0, "4 points (0 to 8)"),
     ],
 )
 def test_whether_zero_is_in_an_interval_can_be_read(

@@ -29,7 +29,7 @@ def test_latency_has_one_line_a_realisation_with_its_own_marker() -> None:
 def test_another_machine_is_a_line_of_its_own_with_a_visible_mark() -> None:
     elsewhere = make_result(recipe(0.5), ratio=1.4, other_machine=True)
     info = latency_info([*SWEEP, elsewhere])
-    line = series(info, "dense fp32, other machine")
+    line = series(info, "dense fp32, other environment")
     assert [(point.key, point.marker) for point in line.points] == [(elsewhere.key, "x")]
     assert elsewhere.key not in {point.key for point in series(info, "dense fp32").points}
     frontier = frontier_info([*SWEEP, elsewhere], cost="latency")
@@ -40,8 +40,10 @@ def test_two_other_machines_are_two_lines_told_apart_by_name() -> None:
     one = make_result(recipe(0.5), ratio=1.4, other_machine=True)
     two = remade(one, environment=replace(OTHER_MACHINE, cpu="A third CPU"), key="third")
     info = latency_info([*SWEEP, one, two])
-    lines = [line for line in info.series if "other machine" in line.name]
-    assert sorted(line.name for line in lines) == [f"dense fp32, other machine {number}" for number in (1, 2)]
+    lines = [line for line in info.series if "other environment" in line.name]
+    assert sorted(line.name for line in lines) == [
+        f"dense fp32, other environment {number}" for number in (1, 2)
+    ]
     assert sorted(point.key for line in lines for point in line.points) == sorted([one.key, "third"])
 
 

@@ -24,6 +24,7 @@ from optimizer.engine import openvino as openvino_engine
 from optimizer.engine import torch as torch_engine
 from optimizer.errors import WorkError
 from optimizer.export.artifacts import CARD_FILE, RECIPE_FILE, ArtifactSource, write
+from optimizer.formats import format_bytes
 from optimizer.methods.artifacts import ARTIFACTS
 from optimizer.model.added.network_reading import read_ir
 from optimizer.model.catalogue import LoadedModel
@@ -82,6 +83,18 @@ def test_an_openvino_file_says_what_it_was_made_of(
     assert said == {"model": source.card.name, "recipe": json.loads(Recipe().canonical().to_json())}
     again = read_ir(tmp_path / "kept.xml", tmp_path / "kept.bin", tmp_path / "again.partial")
     assert again["metadata"] == said
+
+
+@pytest.mark.parametrize(("kind", "batch"), [("openvino", "1"), ("onnx", "N"), ("packed", "N")])
+def test_a_card_says_how_large_each_file_is_and_what_it_takes(
+    small: Small, small_images: Tensor, kind: str, batch: str
+) -> None:
+    files = entries(write(kind, taken(small("cnn"), RECIPES["8 bits"], small_images)))
+    card = files.pop(CARD_FILE).decode()
+    del files[RECIPE_FILE]
+    assert all(f"- `{name}`, {format_bytes(len(content))}\n" in card for name, content in files.items())
+    assert f"Input: float32 `[{batch}, 1, 8, 8]`" in card
+    assert f"Output: logits `[{batch}, 10]`" in card
 
 
 class Looks(nn.Module):

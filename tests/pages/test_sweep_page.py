@@ -208,14 +208,16 @@ def test_sweeps_without_calm_times_are_compared_by_size(started: Started) -> Non
     assert "every latency is noisy" in page.get("plotly_chart")[1].proto.spec
 
 
-def test_why_nothing_is_on_the_frontier_is_said(started: Started) -> None:
+def test_noisy_times_are_left_out_of_the_frontier_in_words(started: Started) -> None:
     ledger.create(tasks.store(), encode(GRID), GRID.requests(), "ann")
     measure_next(noisy=True)
     page = open_page("sweep", {})
     page.segmented_control(key="sweep_view").set_value("on the frontier").run()
-    assert "None can be ranked: every latency is noisy" in words(page)
+    assert "Ranked by accuracy lost and zstd size: every latency is noisy." in words(page)
+    assert len(page.dataframe[0].value) == 1
     measure_next()
     assert len(page.run().dataframe[0].value) == 1
+    assert "Ranked by accuracy lost, zstd size and latency ratio." in words(page)
 
 
 def test_what_was_not_measured_says_why(started: Started) -> None:

@@ -25,14 +25,20 @@ DIRECTORY_BYTES = 4096
 
 
 def zipped(
-    source: ArtifactSource, files: Mapping[str, bytes], loading: str, notes: tuple[str, ...] = ()
+    source: ArtifactSource,
+    files: Mapping[str, bytes],
+    loading: str,
+    notes: tuple[str, ...] = (),
+    any_batch: bool = True,
 ) -> bytes:
-    """A model's own ``files``, its recipe, and its card, which says how to load it again.
+    """A model's own ``files``, its recipe, and its card, which says how to load it again, and whether it
+    takes ``any_batch`` or one input at a time.
 
     Raises InputError for more than a zip file can hold.
     """
     recipe = json.dumps(source.compressed.recipe.to_dict(), indent=2)
-    card = model_card(source, tuple(files), loading, notes)
+    sizes = {name: len(content) for name, content in files.items()}
+    card = model_card(source, sizes, loading, notes, any_batch)
     texts = {RECIPE_FILE: f"{recipe}\n".encode(), CARD_FILE: card.encode()}
     buffer = io.BytesIO()
     try:

@@ -1,6 +1,7 @@
 """The model card: the recipe in words, what was measured, and how to load the model again."""
 
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 from optimizer import __version__
@@ -11,6 +12,7 @@ from optimizer.analysis.metrics import METRICS
 from optimizer.analysis.realisation import ran
 from optimizer.analysis.summary import FIDELITY, label_of, summarise
 from optimizer.export.artifacts.source import ArtifactSource
+from optimizer.formats import format_bytes
 from optimizer.methods.artifacts import RECIPE_FILE
 from optimizer.model.layers import BATCH_NORMS
 from optimizer.records import Result
@@ -23,21 +25,27 @@ FIGURES = (
 
 
 def model_card(
-    source: ArtifactSource, files: tuple[str, ...], loading: str, notes: tuple[str, ...] = ()
+    source: ArtifactSource,
+    sizes: Mapping[str, int],
+    loading: str,
+    notes: tuple[str, ...] = (),
+    any_batch: bool = True,
 ) -> str:
-    """Markdown: the recipe in words, what was measured, where, and how to load the model again."""
-    card, recipe = source.card, source.compressed.recipe
+    """Markdown: the recipe in words, the files and their ``sizes`` in bytes, what was measured, where, and
+    how to load the model again, which takes ``any_batch`` or one input at a time."""
+    card, recipe, batch = source.card, source.compressed.recipe, "N" if any_batch else "1"
     trained = "distilled from the uncompressed model" if recipe.learns else "nothing trained"
     left = any(isinstance(one, BATCH_NORMS) for one in source.compressed.module.modules())
     folded = "" if left else "batch norm folded, "
+    files = [f"`{name}`, {format_bytes(size)}" for name, size in sizes.items()]
     blocks = [
         f"# {card.name}: {recipe.describe()}",
         f"{card.description}\n\nWritten by Paretoscope {__version__}; {folded}{trained}.",
         *([f"Licence of the original weights: {card.licence}"] if card.licence else []),
-        f"Input: float32 `[N, {', '.join(map(str, card.input_shape))}]`, preprocessed as for the original "
-        f"model. Output: {_outputs(source)}.",
+        f"Input: float32 `[{batch}, {', '.join(map(str, card.input_shape))}]`, preprocessed as for the "
+        f"original model. Output: {_outputs(source, batch)}.",
         "## Recipe\n\n" + _bullets(_recipe_words(source)),
-        "## Files\n\n" + _bullets([f"`{name}`" for name in (*files, RECIPE_FILE)]),
+        "## Files\n\n" + _bullets([*files, f"`{RECIPE_FILE}`"]),
         *([_bullets(notes)] if notes else []),
         "## Measured\n\n" + (_measured(source.result) if source.result else "Not measured."),
         *([f"## Environment\n\n{describe(source.result.environment)}"] if source.result else []),
@@ -47,13 +55,14 @@ def model_card(
     return "\n\n".join(blocks) + "\n"
 
 
-def _outputs(source: ArtifactSource) -> str:
+def _outputs(source: ArtifactSource, batch: str) -> str:
     result = source.result
     if source.card.classes and not (result and result.accuracy.is_fidelity):
-        return f"logits `[N, {source.card.classes}]`"
+        return f"logits `[{batch}, {source.card.classes}]`"
     measured = result.accuracy.outputs if result else ()
     outputs = source.parts or [(one.name, one.shape) for one in measured]
-    return ", ".join(f"{name} `[N, {', '.join(map(str, shape))}]`" for name, shape in outputs) or "as it was"
+    shapes = (f"{name} `[{', '.join((batch, *map(str, shape)))}]`" for name, shape in outputs)
+    return ", ".join(shapes) or "as it was"
 
 
 def _recipe_words(source: ArtifactSource) -> list[str]:
@@ -81,6 +90,7 @@ def _measured(result: Result) -> str:
             continue
         unlabelled = name == "accuracy" and not labelled
         label = "agreement with the uncompressed model" if unlabelled else label_of(name, [summary])
+        label += ", as safetensors" * (name == "file_size")
         before = "" if measure.baseline is None else metric.format(measure.baseline, None, None)
         rows.append(f"| {label} | {summary.text(name)} | {before} |")
     kernels = ", ".join(f"{layers} in {precision}" for precision, layers in summary.precisions.items())

@@ -37,7 +37,7 @@ def write_onnx(source: ArtifactSource) -> bytes:
             f"{_batch_of(shape, graph.dynamic)}",
         ]
     )
-    return zipped(source, {ONNX_FILE: content}, loading, tuple(_onnx_notes(source, graph)))
+    return zipped(source, {ONNX_FILE: content}, loading, tuple(_onnx_notes(source, graph)), graph.dynamic)
 
 
 def _batch_of(shape: tuple[int, ...], dynamic: bool) -> str:

@@ -53,7 +53,7 @@ def write_openvino(source: ArtifactSource) -> bytes:
         else f"The hint has OpenVINO compute in {PRECISIONS[precision]}, as this recipe does: with "
         "another, or on a CPU without instructions for it, answers differ."
     )
-    return zipped(source, files, loading, (*runner.execution.simulated, hint, *path))
+    return zipped(source, files, loading, (*runner.execution.simulated, hint, *path), any_batch=False)
 
 
 def _path_notes(source: ArtifactSource, build: Build) -> tuple[str, ...]:
