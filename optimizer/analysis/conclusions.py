@@ -142,7 +142,11 @@ def _ten_times(run: ComplexityRun, summaries: Mapping[str, LatencySummary]) -> I
             for execution in run.executions
             if summaries[execution].verdict is LatencyVerdict.FASTER
         ]
-        constant = f"The constant falls ({', '.join(fell)})" if fell else "No fall of the constant is shown"
+        noisy = [execution.label for execution in run.executions if summaries[execution].noise]
+        why = f", as times are noisy ({', '.join(noisy)})" if noisy else ""
+        constant = (
+            f"The constant falls ({', '.join(fell)})" if fell else f"No fall of the constant is shown{why}"
+        )
         yield (
             f"Pruning does not make the time constant: after it, {step}. {constant}; {_order(run)}.{unsure}"
         )

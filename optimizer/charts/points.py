@@ -70,7 +70,7 @@ def hover(summary: Summary) -> str:
             else [f"{label_of('accuracy', [summary])} {summary.text('accuracy')}", html.escape(lost(summary))]
         ),
         f"file {summary.text('file_size')} · packed {summary.text('packed_size')}"
-        f" · compressed {summary.text('compressed_size')}",
+        f" · zstd {summary.text('compressed_size')}",
         f"latency {summary.text('latency')}",
         f"ratio {summary.text('latency_ratio')}: {summary.latency.verdict.label}",
         f"first call {summary.text('first_call')}, ratio {summary.text('first_call_ratio')}",

@@ -1,6 +1,7 @@
 """One HTML file for a list of results: what was found in plain sentences, then how far it can be trusted."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 
 import pandas as pd
@@ -56,7 +57,7 @@ def report(
         title or f"Report on {title_of(results)}",
         results,
         charts,
-        before=[*first, *(section for section in (findings(summaries), _verdicts(summaries)) if section)],
+        before=[*first, *_found(summaries), *_verdicts(summaries)],
         after=(_how_measured(summaries), HOW_TO_READ, LIMITS),
     )
 
@@ -113,7 +114,7 @@ def accuracy_sentence(summary: Summary) -> str:
 
 
 def size_sentence(summary: Summary) -> str:
-    """``the file shrinks from 2.35 MB to 593 kB (0.253×), 180 kB compressed``."""
+    """``the file shrinks from 2.35 MB to 593 kB (0.253×), 180 kB through zstd``."""
     before, after = summary.baseline_size.file_bytes, summary.size.file_bytes
     if before == after:
         change = f"the file is {summary.text('file_size')}"
@@ -125,7 +126,7 @@ def size_sentence(summary: Summary) -> str:
             f"the file {verb} from {format_bytes(before)} to {summary.text('file_size')} "
             f"({format_ratio(after / before)})"
         )
-    return f"{change}, {summary.text('compressed_size')} compressed"
+    return f"{change}, {summary.text('compressed_size')} through zstd"
 
 
 def latency_sentence(summary: Summary) -> str:
@@ -147,6 +148,17 @@ def latency_sentence(summary: Summary) -> str:
     if summary.note_on_sharing:
         sentence += f" ({summary.note_on_sharing})"
     return sentence + (", preliminary" if summary.preliminary else "")
+
+
+def _found(summaries: Sequence[Summary]) -> Iterator[Section]:
+    """What was found, on each set of images by itself: what is lost on others can't be compared."""
+    sets = dict[object, list[Summary]]()
+    for one in summaries:
+        sets.setdefault((one.request.data, one.images, one.reference), []).append(one)
+    for those in sets.values():
+        if section := findings(those):
+            heading = f"{section.heading} on {those[0].images}" if len(sets) > 1 else section.heading
+            yield replace(section, heading=heading)
 
 
 def findings(summaries: Sequence[Summary]) -> Section | None:
@@ -184,8 +196,8 @@ def findings(summaries: Sequence[Summary]) -> Section | None:
             items.append(f"The fastest of these{of}{_of(len(its))} is {_with_sentences(fastest)}")
     if not faster:
         items.append("None of these is measurably faster than the uncompressed model.")
-    smallest = min(sure, key=lambda s: (s.size.file_bytes, s.size.compressed_bytes, s.drop.points))
-    items.append(f"The smallest of these{_of(tried)} is {_with_sentences(smallest)}")
+    smallest = min(sure, key=lambda s: (s.size.compressed_bytes, s.size.file_bytes, s.drop.points))
+    items.append(f"The smallest of these through zstd{_of(tried)} is {_with_sentences(smallest)}")
     number = f"{len(sure)} of {count(tried, 'compressed configuration')}"
     words = f"{number} surely lost at most {points}: the bound of the loss lies below.{_luck(compressed)}"
     return Section("What was found", (words,), items)
@@ -218,7 +230,7 @@ def _luck(compressed: Sequence[Summary]) -> str:
     )
 
 
-def _verdicts(summaries: Sequence[Summary]) -> Section | None:
+def _verdicts(summaries: Sequence[Summary]) -> Iterator[Section]:
     """Each configuration in sentences; of a long list only those on the frontier."""
     chosen = list(summaries)
     words = []
@@ -226,7 +238,8 @@ def _verdicts(summaries: Sequence[Summary]) -> Section | None:
         chosen = [summary for summary, on in zip(chosen, frontier_of(chosen).optimal, strict=True) if on]
         words = [f"The configurations on the frontier of {ranked_words(summaries)}:"]
     items = [capital(_with_sentences(summary)) for summary in chosen]
-    return Section("Each configuration", words, items) if items else None
+    if items:
+        yield Section("Each configuration", words, items)
 
 
 def _with_sentences(summary: Summary) -> str:

@@ -33,9 +33,9 @@ from optimizer.charts import (
 from optimizer.charts.spec import Lines
 from optimizer.charts.theme import DARK, FONT, LIGHT
 from optimizer.export.pictures import PICTURE_SCALE, render, sheet
-from optimizer.formats import count, format_bytes
+from optimizer.formats import count
 from optimizer.records import Result
-from optimizer.system.environment import describe_cores
+from optimizer.system.environment import describe_cores, describe_memory
 
 TABLE_VERSION = 1
 Charts = Mapping[str, Lines]
@@ -216,7 +216,7 @@ def _environments(results: Sequence[Result]) -> Section:
                 "cores": describe_cores(machine),
                 "instruction sets": ", ".join(machine.instruction_sets),
                 "governor": machine.governor or "not readable",
-                "memory": format_bytes(machine.memory_bytes),
+                "memory": describe_memory(machine),
                 "system": f"{machine.system}, Python {machine.python}",
                 "libraries": ", ".join(f"{name} {version}" for name, version in machine.libraries.items()),
                 "variables": ", ".join(f"{name}={value}" for name, value in machine.variables.items())

@@ -153,13 +153,18 @@ def describe(machine: Environment) -> str:
             ", ".join(machine.instruction_sets) or "instruction sets unknown",
             describe_cores(machine),
             *([f"governor {machine.governor}"] if machine.governor else []),
-            f"{machine.memory_bytes / 2**30:.1f} GiB",
+            describe_memory(machine),
             machine.system,
             f"Python {machine.python}",
             *(f"{name}={value}" for name, value in machine.variables.items()),
             ", ".join(f"{name} {version}" for name, version in sorted(machine.libraries.items())),
         ]
     )
+
+
+def describe_memory(machine: Environment) -> str:
+    """In the binary units in which memory is sold."""
+    return f"{machine.memory_bytes / 2**30:.1f} GiB"
 
 
 def describe_cores(machine: Environment) -> str:

@@ -133,7 +133,8 @@ def test_report_finds_the_fastest_and_the_smallest_that_are_sure() -> None:
         "The fastest of these, best of 29 tried, is 8-bit weights · 8-bit activations (fashion-resnet on "
         "OpenVINO, 2 threads): " in words
     )
-    assert "The smallest of these, best of 29 tried, is 50 % of layer weights pruned · 8-bit weights" in words
+    smallest = "50 % of layer weights pruned · 8-bit weights"
+    assert f"The smallest of these through zstd, best of 29 tried, is {smallest} (" in words
     assert "the bounds hold for all of them at once" in words
     alone = words_of(report([make_result(), make_result(recipe(0.3))]))
     assert "1 of 1 compressed configuration surely lost" in alone
@@ -163,6 +164,21 @@ def test_half_of_a_slow_engine_is_not_called_faster_than_most_of_a_fast_one() ->
     section = findings([summarise(result) for result in (results[2], elsewhere)])
     assert section
     assert ["Another CPU" in item for item in section.items] == [False, True, False]
+
+
+def test_what_was_measured_on_other_images_is_ranked_by_itself() -> None:
+    both = [
+        make_result(recipe(0.3), labelled=labelled, images=images, path="/holiday")
+        for labelled, images in ((True, 500), (False, 200))
+    ]
+    words = words_of(report(both))
+    assert re.findall(r"What was found on (\d+ images of \w+)", words) == [
+        "500 images of holiday",
+        "200 images of holiday",
+    ]
+    assert "best of" not in words
+    assert words.count("What was found") == 2
+    assert words_of(report([make_result(recipe(0.3)), make_result(recipe(0.5))])).count("What was found") == 1
 
 
 def findings_of(flips: Sequence[tuple[int, int]], images: int) -> str:
