@@ -50,7 +50,7 @@ def complexity_info(
         return Lines(title, x, y, empty="Not measured yet.<br>Start the measurement to see time against n.")
     column = "median_ns" if timed else "operations"
     series: list[Series] = []
-    floors: list[float] = []
+    floors: list[tuple[float, str]] = []
     for execution, rows in points[points[column] > 0].sort_values("n").groupby("execution", sort=False):
         if execution not in ROLES:
             raise unknown("execution", execution, ROLES)
@@ -63,10 +63,11 @@ def complexity_info(
             continue
         label = f"{name}, {_slope(fit)}"
         series += [Series(label, role, measured, line="none"), _fitted(name, role, rows, fit)]
-        floors += [fit.floor_ns] if fit.floor_ns > 0 else []
-    floor = (
-        Reference(f"overhead of a layer's call: {format_ns(min(floors))}", min(floors)) if floors else None
-    )
+        floors += [(fit.floor_ns, name)] if fit.floor_ns > 0 else []
+    floor = None
+    if floors:
+        least, name = min(floors)
+        floor = Reference(f"overhead of a layer's call ({name}): {format_ns(least)}", least)
     placed = [point for line in series for point in line.points]
     low, high = extent(placed, floor)
     return Lines(

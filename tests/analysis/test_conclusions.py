@@ -110,6 +110,7 @@ def test_nothing_removed_claims_nothing_of_a_removal() -> None:
 def test_noise_is_said() -> None:
     told = conclusions(run(noise=0.3))
     assert "but noisy: " in one_sentence(told, "Halving the weights")
+    assert "No fall of the constant is shown, as times are noisy (" in " ".join(told)
 
 
 def test_the_json_for_others_is_plain_and_agrees_with_the_frame() -> None:
