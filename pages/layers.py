@@ -136,11 +136,14 @@ def edit(request: Request, inspection: Inspection) -> None:
         height="content",
         placeholder=MISSING,
         alt="Per-layer settings",
-        disabled=["layer", "kind", "weights", "removed", "bits"],
+        disabled=["layer", "kind", "weights", "zeros", "bits"],
         column_config={
             "layer": st.column_config.TextColumn(pinned=True),
             "weights": st.column_config.NumberColumn(format="localized"),
-            "removed": st.column_config.NumberColumn(format="%.1f %%", help="By the recipe as a whole"),
+            "zeros": st.column_config.NumberColumn(
+                format="%.1f %%",
+                help="Weights that are zero under the recipe as a whole: removed, or rounded to 0",
+            ),
             "own sparsity": st.column_config.NumberColumn(
                 "sparsity override",
                 format="%.4g %%",

@@ -84,7 +84,7 @@ def layer_rows(inspection: Inspection, recipe: Recipe) -> list[dict[str, object]
             "layer": layer.name,
             "kind": layer.kind,
             "weights": layer.elements,
-            "removed": 100 * (1 - layer.nonzero / layer.elements) if layer.elements else 0.0,
+            "zeros": 100 * (1 - layer.nonzero / layer.elements) if layer.elements else 0.0,
             "bits": layer.bits,
         }
         override = own.get(layer.name, Override(layer.name))
@@ -270,9 +270,9 @@ def _latency(summary: Summary | None, otherwise: str) -> Headline:
         change=change,
         mood=mood,
         basis=f"{_ran(summary)}, {images}, {threads}{percentile}{first}",
-        help=f"{METRICS['latency'].help} {_timed(summary)}; ratio {summary.text('latency_ratio')}. First "
-        f"call after another network: {summary.text('first_call')}, {summary.text('first_call_ratio')} of "
-        "the uncompressed model's."
+        help=f"{METRICS['latency'].help} {_timed(summary)}; ratio {summary.text('latency_ratio')}, the median of "
+        f"the rounds'. First call after another network: {summary.text('first_call')}, "
+        f"{summary.text('first_call_ratio')} of the uncompressed model's."
         + (f" {capital(latency.detectable_words)}." if same else "")
         + (f" No sparse kernels here ({summary.fallback}): {FALLBACK} instead." if summary.fallback else "")
         + (f" {capital(summary.note_on_sharing)}." if summary.note_on_sharing else "")

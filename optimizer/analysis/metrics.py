@@ -134,7 +134,8 @@ METRICS: dict[str, Metric] = {
         "lower",
         "latency_ratio",
         format_ratio,
-        "Time of a call over the uncompressed model's in the same round: 0.5× takes half the time.",
+        "Time of a call over the uncompressed model's in the same round: 0.5× takes half the time. The "
+        "median over rounds: two times that are shown, each a median by itself, may have another quotient.",
         timed=True,
         served=True,
         relative=True,

@@ -10,6 +10,7 @@ from optimizer.cli.options import numbers
 from optimizer.cli.terminal import end_of_line, say, tell
 from optimizer.data.folders import absolute
 from optimizer.errors import InputError, unknown
+from optimizer.formats import columns
 from optimizer.model.added.cards import AddedModel, Choices, Examined
 from optimizer.model.preprocessing import CHANNELS, INTERPOLATIONS, RANGES, Preprocessing
 from optimizer.records import DataSpec, encode
@@ -33,13 +34,14 @@ def run_models(options: argparse.Namespace) -> None:
     if options.json:
         print(encode(cards).decode())
         return
-    print(f"{'name':<36}{'source':<14}{'top-1':>7}{'weights':>10}{'download':>11}  ready")
+    rows = [("name", "source", "top-1", "weights", "download", "ready")]
     for card in cards:
         top1 = "" if card.published_top1 is None else f"{100 * card.published_top1:.1f} %"
         weights = "" if card.parameters is None else f"{card.parameters / 1e6:.2f} M"
         download = "" if card.download_bytes is None else f"{card.download_bytes / 1e6:.1f} MB"
         ready = "yes" if card.ready else "no"
-        print(f"{card.name:<36}{card.source:<14}{top1:>7}{weights:>10}{download:>11}  {ready}")
+        rows.append((card.name, card.source, top1, weights, download, ready))
+    print(columns(rows))
 
 
 def add_add_options(parser: argparse.ArgumentParser) -> None:

@@ -98,7 +98,7 @@ def test_layer_rows_say_what_each_layer_got_and_has_to_itself() -> None:
     rows = layer_rows(make_result(recipe(0.5, 4)).inspection, replace(recipe(0.5, 4), layers=APART))
     named = {row["layer"]: row for row in rows}
     assert list(named) == list(LAYERS)
-    assert named["9.weight"]["removed"] == pytest.approx(50)
+    assert named["9.weight"]["zeros"] == pytest.approx(50)
     assert [named["9.weight"][column] for column in OVERRIDE_COLUMNS] == [7, None, "compensated", "nearest"]
     assert [named["0.0.weight"][column] for column in OVERRIDE_COLUMNS] == [0, 8, None, None]
     assert {named["3.first.0.weight"][column] for column in OVERRIDE_COLUMNS} == {None}

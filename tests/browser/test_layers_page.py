@@ -67,7 +67,7 @@ def test_a_layer_apart(visit: Visit, dashboard: Dashboard, tmp_path: Path) -> No
     words = page.get_by_text("50 % of layer weights pruned · 1 layer override")
     write_until(page, 1, EDITABLE, "80", words)
     table = table_of(page).set_index("layer")
-    assert table.loc[4, "removed"] == pytest.approx(80, abs=0.01)
+    assert table.loc[4, "zeros"] == pytest.approx(80, abs=0.01)
     assert table["own sparsity"].dropna().to_dict() == {4: 80}
     address = page.url.removeprefix(dashboard.url)
 

@@ -32,7 +32,7 @@ def test_layers_apart_come_with_a_link(started: Started) -> None:
     started.do("inspect")
     page.run()
     row = page.dataframe[0].value.set_index("layer").loc["4"]
-    assert (row["own sparsity"], row["own bits"], row["removed"], row["bits"]) == (25, 8, 25, 8)
+    assert (row["own sparsity"], row["own bits"], row["zeros"], row["bits"]) == (25, 8, 25, 8)
     assert "1 layer override" in words(page)
     assert "Sensitivity of each layer alone: being measured" in words(page), "where its chart will be"
 

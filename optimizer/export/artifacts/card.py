@@ -76,7 +76,11 @@ def _recipe_words(source: ArtifactSource) -> list[str]:
         words.append("layers: " + ", ".join(f"{widths[bits]} in {bits} bits" for bits in sorted(widths)))
     if recipe.quantize.rounds_activations:
         words.append(f"activation ranges from {len(source.calibration)} calibration images")
-    return [*words, f"{nonzero:,} of {elements:,} weights are not zero", f"as data: `{RECIPE_FILE}`"]
+    counted = f"{nonzero:,} of {elements:,} weights are not zero"
+    before = source.result.inspection.size.elements if source.result else elements
+    if before != elements:
+        counted += f"; the uncompressed model has {before:,}"
+    return [*words, counted, f"as data: `{RECIPE_FILE}`"]
 
 
 def _measured(result: Result) -> str:
