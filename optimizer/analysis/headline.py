@@ -270,8 +270,8 @@ def _latency(summary: Summary | None, otherwise: str) -> Headline:
         change=change,
         mood=mood,
         basis=f"{_ran(summary)}, {images}, {threads}{percentile}{first}",
-        help=f"{METRICS['latency'].help} {_timed(summary)}; ratio {summary.text('latency_ratio')}, the median "
-        f"of the rounds'. First call after another network: {summary.text('first_call')}, "
+        help=f"{METRICS['latency'].help} {_timed(summary)}; ratio {summary.text('latency_ratio')}, the "
+        f"median of the rounds'. First call after another network: {summary.text('first_call')}, "
         f"{summary.text('first_call_ratio')} of the uncompressed model's."
         + (f" {capital(latency.detectable_words)}." if same else "")
         + (f" No sparse kernels here ({summary.fallback}): {FALLBACK} instead." if summary.fallback else "")
