@@ -11,7 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import onnx
 import torch
@@ -22,9 +22,10 @@ from torch import Tensor, nn
 from optimizer.errors import InputError, one_line
 from optimizer.model.added import onnx_shapes  # noqa: F401  (adds its operators)
 from optimizer.model.added.limits import lacks_memory
-from optimizer.model.added.onnx_layers import LAYERS
+from optimizer.model.added.onnx_layers import LAYERS, Padded, add_bias, for_channels, scaling
 from optimizer.model.added.onnx_operators import KINDS, OPERATORS, Attributes, UnsupportedError
 from optimizer.model.added.onnx_reading import CHANNELS_FIRST, dimensions, named
+from optimizer.model.layers import CONVOLUTIONS
 from optimizer.records import Part
 
 DOMAINS = ("", "ai.onnx")
@@ -110,7 +111,7 @@ class _Conversion:
         self.proxies[name] = self.tracer.create_proxy("placeholder", "images", (), {})
         for node in self.graph.node:
             try:
-                if not self._is_bias(node):
+                if not self._joins(node):
                     self._convert(node)
                 self._let_go(node)
             except UnsupportedError as error:
@@ -194,35 +195,37 @@ class _Conversion:
             if not isinstance(found[0], tuple):
                 break
 
-    def _is_bias(self, node: Any) -> bool:
-        """Whether a sum was the bias of the linear layer before it, and is part of that layer now: exporters
-        write a layer as ``MatMul`` and ``Add``."""
-        if node.op_type != "Add":
+    def _joins(self, node: Any) -> bool:
+        """Whether a sum or a product with a number for each channel goes with the layer before it: exporters
+        write biases as ``Add``, and batch norms as ``Mul`` and ``Add``."""
+        if node.op_type not in ("Add", "Mul"):
             return False
-        for made, constant in (node.input, reversed(node.input)):
-            layer, bias = self._layer_of(made), self.samples.get(constant)
-            if (
-                isinstance(layer, nn.Linear)
-                and layer.bias is None
-                and self.uses[made] == 1
-                and constant not in self.proxies
-                and isinstance(bias, Tensor)
-                and bias.shape[-1:].numel() == bias.numel() == layer.out_features
-                and bias.ndim <= self.samples[made].ndim
-            ):
-                layer.bias = nn.Parameter(bias.flatten().to(layer.weight.dtype))
-                for values in (self.samples, self.pairs):
-                    values[node.output[0]] = values[made] + bias
-                self.proxies[node.output[0]] = self.proxies[made]
-                return True
+        for made, other in (node.input, reversed(node.input)):
+            layer, numbers = self._layer_of(made), cast(Any, self.samples.get(other))
+            alone = self.uses[made] == 1 and other not in self.proxies
+            if not alone or not for_channels(layer, numbers, self.samples[made]):
+                continue
+            if node.op_type == "Add":
+                add_bias(layer, numbers)
+                joined = self.proxies[made]
+            elif isinstance(layer, CONVOLUTIONS):
+                path = self._place(node, scaling(numbers, self.samples[made].ndim))
+                joined = self.tracer.create_proxy("call_module", path, (self.proxies[made],), {})
+            else:
+                continue
+            for values in (self.samples, self.pairs):
+                values[node.output[0]] = OPERATORS[node.op_type](Attributes(), values[made], numbers)
+            self.proxies[node.output[0]] = joined
+            return True
         return False
 
-    def _layer_of(self, name: str) -> nn.Module | None:
+    def _layer_of(self, name: str) -> Any:
         """The module that gives a value."""
         proxy = self.proxies.get(name)
         if proxy is None or proxy.node.op != "call_module":
             return None
-        return self.root.get_submodule(proxy.node.target)
+        module = self.root.get_submodule(proxy.node.target)
+        return module[-1] if isinstance(module, Padded) else module
 
     def _let_go(self, node: Any) -> None:
         """Of what was read for the last time."""

@@ -81,7 +81,13 @@ def batch_norm(a: Attributes, inputs: Inputs) -> nn.Module:
     _, scale, bias, mean, variance = inputs
     if scale is None or bias is None or mean is None or variance is None:
         raise UnsupportedError("statistics that depend on the image")
-    made = NORMS[a.rank](len(scale), eps=a.get("epsilon", 1e-5))
+    return _batch_norm(a.rank, a.get("epsilon", 1e-5), scale, bias, mean, variance)
+
+
+def _batch_norm(
+    rank: int, epsilon: float, scale: Tensor, bias: Tensor, mean: Tensor, variance: Tensor
+) -> nn.Module:
+    made = NORMS[rank](len(scale), eps=epsilon)
     with torch.no_grad():
         made.weight.copy_(scale)
         made.bias.copy_(bias)
@@ -90,6 +96,32 @@ def batch_norm(a: Attributes, inputs: Inputs) -> nn.Module:
     made.running_mean.copy_(mean)
     made.running_var.copy_(variance)
     return made
+
+
+BIASED = (nn.Linear, *CONVOLUTIONS.values(), *TRANSPOSED.values(), *set(NORMS.values()))
+"""Layers whose outputs a number for each channel can be added to."""
+
+
+def for_channels(layer: nn.Module | None, numbers: Tensor | None, made: Tensor) -> bool:
+    """Whether a constant has one number for each channel of what a layer ``made``."""
+    if not isinstance(layer, BIASED) or numbers is None or not numbers.is_floating_point():
+        return False
+    shape = [1] * made.ndim
+    axis = -1 if isinstance(layer, nn.Linear) else 1
+    shape[axis] = made.shape[axis]
+    return numbers.ndim <= made.ndim and [*[1] * (made.ndim - numbers.ndim), *numbers.shape] == shape
+
+
+def add_bias(layer: Any, numbers: Tensor) -> None:
+    """To every output of a channel, its number."""
+    before = 0 if layer.bias is None else layer.bias.detach()
+    layer.bias = nn.Parameter(numbers.flatten() + before)
+
+
+def scaling(numbers: Tensor, rank: int) -> nn.Module:
+    """The batch norm that multiplies each channel of ``rank`` axes with a number."""
+    ones = torch.ones(numbers.numel())
+    return _batch_norm(rank, 0.0, numbers.flatten(), 0 * ones, 0 * ones, ones)
 
 
 def pool(a: Attributes, inputs: Inputs) -> nn.Module:

@@ -26,7 +26,13 @@ def _reshape(a: Attributes, x: Any, shape: Tensor) -> Any:
         )
 
     one, two = written(shape), written(a.pairs[1] if a.pairs else shape)
-    return _reshaped(a, x, one, next((axis for axis in range(len(one)) if one[axis] != two[axis]), None))
+    grows = next((axis for axis in range(len(one)) if one[axis] != two[axis]), None)
+    batch = a.batches[0]
+    if grows is None and batch is not None and batch < len(one):
+        taken_over = not a.get("allowzero") and int(shape[batch]) == 0
+        if taken_over or (one[batch] == 1 and not a["any_batch"]):  # as a file for one image says it
+            grows = batch
+    return _reshaped(a, x, one, grows)
 
 
 @operator("Flatten")
