@@ -16,7 +16,7 @@ from optimizer.engine import engine_named
 from optimizer.errors import InputError
 from optimizer.model import own
 from optimizer.model.added import cards, files, onnx_check, onnx_reading
-from optimizer.model.added.onnx_conversion import convert
+from optimizer.model.added.onnx_conversion import ROUNDS, convert
 from optimizer.model.added.onnx_operators import REDUCED
 from optimizer.model.added.onnx_reading import read_onnx
 from optimizer.model.folding import fold_batch_norm
@@ -107,6 +107,11 @@ GRAPHS: dict[str, Any] = {
         [node("GlobalAveragePool", "x", "a"), node("GlobalMaxPool", "x", "b"), node("Add", "a b")]
     ),
     "product": graph([node("MatMul", "x w")], {"w": weights(16, 8)}),
+    "product from the left": graph([node("MatMul", "w x")], {"w": weights(8, 16)}),
+    "factors of a product and its bias": graph(
+        [node("Flatten", "x", "a"), node("Gemm", "a w b", alpha=0.5, beta=2.0, transB=1)],
+        {"w": weights(4, 3 * 16 * 16), "b": weights(4)},
+    ),
     "product of images": graph([node("MatMul", "x x")]),
     "older softmax": graph([node("Softmax", "x", axis=1)], opset=11),
     "newer softmax": graph([node("Softmax", "x", axis=1)], opset=13),
@@ -217,6 +222,32 @@ GRAPHS: dict[str, Any] = {
             "w": np.random.default_rng(0).integers(-128, 128, (4, 3, 3, 3)).astype(np.int8),
         },
     ),
+    **{
+        f"quantized to {kind}": graph(
+            [node("QuantizeLinear", "x s z", "a"), node("DequantizeLinear", "a s z")],
+            {"s": np.float32(1e-4), "z": zero},
+            opset=21,
+        )
+        for kind, zero in (("int16", np.int16(-5)), ("uint16", np.uint16(20_000)))
+    },
+    "quantized without a zero point": graph(
+        [node("QuantizeLinear", "x s", "a", output_dtype=3), node("DequantizeLinear", "a s")],
+        {"s": np.float32(0.02)},
+        opset=21,
+    ),
+    **{
+        f"rows by {shape}": graph(
+            [node("Reshape", "x s", "a"), node("MatMul", "a w")],
+            {"s": np.array(shape), "w": weights(768, 4)},
+            sides=sides,
+        )
+        for shape, sides in (
+            ([0, -1], ("N", 3, 16, 16)),
+            ([1, -1], (1, 3, 16, 16)),
+            ([-1, 768], (1, 3, 16, 16)),
+        )
+    },
+    "groups": graph([node("Reshape", "x s")], {"s": np.array([0, 1, -1])}),
     "swish of opset 24": graph([node("Swish", "x", alpha=0.7)], opset=24),
     "more activations": graph(
         [
@@ -348,18 +379,52 @@ def test_layers_have_the_names_of_their_weights_and_can_be_compressed(tmp_path: 
         ([node("MatMul", "x w", "a"), node("Add", "a b", "c"), node("Add", "c b")], [True]),
         ([node("MatMul", "x w", "a"), node("Add", "a b", "c"), node("Mul", "a c")], [False]),
         ([node("MatMul", "x w", "a"), node("Add", "a r")], [False]),
+        ([node("MatMul", "x w", "a"), node("Add", "a mask")], [False]),
         ([node("MatMul", "x w", "a"), node("Add", "a one")], [False]),
         ([node("MatMul", "x w", "a"), node("MatMul", "x w", "c"), node("Add", "a c")], [False, False]),
     ],
-    ids=["after", "before", "twice", "read before", "for each row", "one for all", "of two layers"],
+    ids=[
+        "after",
+        "before",
+        "twice",
+        "read before",
+        "for each row",
+        "infinite",
+        "one for all",
+        "of two layers",
+    ],
 )
 def test_a_sum_with_a_constant_is_the_bias_of_the_product_before_it(
     nodes: Any, biases: list[bool], tmp_path: Path
 ) -> None:
     tensors = {"w": weights(16, 8), "b": weights(8), "r": weights(16, 1), "one": weights(1)}
+    tensors["mask"] = np.float32([0, -np.inf] * 4)
     kept, _ = read(graph(nodes, tensors), tmp_path)
-    assert onnx_check.check(kept, SIDES)["difference"] < 1e-5
+    if "mask" not in {name for one in nodes for name in one.input}:
+        assert onnx_check.check(kept, SIDES)["difference"] < 1e-5
     assert [layer.module.bias is not None for layer in walk(convert(kept, SIDES))] == biases
+
+
+@pytest.mark.parametrize("shape", [(4, 1, 1), (1, 4, 1, 1)])
+def test_a_product_and_a_sum_for_each_channel_are_a_batch_norm_and_are_folded(
+    shape: tuple[int, ...], tmp_path: Path
+) -> None:
+    nodes = [
+        *(node("Conv", "x w", "a", pads=[1, 1, 1, 1]), node("Mul", "s a", "b"), node("Add", "b t", "c")),
+        *(node("Relu", "c", "d"), node("Conv", "d v", "e"), node("Add", "t e", "f"), node("Mul", "f f")),
+    ]
+    numbers = {"s": weights(4).reshape(shape), "t": weights(5)[:4].reshape(shape)}
+    tensors = {"w": weights(4, 3, 3, 3), "v": weights(4, 4, 1, 1), **numbers}
+    kept, _ = read(graph(nodes, tensors, sides=("N", *SIDES)), tmp_path)
+    assert onnx_check.check(kept, SIDES) == {"difference": pytest.approx(0, abs=1e-5), "for_one": False}
+    module, notes = fold_batch_norm(convert(kept, SIDES), SIDES)
+    first, second = (layer.module for layer in walk(module))
+    scaled = numbers["s"].reshape(4, 1, 1, 1) * tensors["w"]
+    np.testing.assert_allclose(first.weight.detach().numpy(), scaled, rtol=1e-6)
+    for one in (first, second):
+        np.testing.assert_allclose(one.bias.detach().numpy(), numbers["t"].flatten(), rtol=1e-6)
+    assert not notes
+    assert [bool(group.held) for group in groups(module, SIDES)] == [False, True]
 
 
 def test_channels_can_go_before_a_shape_that_says_their_number_and_a_product_with_a_sum(
@@ -387,6 +452,36 @@ def test_openvino_still_has_the_weights_before_a_hard_sigmoid_and_behind_rounded
     kept, _ = read(model, tmp_path)
     build = engine_named("openvino").prepare(convert(kept, SIDES).eval(), SIDES)
     assert callable(build)
+
+
+@pytest.mark.parametrize(("name", "taken"), [("quantized", True), ("dilated", False)])
+def test_where_a_file_rounds_activations_a_code_more_or_less_is_no_other_network(
+    name: str, taken: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnx_check, "difference", lambda have, want: 0.01)
+    kept, _ = read(GRAPHS[name], tmp_path)
+    if taken:
+        assert onnx_check.check(kept, SIDES)["difference"] == 0.01
+        assert convert(kept, SIDES).notes == (ROUNDS,)
+    else:
+        with pytest.raises(InputError, match=r"by 0.01 of their range \(0.001 is .*`paretoscope compare`"):
+            onnx_check.check(kept, SIDES)
+        assert not convert(kept, SIDES).notes
+
+
+def test_channels_can_go_where_they_are_rounded_on_the_way(tmp_path: Path) -> None:
+    nodes = [
+        *(node("Conv", "x w", "a"), node("Relu", "a", "b"), node("QuantizeLinear", "b s z", "c")),
+        *(node("DequantizeLinear", "c s z", "d"), node("Conv", "d v")),
+    ]
+    tensors = {"w": weights(4, 3, 3, 3), "v": weights(4, 4, 1, 1), "s": np.float32(0.02), "z": np.uint8(0)}
+    kept, _ = read(graph(nodes, tensors, sides=("N", *SIDES)), tmp_path)
+    assert [bool(group.held) for group in groups(convert(kept, SIDES), SIDES)] == [False, True]
+
+
+def test_a_matrix_on_the_left_of_a_product_is_a_layer(tmp_path: Path) -> None:
+    kept, _ = read(GRAPHS["product from the left"], tmp_path)
+    assert [layer.weight.shape for layer in walk(convert(kept, SIDES))] == [(8, 16)]
 
 
 def test_a_model_keeps_the_names_of_its_file(tmp_path: Path) -> None:

@@ -44,6 +44,7 @@ TIES = {
 CHANNELWISE = re.compile(
     r"(Relu|Hardtanh|Gelu|Erf|Silu|Sigmoid|Hardswish|Hardsigmoid|LeakyRelu|Elu|Softplus|Mish|Tanh|Clamp\w*|Mean|Max"
     r"Pool\w*|AvgPool\w*|AdaptiveAvgPool\w*|AdaptiveMaxPool\w*|ConstantPadNd|T|Addmm|Transpose|Permute|Clone|Squeeze|"
+    r"Round|Floor|Ceil|Abs|Neg|Sign|Exp|Log|Sqrt|Rsqrt|Reciprocal|Sin|Cos|Pow|"
     r"Unsqueeze|Mul|Div|Add|Sub|Rsub|Alias|NativeDropout|ToCopy|Upsample\w*)Backward\d*"
 )
 """Operations, as autograd names them, that treat each channel by itself, unless they go along channels."""

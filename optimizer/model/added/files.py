@@ -166,6 +166,7 @@ def _loaded(model: AddedModel, module: nn.Module) -> LoadedModel:
         wordnet_ids() if is_imagenet(model.class_names) else (),
         getattr(module, "parts", ()),
         getattr(module, "input_name", LoadedModel.input_name),
+        getattr(module, "notes", ()),
     )
 
 

@@ -30,14 +30,19 @@ from optimizer.records import Part
 
 DOMAINS = ("", "ai.onnx")
 NAMED = 5
+ROUNDS = (
+    "the file rounds its activations: measured is a float32 network that does this rounding as operations of "
+    "its own, larger and slower than the file, which `paretoscope compare` measures as it is"
+)
 
 
 class Converted(nn.Module):
     """The network, with one tensor of outputs: as it is, ``flat`` where that is ``[N, K, 1, 1]``; of several
     ``[N, 1, M]``, one behind the other. ``parts`` are their names and shapes for one image. One that was made
-    ``for_one`` image gets one at a time. ``input_name`` is the file's."""
+    ``for_one`` image gets one at a time. ``input_name`` is the file's; ``notes`` are what to know of it."""
 
     input_name = "images"
+    notes: tuple[str, ...] = ()
 
     def __init__(self, network: nn.Module, parts: tuple[Part, ...], flat: bool, for_one: bool) -> None:
         super().__init__()
@@ -52,7 +57,7 @@ class Converted(nn.Module):
         return self._answer(x)
 
     def _answer(self, x: Tensor) -> Tensor:
-        found: tuple[Tensor, ...] = self.network(x)
+        found: tuple[Tensor, ...] = self.network.forward(x)  # called, it prints whatever fails in it
         if len(self.parts) == 1:
             return found[0].flatten(1) if self.flat else found[0]
         return torch.cat([one.flatten(1) for one in found], 1).unsqueeze(1)
@@ -146,6 +151,8 @@ class _Conversion:
         made = Converted(network, parts, len(shape) > 2 and shape[2:].numel() == 1, len(images) == 1)
         if not name.endswith(CHANNELS_FIRST):  # the file's takes images of another layout
             made.input_name = name
+        if any(node.op_type == "QuantizeLinear" for node in self.graph.node):
+            made.notes = (ROUNDS,)
         return made
 
     def _convert(self, node: Any) -> None:
@@ -166,10 +173,11 @@ class _Conversion:
         layer = LAYERS[node.op_type](a, constants) if as_layer else None
         recorded: Any = None
         if layer is not None:
-            found = layer.eval()(given[0]), layer(a.pairs[0]) if any(depends) else None
+            place = depends.index(True) if any(depends) else 0
+            found = layer.eval()(given[place]), layer(a.pairs[place]) if any(depends) else None
             if any(depends):
-                path = self._place(node, layer)
-                recorded = self.tracer.create_proxy("call_module", path, (self.proxies[node.input[0]],), {})
+                path, read = self._place(node, layer), self.proxies[node.input[place]]
+                recorded = self.tracer.create_proxy("call_module", path, (read,), {})
             if recorded is not None and isinstance(found[0], tuple):
                 recorded = tuple(recorded[number] for number in range(len(found[0])))
         else:

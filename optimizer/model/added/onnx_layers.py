@@ -65,16 +65,30 @@ def transposed_convolution(a: Attributes, inputs: Inputs) -> nn.Module:
 
 def gemm(a: Attributes, inputs: Inputs) -> nn.Module | None:
     weight, bias = inputs[1], inputs[2] if len(inputs) > 2 else None
-    plain = a.get("alpha", 1) == a.get("beta", 1) == 1 and not a.get("transA")
-    if not plain or weight is None or weight.ndim != 2 or (len(inputs) > 2 and bias is None):
-        raise UnsupportedError("factors, a transposed input, or weights that depend on the image")
-    return _linear(weight if a.get("transB") else weight.T, None if bias is None else bias.reshape(-1))
+    if a.get("transA"):
+        raise UnsupportedError("a transposed input")
+    if weight is None or (len(inputs) > 2 and bias is None):
+        raise UnsupportedError("a weight or a bias that depends on the image")
+    weight = a.get("alpha", 1.0) * (weight if a.get("transB") else weight.T)
+    return _linear(weight, None if bias is None else a.get("beta", 1.0) * bias.reshape(-1))
+
+
+class Columns(nn.Sequential):
+    """A linear layer of columns: what a matrix makes that stands on the left of a product."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = super().forward(x.transpose(-2, -1))
+        return found.transpose(-2, -1)
 
 
 def product(a: Attributes, inputs: Inputs) -> nn.Module | None:
-    """A linear layer, where the right factor is one matrix; else a function."""
-    first, weight = inputs
-    return _linear(weight.T, None) if first is None and weight is not None and weight.ndim == 2 else None
+    """A linear layer, where one factor is a matrix that doesn't depend on the image; else a function."""
+    first, second = inputs
+    if second is not None and second.ndim == 2:
+        return _linear(second.T, None)
+    if first is not None and first.ndim == 2 and len(a.shapes[1]) > 2:
+        return Columns(_linear(first, None))
+    return None
 
 
 def batch_norm(a: Attributes, inputs: Inputs) -> nn.Module:
@@ -103,8 +117,10 @@ BIASED = (nn.Linear, *CONVOLUTIONS.values(), *TRANSPOSED.values(), *set(NORMS.va
 
 
 def for_channels(layer: nn.Module | None, numbers: Tensor | None, made: Tensor) -> bool:
-    """Whether a constant has one number for each channel of what a layer ``made``."""
+    """Whether a constant has one finite number for each channel of what a layer ``made``."""
     if not isinstance(layer, BIASED) or numbers is None or not numbers.is_floating_point():
+        return False
+    if not numbers.isfinite().all():  # a mask
         return False
     shape = [1] * made.ndim
     axis = -1 if isinstance(layer, nn.Linear) else 1

@@ -18,6 +18,7 @@ from torch import Tensor
 
 OPERATORS: dict[str, Callable[..., Any]] = {}
 KINDS = {1: torch.float32, 2: torch.uint8, 3: torch.int8, 5: torch.int16, 6: torch.int32, 7: torch.int64}
+KINDS |= {4: torch.int32}  # of 16 bits without a sign: torch computes little with them
 KINDS |= {9: torch.bool, 10: torch.float32, 11: torch.float32, 16: torch.float32}
 """ONNX's types as torch's. Every floating type is computed in float32."""
 
@@ -277,12 +278,16 @@ def _attention(a: Attributes, query: Any, key: Any, value: Any, mask: Any = None
 MAX_FLOAT = torch.finfo(torch.float32).max
 
 
+CODES = {torch.uint8: (0, 255), torch.int8: (-128, 127), torch.int16: (-(2**15), 2**15 - 1)}
+CODES |= {KINDS[4]: (0, 2**16 - 1)}
+
+
 @operator("QuantizeLinear")
 def _quantize(a: Attributes, x: Any, scale: Any, zero: Any = None) -> Any:
     """The values on the grid, still as float32."""
-    signed = zero is not None and a.get("zero_type") == torch.int8
+    kind = KINDS.get(a.get("output_dtype", 0), torch.uint8) if zero is None else a["zero_type"]
     scale, zero = _along(a, scale), 0 if zero is None else _along(a, zero)
-    low, high = (-128, 127) if signed else (0, 255)
+    low, high = CODES[kind]
     return torch.clamp(torch.round(x / scale) + zero, low, high)
 
 
