@@ -210,8 +210,9 @@ class _Conversion:
             return False
         for made, other in (node.input, reversed(node.input)):
             layer, numbers = self._layer_of(made), cast(Any, self.samples.get(other))
-            alone = self.uses[made] == 1 and other not in self.proxies
-            if not alone or not for_channels(layer, numbers, self.samples[made]):
+            if other in self.proxies or not self._read_alone(made):
+                continue
+            if not for_channels(layer, numbers, self.samples[made]):
                 continue
             if node.op_type == "Add":
                 add_bias(layer, numbers)
@@ -226,6 +227,14 @@ class _Conversion:
             self.proxies[node.output[0]] = joined
             return True
         return False
+
+    def _read_alone(self, name: str) -> bool:
+        """Whether nothing else has read a value, or will, under this name or another."""
+        if name not in self.proxies:
+            return False
+        node = self.proxies[name].node
+        left = sum(self.uses[other] for other, proxy in self.proxies.items() if proxy.node is node)
+        return not node.users and left == 1
 
     def _layer_of(self, name: str) -> Any:
         """The module that gives a value."""
