@@ -33,13 +33,13 @@ from pages.session import session
 SHARES = (0, 10, 20, 30, 40, 50, 60, 70, 80, 90, 95)
 """Percent of the weights."""
 ACTIVATIONS = (32, 8)
-RECIPE_PIXELS = 290
+RECIPE_PIXELS = 260
 """Of its column, which would else stay as wide as the first results need it."""
 CHARTS = ("frontiers", "parallel coordinates")
 VIEWS = ("all", "on the frontier", "not measured")
 COLUMNS = (
     Column.ENGINE, Column.RECIPE, *frame.ACCURACIES, *frame.AGREEMENTS, *frame.FIDELITIES,
-    Column.COMPRESSED, Column.LATENCY, Column.RATIO, Column.VERDICT, Column.BADGES, Column.FRONTIER,
+    Column.COMPRESSED, Column.LATENCY, Column.RATIO, Column.VERDICT, Column.FRONTIER, Column.BADGES,
     Column.FILE, Column.PACKED,
 )  # fmt: skip
 
