@@ -8,7 +8,7 @@ import streamlit as st
 from optimizer import charts
 from optimizer.analysis import frame, stored
 from optimizer.analysis.frame import Column
-from optimizer.analysis.frontier import UNTIMED, frontier_of, ranked_by, ranked_words
+from optimizer.analysis.frontier import frontier_of, ranked_words
 from optimizer.analysis.labels import engine_label
 from optimizer.analysis.summary import Summary
 from optimizer.errors import InputError
@@ -322,12 +322,11 @@ def table(
         rows = rows_of([item for item in items if item.key not in results])
         st.dataframe(pd.DataFrame(rows), hide_index=True) if rows else st.caption("Everything is measured.")
         return
-    if not shown:
+    if not measured:
         st.caption("Nothing is measured yet.")
         return
     if view == "on the frontier":
-        noisy = ": every latency is noisy" * (ranked_by(measured) == UNTIMED)
-        st.caption(f"Ranked by {ranked_words(measured)}{noisy}.")
+        st.caption(f"Ranked by {ranked_words(measured)}.")
     if out := sweep.counts.get("screened out"):
         st.caption(f"{count(out, 'configuration')} screened out: can't be on the frontier.")
     actions((theirs | results).get(session().swept))

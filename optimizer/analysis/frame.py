@@ -38,12 +38,13 @@ def frame(
     """One row a result, in their order; no rounding. Missing figures are NaN.
 
     Columns: ``key``, the request in parts, then for each metric its column (``accuracy_percent``,
-    ``file_bytes``, ``latency_ns``...) and where it has an interval ``..._low`` and ``..._high``, and last
-    how it was measured. ``frontier`` marks the Pareto-optimal rows over the metrics of that name (by
-    default :func:`optimizer.analysis.frontier.ranked_by`) and ``frontier_tied`` those that nothing beats
-    measurably (:func:`frontier_of`); ``frontier_chance`` is how
-    often each is Pareto-optimal when images and rounds are drawn anew. With ``against``, the columns of
-    :data:`AGAINST` compare each with that result. Raises InputError for an unknown metric.
+    ``file_bytes``, ``latency_ns``...) and where it has an interval ``..._low`` and ``..._high``, and last how
+    it was measured. ``frontier`` marks the Pareto-optimal rows over the metrics of that name (by default
+    :func:`optimizer.analysis.frontier.ranked_by`) and ``frontier_tied`` those that nothing beats measurably
+    (:func:`frontier_of`); ``frontier_chance`` is how often each is Pareto-optimal when images and rounds are
+    drawn anew. ``badges`` are values of :class:`optimizer.analysis.badges.BadgeKind`, which stay, and not the
+    labels that people read. With ``against``, the columns of :data:`AGAINST` compare each with that result.
+    Raises InputError for an unknown metric.
     """
     import pandas as pd
 

@@ -92,15 +92,19 @@ class Frontier:
 
 
 def ranked_by(summaries: Sequence[Summary]) -> tuple[str, ...]:
-    """The metrics of the frontier of some results, unless others are chosen: those that can be trusted of
-    any."""
+    """The metrics of the frontier of comparable results, unless others are chosen: without the time where
+    that of every one is noisy."""
     return UNTIMED if all(one.noise for one in summaries) else FRONTIER
 
 
 def ranked_words(summaries: Sequence[Summary]) -> str:
-    """The same in words: ``accuracy lost, zstd size and latency ratio``."""
-    *first, last = (label_of(name, summaries) for name in ranked_by(summaries))
-    return f"{', '.join(first)} and {last}"
+    """By what results are ranked: ``accuracy lost, zstd size and latency ratio``."""
+    lost, size, ratio = (label_of(name, summaries) for name in FRONTIER)
+    by = {names == UNTIMED for _, names in _ranked(summaries, None)}
+    if by == {True}:
+        return f"{lost} and {size}, as every latency is noisy"
+    where = "; by the first two where every latency is noisy" if True in by else ""
+    return f"{lost}, {size} and {ratio}{where}"
 
 
 def frontier_of(summaries: Sequence[Summary], metrics: Sequence[str] | None = None) -> Frontier:
@@ -110,36 +114,49 @@ def frontier_of(summaries: Sequence[Summary], metrics: Sequence[str] | None = No
     Comparable are the same images; for what is measured against the uncompressed model, model and engine; and
     where a metric depends on them, batch, threads and environment. Raises InputError for an unknown metric.
     """
-    metrics = [quality(name, summaries) for name in metrics or ranked_by(summaries)]
-    losses = np.array([metric(name).loss(values_of(summaries, name)) for name in metrics], float).T
-    quickly_told = sorted(metrics, key=PAIRED.__contains__)
     optimal, tied = np.zeros(len(summaries), bool), np.zeros(len(summaries), bool)
     group = np.full(len(summaries), -1)
-    for number, members in enumerate(_comparable(summaries, metrics)):
-        group[members] = number
-        optimal[members] = pareto_mask(losses[members])
-        best = [index for index in members if optimal[index]]
-        for index in members:
-            if not optimal[index] and not np.isnan(losses[index]).any():
-                beating = np.flatnonzero((losses[best] <= losses[index]).all(axis=1))
+    for number, (members, names) in enumerate(_ranked(summaries, metrics)):
+        some = [summaries[index] for index in members]
+        losses = np.array([metric(name).loss(values_of(some, name)) for name in names], float).T
+        quickly_told = sorted(names, key=PAIRED.__contains__)
+        best = pareto_mask(losses)
+        group[members], optimal[members] = number, best
+        first = np.flatnonzero(best)
+        for place, index in enumerate(members):
+            if not best[place] and not np.isnan(losses[place]).any():
+                beating = first[(losses[first] <= losses[place]).all(axis=1)]
                 tied[index] = not any(
-                    measurably_better(summaries[best[one]], summaries[index], name)
+                    measurably_better(some[one], some[place], name)
                     for name in quickly_told  # what is paired image by image takes longest
                     for one in beating
                 )
     return Frontier(optimal, tied, group)
 
 
+def _ranked(
+    summaries: Sequence[Summary], metrics: Sequence[str] | None
+) -> list[tuple[list[int], tuple[str, ...]]]:
+    """Indices of those that are ranked with each other, and by what. Noisy ones are left out of times."""
+    asked = FRONTIER if metrics is None else metrics
+    timed = any(metric(name).timed for name in asked)
+    found = []
+    for members in _comparable(summaries, asked):
+        names = ranked_by([summaries[index] for index in members]) if metrics is None else tuple(asked)
+        if timed and names != UNTIMED:
+            members = [index for index in members if not summaries[index].noise]
+        if members:
+            found.append((members, tuple(quality(name, summaries) for name in names)))
+    return found
+
+
 def _comparable(summaries: Sequence[Summary], metrics: Sequence[str]) -> list[list[int]]:
-    """Indices of those that can be ranked with each other, noisy ones left out."""
-    timed = any(METRICS[name].timed for name in metrics)
+    """Indices of those that can be ranked with each other."""
     served = any(METRICS[name].served for name in metrics)
     relative = any(METRICS[name].relative for name in metrics)
     files, baselines = image_files(summaries), baselines_of(summaries)
     groups: dict[object, list[int]] = {}
     for index, summary in enumerate(summaries):
-        if timed and summary.noise:
-            continue
         machine = (summary.batch, summary.threads, summary.environment_key) if served else ()
         # Another network may have had the name before, and a folder may have changed.
         baseline = baselines[index] if relative else ()
@@ -184,10 +201,9 @@ INTERVAL_ERRORS = 2 * 1.96
 def chances(summaries: Sequence[Summary], metrics: Sequence[str] | None = None) -> np.ndarray:
     """How often each result would be Pareto-optimal, ``[N]``, if images and rounds were drawn anew: the best
     of many points is in part the luckiest. Raises InputError for an unknown metric."""
-    metrics = [quality(name, summaries) for name in metrics or ranked_by(summaries)]
     found = np.zeros(len(summaries))
-    for members in _comparable(summaries, metrics):
-        found[members] = _chances(tuple(summaries[index] for index in members), tuple(metrics))
+    for members, names in _ranked(summaries, metrics):
+        found[members] = _chances(tuple(summaries[index] for index in members), names)
     return found
 
 

@@ -208,7 +208,7 @@ class Results(Sequence[ResultView]):
         noisy = sum(bool(one.summary.noise) for one in self)
         unranked = "which are not ranked for the frontier"
         if noisy == len(self):
-            unranked = f"so the frontier is of {ranked_words([one.summary for one in self])} alone"
+            unranked = f"so the frontier is of {ranked_words([one.summary for one in self])}"
         words = f"noisy: {noisy} of {len(self)} results, {unranked}; latency.noise of each says why"
         return [
             *([words] if noisy else ()),

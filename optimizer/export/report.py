@@ -7,6 +7,7 @@ from types import MappingProxyType
 import pandas as pd
 
 from optimizer.analysis.badges import NOT_SAID, BadgeKind
+from optimizer.analysis.comparison import image_files
 from optimizer.analysis.frontier import frontier_of, ranked_words
 from optimizer.analysis.headline import may_be
 from optimizer.analysis.labels import engine_label
@@ -153,8 +154,8 @@ def latency_sentence(summary: Summary) -> str:
 def _found(summaries: Sequence[Summary]) -> Iterator[Section]:
     """What was found, on each set of images by itself: what is lost on others can't be compared."""
     sets = dict[object, list[Summary]]()
-    for one in summaries:
-        sets.setdefault((one.request.data, one.images, one.reference), []).append(one)
+    for one, files in zip(summaries, image_files(summaries), strict=True):
+        sets.setdefault((one.images, one.request.data, files, one.reference), []).append(one)
     for those in sets.values():
         if section := findings(those):
             heading = f"{section.heading} on {those[0].images}" if len(sets) > 1 else section.heading

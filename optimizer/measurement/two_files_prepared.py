@@ -133,20 +133,20 @@ def paired(a: Candidate, b: Candidate, request: CompareRequest, threads: int) ->
     and notes, where one does not. Raises InputError."""
     shape = _shape(a, b, request.input_shape)
     problems: dict[str, ParetoscopeError] = {}
-    notes: tuple[str, ...] = ()
+    doubtful: tuple[Pair, str] | None = None
     for engine in [request.engine] if request.engine else ENGINES:
         try:
             first, second = (compiled(one, engine, shape, threads) for one in (a, b))
         except ParetoscopeError as error:
             problems[str(error)] = error
             continue
-        found = [misread(one, opened, engine, shape, threads) for one, opened in ((a, first), (b, second))]
-        if (words := ". ".join(dict.fromkeys(filter(None, found)))) and not request.engine:
-            problems[words] = InputError(words)
-            notes = (f"{words}. So both are run by another engine.",)
-            continue
         pair = Pair(engine, shape, first, second, *_outputs_of_both(a.name, b.name, first, second))
-        return pair, (*notes, *([f"{words}."] if words else []))
+        found = [misread(one, opened, engine, shape, threads) for one, opened in ((a, first), (b, second))]
+        if not any(found):
+            return pair, (f"{doubtful[1]}. So both are run by another engine.",) if doubtful else ()
+        doubtful = doubtful or (pair, ". ".join(dict.fromkeys(filter(None, found))))
+    if doubtful:  # and no other engine runs both
+        return doubtful[0], (f"{doubtful[1]}.",)
     raise type(next(iter(problems.values())))(". ".join(problems))
 
 
@@ -155,24 +155,25 @@ def misread(one: Candidate, opened: Opened, engine: str, shape: tuple[int, ...],
     not, or that can't be said. (OpenVINO 2026.4 computes some quantizers of 16 bits wrongly.)"""
     if one.network.onnx is None or engine == REFERENCE:
         return ""
+    images = [image[None] for image in _made_up(shape, CHECKED_IMAGES)]
     try:
         expected = compiled(one, REFERENCE, shape, threads)
         places, _ = _outputs_of_both(one.name, one.name, opened, expected)
-    except ParetoscopeError:
+        have, want = (
+            [np.concatenate(rows) for rows in zip(*map(each.answer, images), strict=True)]
+            for each in (opened, expected)
+        )
+    except Exception:  # an engine's own; what is wrong is said where all images are run
         return ""
-    images = _made_up(shape)[:CHECKED_IMAGES]
-    have, want = (
-        [np.concatenate(rows) for rows in zip(*(each.answer(image[None]) for image in images), strict=True)]
-        for each in (opened, expected)
-    )
     apart = [Differences.of(have[first], want[second]) for first, second in places]
-    noise = sum(float(one.noise.sum()) for one in apart)
-    share = noise / max(sum(float(one.signal.sum()) for one in apart), sys.float_info.min)
-    if not share > ALIKE_NOISE:  # not a number: neither can be held against the other
+    shares = [one.noise.sum() / max(one.signal.sum(), sys.float_info.min) for one in apart]
+    if not all(np.isfinite(rows).all() for rows in want) or all(share <= ALIKE_NOISE for share in shares):
         return ""
+    worst = float(max(shares, key=lambda share: (not np.isfinite(share), share)))
+    how = f"SQNR {metric('sqnr').format(-10 * math.log10(worst))}" if np.isfinite(worst) else "not in numbers"
     return (
-        f"{engine_label(engine)} answers {one.name} otherwise than {engine_label(REFERENCE)} does (SQNR "
-        f"{metric('sqnr').format(-10 * math.log10(share))} on made-up images)"
+        f"{engine_label(engine)} answers {one.name} otherwise than {engine_label(REFERENCE)} does ({how}, on "
+        "made-up images)"
     )
 
 
@@ -317,10 +318,10 @@ def _model_of_files(both: tuple[Candidate, Candidate], pair: Pair) -> tuple[Load
     return model, preprocessing
 
 
-def _made_up(shape: tuple[int, ...]) -> Array:
+def _made_up(shape: tuple[int, ...], count: int = MADE_UP_IMAGES) -> Array:
     """Noise from 0 to 1, normal noise, and what is smooth as photographs are, in turns: ``[N, C, H, W]``."""
     random = np.random.default_rng(0)
-    found = np.empty((MADE_UP_IMAGES, *shape), np.float32)
+    found = np.empty((count, *shape), np.float32)
     channels, height, width = shape
     for number, image in enumerate(found):
         if number % 4 == 0:

@@ -19,6 +19,7 @@ from optimizer.analysis.frontier import (
     joint_frontier,
     optimal_in_each,
     pareto_mask,
+    ranked_words,
 )
 from optimizer.analysis.summary import summarise
 from optimizer.charts import accuracy_info
@@ -239,3 +240,22 @@ def test_what_cant_be_ranked_with_the_other_set_is_on_no_frontier_of_both() -> N
     found = joint_frontier(here, [*here, *elsewhere])
     assert found is not None
     assert (found.first, found.second, found.both) == (0, 0, int(frontier_of(here).optimal.sum()))
+
+
+def test_times_are_left_out_where_all_of_them_are_noisy_and_ranked_where_some_are_not() -> None:
+    noisy = [summarise(make_result(recipe(one), noisy=True)) for one in (0.0, 0.5, 0.9)]
+    calm = [summarise(make_result(recipe(one), images=2_000, path="/other")) for one in (0.0, 0.5)]
+    sizes = frontier_of(noisy, ("drop", "compressed_size")).optimal.tolist()
+    assert any(sizes)
+    assert frontier_of(noisy).optimal.tolist() == sizes
+    assert chances(noisy).tolist() == chances(noisy, ("drop", "compressed_size")).tolist()
+    assert not frontier_of(noisy, FRONTIER).optimal.any()
+    assert ranked_words(noisy) == "accuracy lost and zstd size, as every latency is noisy"
+    both = frontier_of([*noisy, *calm]).optimal.tolist()
+    assert both == [*sizes, *frontier_of(calm).optimal.tolist()]
+    words = "accuracy lost, zstd size and latency ratio"
+    assert ranked_words(calm) == words
+    assert ranked_words([*noisy, *calm]) == f"{words}; by the first two where every latency is noisy"
+    mixed = [*noisy, summarise(make_result(recipe(0.7)))]
+    assert frontier_of(mixed).optimal.tolist() == [False, False, False, True]
+    assert ranked_words(mixed) == words

@@ -266,6 +266,18 @@ def test_a_card_of_images_without_labels_speaks_of_agreement(resnet: LoadedModel
     assert "**noisy**" in card
 
 
+def test_a_card_counts_weights_against_those_of_the_uncompressed_model(resnet: LoadedModel) -> None:
+    result = make_result(RECIPES["pruned"])
+    source = taken(resnet.module, RECIPES["pruned"], torch.zeros(1, 1, 28, 28), resnet.card, result)
+    own = sum(weight.values.numel() for weight in source.compressed.weights.values())
+    for elements in (own, own + 1_000):
+        size = replace(result.inspection.size, elements=elements)
+        counted = replace(result, inspection=replace(result.inspection, size=size))
+        card = model_card(replace(source, result=counted), {}, "")
+        more = f"; the uncompressed model has {elements:,}" if elements > own else ""
+        assert f" of {own:,} weights are not zero{more}\n" in card
+
+
 def test_the_figures_of_another_recipe_are_refused(resnet: LoadedModel) -> None:
     result = make_result(RECIPES["pruned"])
     with pytest.raises(InputError, match="give the result of this very model"):

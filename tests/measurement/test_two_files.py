@@ -298,11 +298,38 @@ def test_an_engine_that_misreads_an_onnx_file_is_not_taken_by_itself(
     pair, notes = paired(one, one, request, 1)
     asked, warnings = paired(one, one, replace(request, engine="openvino"), 1)
     assert asked.engine == "openvino"
-    words = "OpenVINO answers net.onnx otherwise than ONNX Runtime does (SQNR 6.0 dB on made-up images)"
+    words = "OpenVINO answers net.onnx otherwise than ONNX Runtime does (SQNR 6.0 dB, on made-up images)"
     misread = error > 0.1
     assert pair.engine == ("onnxruntime" if misread else "openvino")
     assert notes == ((f"{words}. So both are run by another engine.",) if misread else ())
     assert warnings == ((f"{words}.",) if misread else ())
+
+
+@HERE
+@pytest.mark.parametrize("instead", [0.0, np.nan])
+def test_a_small_output_that_is_misread_is_seen_beside_a_large_one(
+    instead: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Against a file that ONNX Runtime can't run, OpenVINO runs both all the same, and that is said."""
+
+    def wrong(network: Network, *how: Any) -> Opened:
+        found = files_openvino.opened(network, *how)
+        if network.onnx is None:
+            return found
+        return replace(found, answer=lambda images: [(large := found.answer(images))[0], instead * large[1]])
+
+    monkeypatch.setitem(ENGINES, "openvino", wrong)
+    file, other = save(detector(100), tmp_path / "two.onnx"), tmp_path / "two.xml"
+    openvino.save_model(openvino.convert_model(file), other, compress_to_fp16=False)
+    a, b = (networks.opened(NetworkRef(str(one))) for one in (file, other))
+    request = CompareRequest(NetworkRef("a"), NetworkRef("b"))
+    assert paired(a, a, request, 1)[0].engine == "onnxruntime"
+    pair, notes = paired(a, b, request, 1)
+    assert pair.engine == "openvino"
+    how = "SQNR 0 dB" if instead == 0 else "not in numbers"
+    assert notes == (
+        f"OpenVINO answers two.onnx otherwise than ONNX Runtime does ({how}, on made-up images).",
+    )
 
 
 @HERE

@@ -213,7 +213,7 @@ def test_noisy_times_are_left_out_of_the_frontier_in_words(started: Started) -> 
     measure_next(noisy=True)
     page = open_page("sweep", {})
     page.segmented_control(key="sweep_view").set_value("on the frontier").run()
-    assert "Ranked by accuracy lost and zstd size: every latency is noisy." in words(page)
+    assert "Ranked by accuracy lost and zstd size, as every latency is noisy." in words(page)
     assert len(page.dataframe[0].value) == 1
     measure_next()
     assert len(page.run().dataframe[0].value) == 1

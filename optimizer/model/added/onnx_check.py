@@ -6,13 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import onnxruntime
 import torch
 
 from optimizer.errors import InputError
 from optimizer.model.added.limits import lacks_memory
-from optimizer.model.added.onnx_conversion import convert
+from optimizer.model.added.onnx_conversion import ROUNDS, Converted, convert
 
 MAX_DIFFERENCE = 1e-3
 """Of an output's range, between the converted network's and ONNX Runtime's."""
@@ -26,11 +25,13 @@ def check(file: Path, input_shape: tuple[int, ...]) -> dict[str, Any]:
     """The largest difference of an output, as a share of its range, and whether the network has to be given
     one image at a time. Raises InputError for a graph that can't be converted or run."""
     images = _images(input_shape)
-    expected, allowed = _expected(file, images), _allowed(file)
+    expected = _expected(file, images)
     with suppress(InputError, RuntimeError):
-        if (found := _apart(file, input_shape, False, images, expected)) <= allowed:
+        network = convert(file, input_shape).eval()
+        if (found := _apart(network, images, expected)) <= _allowed(network):
             return {"difference": found, "for_one": False}
-    found = _apart(file, input_shape, True, images, expected)
+    network = convert(file, input_shape, for_one=True).eval()
+    found, allowed = _apart(network, images, expected), _allowed(network)
     if not found <= allowed:
         raise InputError(
             f"converted, its outputs differ from ONNX Runtime's by {found:.2g} of their range "
@@ -39,18 +40,15 @@ def check(file: Path, input_shape: tuple[int, ...]) -> dict[str, Any]:
     return {"difference": found, "for_one": True}
 
 
-def _allowed(file: Path) -> float:
-    graph = onnx.load(file, load_external_data=False).graph
-    return MAX_ROUNDED if any(node.op_type == "QuantizeLinear" for node in graph.node) else MAX_DIFFERENCE
+def _allowed(network: Converted) -> float:
+    return MAX_ROUNDED if network.notes == (ROUNDS,) else MAX_DIFFERENCE
 
 
-def _apart(
-    file: Path, input_shape: tuple[int, ...], for_one: bool, images: np.ndarray, expected: list[np.ndarray]
-) -> float:
-    """Between what the converted network answers to all images at once, and what is expected."""
-    network = convert(file, input_shape, for_one).eval()
+def _apart(network: Converted, images: np.ndarray, expected: list[np.ndarray]) -> float:
+    """Between what the converted network answers to all images, at once where it takes them so, and what is
+    expected."""
     with torch.inference_mode():
-        if for_one:
+        if network.for_one:
             rows = [network.network(torch.from_numpy(image[None])) for image in images]
             have = [torch.cat(several) for several in zip(*rows, strict=True)]
         else:

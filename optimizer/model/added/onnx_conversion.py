@@ -107,6 +107,7 @@ class _Conversion:
         self.uses.update(one.name for one in self.graph.output)
         self.pairs: dict[str, Any] = {}
         self.proxies: dict[str, Any] = {}
+        self.rounds = False
         del self.graph.initializer[:]  # which may be most of the memory
 
     def run(self, images: Tensor) -> Converted:
@@ -116,7 +117,7 @@ class _Conversion:
         self.proxies[name] = self.tracer.create_proxy("placeholder", "images", (), {})
         for node in self.graph.node:
             try:
-                if not self._joins(node):
+                if not self._folds(node):
                     self._convert(node)
                 self._let_go(node)
             except UnsupportedError as error:
@@ -151,8 +152,7 @@ class _Conversion:
         made = Converted(network, parts, len(shape) > 2 and shape[2:].numel() == 1, len(images) == 1)
         if not name.endswith(CHANNELS_FIRST):  # the file's takes images of another layout
             made.input_name = name
-        if any(node.op_type == "QuantizeLinear" for node in self.graph.node):
-            made.notes = (ROUNDS,)
+        made.notes = (ROUNDS,) if self.rounds else ()
         return made
 
     def _convert(self, node: Any) -> None:
@@ -164,8 +164,10 @@ class _Conversion:
         a.batches = tuple(map(self._batch, node.input))
         a.pairs = tuple(self._given(node, self.pairs))
         a.outputs = len(node.output)
-        if node.op_type == "QuantizeLinear" and len(given) > 2 and given[2] is not None:
-            a["zero_type"] = given[2].dtype
+        if node.op_type == "QuantizeLinear":
+            self.rounds |= depends[0]
+            if len(given) > 2 and given[2] is not None:
+                a["zero_type"] = given[2].dtype
         if node.op_type == "CastLike" and given[1] is not None:
             a["like"] = given[1].dtype
         constants = [None if of_image else one for one, of_image in zip(given, depends, strict=True)]
@@ -203,9 +205,9 @@ class _Conversion:
             if not isinstance(found[0], tuple):
                 break
 
-    def _joins(self, node: Any) -> bool:
-        """Whether a sum or a product with a number for each channel goes with the layer before it: exporters
-        write biases as ``Add``, and batch norms as ``Mul`` and ``Add``."""
+    def _folds(self, node: Any) -> bool:
+        """Whether a sum or a product with a number for each channel was folded into the layer before it:
+        exporters write biases as ``Add``, and batch norms as ``Mul`` and ``Add``."""
         if node.op_type not in ("Add", "Mul"):
             return False
         for made, other in (node.input, reversed(node.input)):
@@ -216,15 +218,15 @@ class _Conversion:
                 continue
             if node.op_type == "Add":
                 add_bias(layer, numbers)
-                joined = self.proxies[made]
+                folded = self.proxies[made]
             elif isinstance(layer, CONVOLUTIONS):
                 path = self._place(node, scaling(numbers, self.samples[made].ndim))
-                joined = self.tracer.create_proxy("call_module", path, (self.proxies[made],), {})
+                folded = self.tracer.create_proxy("call_module", path, (self.proxies[made],), {})
             else:
                 continue
             for values in (self.samples, self.pairs):
                 values[node.output[0]] = OPERATORS[node.op_type](Attributes(), values[made], numbers)
-            self.proxies[node.output[0]] = joined
+            self.proxies[node.output[0]] = folded
             return True
         return False
 

@@ -74,7 +74,7 @@ def gemm(a: Attributes, inputs: Inputs) -> nn.Module | None:
 
 
 class Columns(nn.Sequential):
-    """A linear layer of columns: what a matrix makes that stands on the left of a product."""
+    """A linear layer that mixes rows, of each column by itself: ``W x`` in place of ``x W``."""
 
     def forward(self, x: Tensor) -> Tensor:
         found: Tensor = super().forward(x.transpose(-2, -1))

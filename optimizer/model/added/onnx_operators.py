@@ -158,7 +158,7 @@ def _clip(a: Attributes, x: Any, low: Tensor | None = None, high: Tensor | None 
 
 @operator("Cast", "CastLike")
 def _cast(a: Attributes, x: Any, like: Any = None) -> Any:
-    if a.get("to", 1) not in KINDS:
+    if a.get("to", 1) not in KINDS.keys() - {4}:  # which would have to wrap around
         raise UnsupportedError(f"type {a.get('to')}")
     return x.to(a.get("like", KINDS[a.get("to", 1)]))
 
@@ -285,7 +285,9 @@ CODES |= {KINDS[4]: (0, 2**16 - 1)}
 @operator("QuantizeLinear")
 def _quantize(a: Attributes, x: Any, scale: Any, zero: Any = None) -> Any:
     """The values on the grid, still as float32."""
-    kind = KINDS.get(a.get("output_dtype", 0), torch.uint8) if zero is None else a["zero_type"]
+    kind = KINDS.get(a.get("output_dtype") or 2) if zero is None else a["zero_type"]
+    if kind not in CODES:
+        raise UnsupportedError("codes that are not of 8 or 16 bits")
     scale, zero = _along(a, scale), 0 if zero is None else _along(a, zero)
     low, high = CODES[kind]
     return torch.clamp(torch.round(x / scale) + zero, low, high)

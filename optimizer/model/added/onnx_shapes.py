@@ -28,10 +28,8 @@ def _reshape(a: Attributes, x: Any, shape: Tensor) -> Any:
     one, two = written(shape), written(a.pairs[1] if a.pairs else shape)
     grows = next((axis for axis in range(len(one)) if one[axis] != two[axis]), None)
     batch = a.batches[0]
-    if grows is None and batch is not None and batch < len(one):
-        taken_over = not a.get("allowzero") and int(shape[batch]) == 0
-        if taken_over or (one[batch] == 1 and not a["any_batch"]):  # as a file for one image says it
-            grows = batch
+    if grows is None and batch is not None and batch < len(one) and not a.get("allowzero"):
+        grows = batch if int(shape[batch]) == 0 else None  # a side that is taken over
     return _reshaped(a, x, one, grows)
 
 
@@ -63,7 +61,9 @@ def _reshaped(a: Attributes, x: Any, sides: list[int], grows: int | None) -> Any
             raise UnsupportedError(f"a shape {sides} that mixes images")
         sure = open_axis is not None and (open_axis in places or a["any_batch"])
         grows = open_axis if sure and open_axis is not None else places[0]
-    if grows == batch == 0 and len(sides) == 2:
+        if not a["any_batch"] and batch in places and sides[batch] == 1:  # as a file for one image says it
+            grows = batch
+    if grows == batch == 0 and len(sides) == 2 and sides[0] == a.shapes[0][0]:
         return x.flatten(1)  # says no width, so that channels can be removed before it
     sides[grows] = -1
     return x.reshape(sides)
