@@ -148,8 +148,9 @@ def works_ahead() -> bool:
 
 
 def neighbours(request: Request) -> list[Request]:
-    """The positions a step of sparsity or of weight bits away, all else the same; none where a step takes
-    long (what learns, another network)."""
+    """The positions a step of sparsity or of weight bits away, and that with activations of 8 bits in place of
+    32 or the other way round, all else the same; none where a step takes long (what learns, another
+    network)."""
     recipe = request.recipe
     prune, quantize = recipe.prune, recipe.quantize
     if recipe.learns or prune.shrinks or recipe.layers:
@@ -162,6 +163,8 @@ def neighbours(request: Request) -> list[Request]:
         index = WEIGHT_BITS.index(quantize.weight_bits)
         near = [WEIGHT_BITS[one] for one in (index + 1, index - 1) if 0 <= one < len(WEIGHT_BITS)]
         found += [replace(recipe, quantize=quantize.at(bits)) for bits in near]
+    if other := {32: 8, 8: 32}.get(quantize.activation_bits):  # the first of an engine and a model takes long
+        found.append(replace(recipe, quantize=replace(quantize, activation_bits=other)))
     return [replace(request, recipe=one.canonical()) for one in found]
 
 

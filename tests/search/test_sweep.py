@@ -132,30 +132,45 @@ def test_a_sweep_measures_only_when_asked_for_the_next() -> None:
     assert len(measured) == 1
 
 
+def amounts(request: Request) -> tuple[float | None, int, int]:
+    quantize = request.recipe.quantize
+    return request.recipe.prune.sparsity, quantize.weight_bits, quantize.activation_bits
+
+
 def test_neighbours_are_a_step_of_sparsity_or_of_bits_away() -> None:
     base = Request("fashion-mlp", Recipe(PruneSpec(sparsity=0.5), QuantizeSpec(weight_bits=8)).canonical())
-    found = {(one.recipe.prune.sparsity, one.recipe.quantize.weight_bits) for one in neighbours(base)}
-    assert found == {(0.51, 8), (0.49, 8), (0.5, 7), (0.5, 16)}
+    assert {amounts(one) for one in neighbours(base)} == {
+        *((0.51, 8, 32), (0.49, 8, 32)),
+        *((0.5, 7, 32), (0.5, 16, 32)),
+        (0.5, 8, 8),
+    }
     assert all(replace(one, recipe=base.recipe) == base for one in neighbours(base))
 
 
 @pytest.mark.parametrize(
     ("prune", "bits", "expected"),
     [
-        (PruneSpec(), 32, {(None, 16)}),
-        (PruneSpec(), 2, {(None, 3)}),
-        (PruneSpec(sparsity=0.99), 32, {(0.98, 32), (0.99, 16)}),
-        (PruneSpec(sparsity=0.01), 32, {(0.02, 32), (0.01, 16)}),
-        (PruneSpec(threshold=0.1), 32, {(None, 16)}),
+        (PruneSpec(), 32, {(None, 16, 32), (None, 32, 8)}),
+        (PruneSpec(), 2, {(None, 3, 32), (None, 2, 8)}),
+        (PruneSpec(sparsity=0.99), 32, {(0.98, 32, 32), (0.99, 16, 32), (0.99, 32, 8)}),
+        (PruneSpec(sparsity=0.01), 32, {(0.02, 32, 32), (0.01, 16, 32), (0.01, 32, 8)}),
+        (PruneSpec(threshold=0.1), 32, {(None, 16, 32), (None, 32, 8)}),
     ],
 )
 def test_there_are_no_neighbours_beyond_the_ends(
-    prune: PruneSpec, bits: int, expected: set[tuple[float | None, int]]
+    prune: PruneSpec, bits: int, expected: set[tuple[float | None, int, int]]
 ) -> None:
     asked = Request("fashion-mlp", Recipe(prune, QuantizeSpec(weight_bits=bits)).canonical())
-    found = [one.recipe for one in neighbours(asked)]
-    assert {(one.prune.sparsity, one.quantize.weight_bits) for one in found} == expected
+    found = neighbours(asked)
+    assert {amounts(one) for one in found} == expected
     assert len(found) == len(expected)
+
+
+@pytest.mark.parametrize(("bits", "other"), [(8, {32}), (32, {8}), (4, set())])
+def test_activations_of_8_bits_and_of_32_lie_side_by_side(bits: int, other: set[int]) -> None:
+    spec = QuantizeSpec(weight_bits=8, activation_bits=bits)
+    found = neighbours(Request("fashion-mlp", Recipe(quantize=spec).canonical()))
+    assert {activations for _, _, activations in map(amounts, found)} - {bits} == other
 
 
 def test_what_takes_long_has_no_neighbours() -> None:

@@ -144,17 +144,17 @@ def refit(rows: Tensor, kept: Tensor, matrix: Tensor, steps: int = STEPS) -> Ten
     diagonal = matrix.diagonal(dim1=1, dim2=2).unsqueeze(1)
     tiny = torch.finfo(rows.dtype).tiny
     values = rows * mask
-    residual = ((rows - values) @ matrix).mul_(mask)
+    residual = ((rows - values) @ matrix) * mask
     direction = residual / diagonal
     size = (residual * direction).sum(2, keepdim=True)
     for _ in range(steps):
-        image = (direction @ matrix).mul_(mask)
+        image = (direction @ matrix) * mask
         length = size / (direction * image).sum(2, keepdim=True).clamp(min=tiny)
-        values.addcmul_(length, direction)
-        residual.addcmul_(length, image, value=-1)
+        values = values + length * direction
+        residual = residual - length * image
         scaled = residual / diagonal
         before, size = size, (residual * scaled).sum(2, keepdim=True)
-        direction = torch.addcmul(scaled, size / before.clamp(min=tiny), direction)
+        direction = scaled + size / before.clamp(min=tiny) * direction
     return values
 
 
