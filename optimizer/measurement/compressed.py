@@ -58,10 +58,14 @@ def _unmatched(recipe: Recipe) -> Recipe:
     return replace(recipe, prune=replace(recipe.prune, match=False)).canonical()
 
 
-@once
 def compressed_model(workspace: Workspace, recipe: Recipe, *, report: Report = quiet) -> CompressedModel:
-    """The workspace's model after the recipe: worked out once for its counts, its scores and its files. Its
-    module is not to be changed. Raises InputError."""
+    """The workspace's model after the recipe: worked out once for its counts, its scores and its files, and
+    for all recipes of the same weights. Its module is not to be changed. Raises InputError."""
+    return replace(_compressed(workspace, recipe.of_weights, report=report), recipe=recipe)
+
+
+@once
+def _compressed(workspace: Workspace, recipe: Recipe, *, report: Report) -> CompressedModel:
     own, workspace = workspace, workspace.rewritten(recipe, report)
     if workspace is not own:
         made = compressed_model(workspace, recipe, report=report)

@@ -160,6 +160,12 @@ class Recipe:
         return replace(self, quantize=QuantizeSpec(), layers=layers)
 
     @property
+    def of_weights(self) -> "Recipe":
+        """What the recipe does to weights, equal for recipes that share it: whatever becomes of activations,
+        and in which precision the layers compute."""
+        return replace(self, quantize=replace(self.quantize, activation_bits=32, precision="f32"))
+
+    @property
     def unlearnt(self) -> "Recipe":
         """The same recipe with nothing learnt."""
         return replace(self, finetune_steps=0, effort_seconds=0).canonical()

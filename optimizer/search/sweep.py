@@ -148,8 +148,8 @@ def works_ahead() -> bool:
 
 
 def neighbours(request: Request) -> list[Request]:
-    """The positions a step of sparsity or of weight bits away, and that with activations of 8 bits in place of
-    32 or the other way round, all else the same; none where a step takes long (what learns, another
+    """The positions a step of sparsity or of weight bits away, and that with activations of 8 bits in place
+    of 32 or the other way round, all else the same; none where a step takes long (what learns, another
     network)."""
     recipe = request.recipe
     prune, quantize = recipe.prune, recipe.quantize

@@ -1,6 +1,7 @@
-"""Bit widths of one sparsity share what was pruned."""
+"""Bit widths of one sparsity share what was pruned, and all activations and precisions its weights."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -43,6 +44,22 @@ def test_other_bit_widths_round_what_was_pruned_before(resnet: LoadedModel, prun
         for name, weight in one.weights.items():
             assert torch.equal(weight.values, alone.weights[name].values)
             assert torch.equal(weight.mask, alone.weights[name].mask)
+
+
+@pytest.mark.parametrize("changed", [{"activation_bits": 8}, {"activation_bits": 4}, {"precision": "bf16"}])
+@pytest.mark.parametrize("bits", [32, 4])
+def test_activations_and_precision_leave_weights_as_they_are(
+    bits: int, changed: dict[str, Any], resnet: LoadedModel, pruned: list[Recipe]
+) -> None:
+    workspace, plain = Workspace(open_model(resnet)), recipe(0.5, bits).canonical()
+    other = replace(plain, quantize=replace(plain.quantize, **changed)).canonical()
+    first, second = compressed_model(workspace, plain), compressed_model(workspace, other)
+    assert (first.recipe, second.recipe) == (plain, other)
+    assert first.module is second.module
+    assert len(pruned) == 1 + 1
+    alone = compress(workspace.model.module, other, workspace.model.published)
+    for name, weight in second.weights.items():
+        assert torch.equal(weight.values, alone.weights[name].values)
 
 
 def test_another_sparsity_or_one_of_a_layer_is_pruned_anew(resnet: LoadedModel, pruned: list[Recipe]) -> None:
