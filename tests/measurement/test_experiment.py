@@ -396,8 +396,21 @@ def test_a_noisy_latency_is_published_with_its_result_before_it_is_timed_again(
     assert replace(before, latency=result.latency, created=result.created) == result
 
 
-def test_accuracy_grows_in_a_random_order_with_an_interval_for_every_look() -> None:
+def test_accuracy_of_more_images_is_not_told_at_once_again(monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[object] = []
+    monkeypatch.setattr(experiment, "TOLD_SECONDS", 60.0)
+    with asked_by(Asker(told.append, lambda: False)):
+        scored = score(request(FOUR_BITS))
+    first, whole = [one.accuracy for one in told if isinstance(one, Known) and one.accuracy]
+    assert first.total < whole.total
+    assert whole == scored.accuracy
+
+
+def test_accuracy_grows_in_a_random_order_with_an_interval_for_every_look(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told: list[object] = []
+    monkeypatch.setattr(experiment, "TOLD_SECONDS", 0.0)
     with asked_by(Asker(told.append, lambda: False)):
         scored = score(request(FOUR_BITS))
     *grown, whole = [one for one in told if isinstance(one, Known) and one.accuracy]
