@@ -33,7 +33,7 @@ from pages.session import session
 SHARES = (0, 10, 20, 30, 40, 50, 60, 70, 80, 90, 95)
 """Percent of the weights."""
 ACTIVATIONS = (32, 8)
-RECIPE_PIXELS = 260
+RECIPE_PIXELS = 272
 """Of its column, which would else stay as wide as the first results need it."""
 CHARTS = ("frontiers", "parallel coordinates")
 VIEWS = ("all", "on the frontier", "not measured")
