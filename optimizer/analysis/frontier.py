@@ -138,12 +138,11 @@ def _ranked(
     summaries: Sequence[Summary], metrics: Sequence[str] | None
 ) -> list[tuple[list[int], tuple[str, ...]]]:
     """Indices of those that are ranked with each other, and by what. Noisy ones are left out of times."""
-    asked = FRONTIER if metrics is None else metrics
-    timed = any(metric(name).timed for name in asked)
+    asked = FRONTIER if metrics is None else tuple(metrics)
     found = []
     for members in _comparable(summaries, asked):
-        names = ranked_by([summaries[index] for index in members]) if metrics is None else tuple(asked)
-        if timed and names != UNTIMED:
+        names = ranked_by([summaries[index] for index in members]) if metrics is None else asked
+        if any(METRICS[name].timed for name in names):
             members = [index for index in members if not summaries[index].noise]
         if members:
             found.append((members, tuple(quality(name, summaries) for name in names)))
@@ -152,8 +151,8 @@ def _ranked(
 
 def _comparable(summaries: Sequence[Summary], metrics: Sequence[str]) -> list[list[int]]:
     """Indices of those that can be ranked with each other."""
-    served = any(METRICS[name].served for name in metrics)
-    relative = any(METRICS[name].relative for name in metrics)
+    kinds = [metric(name) for name in metrics]
+    served, relative = any(one.served for one in kinds), any(one.relative for one in kinds)
     files, baselines = image_files(summaries), baselines_of(summaries)
     groups: dict[object, list[int]] = {}
     for index, summary in enumerate(summaries):

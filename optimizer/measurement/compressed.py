@@ -68,7 +68,7 @@ def compressed_model(workspace: Workspace, recipe: Recipe, *, report: Report = q
 def _compressed(workspace: Workspace, recipe: Recipe, *, report: Report) -> CompressedModel:
     own, workspace = workspace, workspace.rewritten(recipe, report)
     if workspace is not own:
-        made = compressed_model(workspace, recipe, report=report)
+        made = _compressed(workspace, recipe, report=report)
         return replace(made, notes=(*made.notes, *workspace.notes))
     model = workspace.model
     if _is_learnt(recipe):

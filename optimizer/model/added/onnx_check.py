@@ -11,7 +11,7 @@ import torch
 
 from optimizer.errors import InputError
 from optimizer.model.added.limits import lacks_memory
-from optimizer.model.added.onnx_conversion import ROUNDS, Converted, convert
+from optimizer.model.added.onnx_conversion import Converted, convert
 
 MAX_DIFFERENCE = 1e-3
 """Of an output's range, between the converted network's and ONNX Runtime's."""
@@ -41,7 +41,7 @@ def check(file: Path, input_shape: tuple[int, ...]) -> dict[str, Any]:
 
 
 def _allowed(network: Converted) -> float:
-    return MAX_ROUNDED if network.notes == (ROUNDS,) else MAX_DIFFERENCE
+    return MAX_ROUNDED if network.rounds else MAX_DIFFERENCE
 
 
 def _apart(network: Converted, images: np.ndarray, expected: list[np.ndarray]) -> float:

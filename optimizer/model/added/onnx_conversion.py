@@ -39,10 +39,11 @@ ROUNDS = (
 class Converted(nn.Module):
     """The network, with one tensor of outputs: as it is, ``flat`` where that is ``[N, K, 1, 1]``; of several
     ``[N, 1, M]``, one behind the other. ``parts`` are their names and shapes for one image. One that was made
-    ``for_one`` image gets one at a time. ``input_name`` is the file's; ``notes`` are what to know of it."""
+    ``for_one`` image gets one at a time. ``input_name`` is the file's; it ``rounds`` activations where the
+    file does."""
 
     input_name = "images"
-    notes: tuple[str, ...] = ()
+    rounds = False
 
     def __init__(self, network: nn.Module, parts: tuple[Part, ...], flat: bool, for_one: bool) -> None:
         super().__init__()
@@ -50,6 +51,11 @@ class Converted(nn.Module):
         self.parts = parts
         self.flat = flat
         self.for_one = for_one
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What to know of it."""
+        return (ROUNDS,) if self.rounds else ()
 
     def forward(self, x: Tensor) -> Tensor:
         if self.for_one and len(x) > 1:
@@ -152,7 +158,7 @@ class _Conversion:
         made = Converted(network, parts, len(shape) > 2 and shape[2:].numel() == 1, len(images) == 1)
         if not name.endswith(CHANNELS_FIRST):  # the file's takes images of another layout
             made.input_name = name
-        made.notes = (ROUNDS,) if self.rounds else ()
+        made.rounds = self.rounds
         return made
 
     def _convert(self, node: Any) -> None:
