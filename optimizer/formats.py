@@ -147,7 +147,7 @@ def columns(rows: Sequence[Sequence[str]]) -> str:
     """Rows of text, the first one the heads, in columns that fit: what begins with a digit to the right."""
     widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
     right = [
-        all(cell[:1].isdigit() or len(cell) < 2 for cell in cells) for cells in zip(*rows[1:], strict=True)
+        all(cell[:1].isdigit() or len(cell) < 2 for cell in cells[1:]) for cells in zip(*rows, strict=True)
     ]
     return "\n".join(
         "  ".join(

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import streamlit as st
 
-from optimizer.analysis.frontier import UNTIMED, joint_frontier
+from optimizer.analysis.frontier import FRONTIER, UNTIMED, joint_frontier
 from optimizer.analysis.summary import Summary, label_of
 from optimizer.errors import InputError
 from optimizer.formats import count
@@ -59,11 +59,11 @@ def data_of(sweep: Sweep) -> DataSpec | None:
 
 def words(results: Sequence[Summary], theirs: Sequence[Summary], name: str) -> str:
     """Whose configurations are on the frontier of both sweeps; of size alone where no times can be ranked."""
-    lost = label_of("drop", [*results, *theirs])
-    axes = f"{lost}, zstd size and latency ratio"
+    lost, size, ratio = (label_of(name, [*results, *theirs]) for name in FRONTIER)
+    axes = f"{lost}, {size} and {ratio}"
     found = joint_frontier(results, theirs)
     if found is None:
-        axes = f"{lost} and zstd size, since no times of the two can be ranked with each other"
+        axes = f"{lost} and {size}, since no times of the two can be ranked with each other"
         found = joint_frontier(results, theirs, UNTIMED)
     if found is None:
         return (

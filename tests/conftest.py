@@ -49,6 +49,7 @@ with it in the end. Where there is an hour by which all is to be over it comes l
 others."""
 
 SHARING = (
+    "tests/api/",
     "tests/cli/",
     "tests/compression/test_compensation.py",
     "tests/compression/test_heads.py",
@@ -56,7 +57,6 @@ SHARING = (
     "tests/export/",
     "tests/pages/",
     "tests/search/",
-    "tests/test_api.py",
 )
 """What only uses calibration statistics, by the beginning of its path: they are made once for all of it."""
 

@@ -2,7 +2,7 @@
 
 import argparse
 import json
-from pathlib import Path
+import os
 
 from optimizer import on_demand
 from optimizer.analysis.two_files import CompareRequest, NetworkRef
@@ -10,6 +10,7 @@ from optimizer.analysis.two_files_words import as_json, text
 from optimizer.cli.models import shape_of
 from optimizer.cli.options import add_data_options, add_timing_options, data_of, settings_of
 from optimizer.cli.terminal import end_of_line, tell
+from optimizer.data.folders import expand
 
 NETWORK = "an .onnx file, an OpenVINO .xml with its .bin beside it, a .zip of `save`, or a model's name"
 
@@ -52,8 +53,8 @@ def compare_request(options: argparse.Namespace, a: str, b: str, called: str = "
 
 def _absolute(place: str) -> str:
     """A worker may be in another folder. What is no file names a model."""
-    path = Path(place).expanduser()
-    return str(path.resolve()) if path.is_file() else place
+    path = expand(place)
+    return os.path.realpath(path) if os.path.isfile(path) else place
 
 
 def run_compare(options: argparse.Namespace) -> None:

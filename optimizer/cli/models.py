@@ -3,12 +3,11 @@
 import argparse
 import sys
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from optimizer.cli.options import numbers
 from optimizer.cli.terminal import end_of_line, say, tell
-from optimizer.data.folders import absolute
+from optimizer.data.folders import absolute, expand
 from optimizer.errors import InputError, unknown
 from optimizer.formats import columns
 from optimizer.model.added.cards import AddedModel, Choices, Examined
@@ -102,7 +101,7 @@ def run_add(options: argparse.Namespace) -> None:
     if options.hub:
         about = catalogue.examine_hub(options.hub, tell)
     else:
-        file = Path(options.checkpoint or options.onnx).expanduser()
+        file = expand(options.checkpoint or options.onnx)
         about = examine(file, options.architecture or "", tell)
     end_of_line()
     for what, words in about.facts:

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from optimizer.data.folders import absolute
+from optimizer.data.folders import absolute, expand
 from optimizer.errors import InputError, unknown
 from optimizer.methods.engines import DEFAULT_ENGINE, ENGINES
 from optimizer.methods.pruners import PRUNERS, PrunerInfo, pruner_info
@@ -316,7 +316,7 @@ def _given(value: Any, default: Any) -> Any:
 
 def _read(path: str) -> bytes:
     try:
-        return Path(path).expanduser().read_bytes()
+        return expand(path).read_bytes()
     except OSError as error:
         raise InputError(f"can't read {path} ({error.strerror}): give a file that holds a recipe") from error
 

@@ -150,7 +150,7 @@ def _line_names(line: str, index: int) -> list[tuple[str, int]]:
 def _entry_names(key: str, value: object) -> list[tuple[str, int]] | None:
     is_number = key.isdecimal() and len(key) < 9  # of more digits there is no output
     match value:
-        case {"index": int(index), "name": str(name)}:
+        case {"index": int(index), "name": str(name)} if not isinstance(index, bool):
             return [(key, index), (name, index)]
         case int(index) | {"index": int(index)} if not isinstance(index, bool):
             return [(key, index)]

@@ -246,7 +246,7 @@ def _holds_images(folder: Path) -> bool:
 # Files
 
 
-def expand(path: str | Path) -> Path:
+def expand(path: str | PathLike[str]) -> Path:
     """With the home folder in the place of ``~``. (Path.expanduser raises for an unknown ``~user``.)"""
     return Path(os.path.expanduser(path))
 

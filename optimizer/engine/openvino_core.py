@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from optimizer.engine.base import Array, Load
+from optimizer.progress import stop_if_cancelled
 
 # oneDNN keeps the code of the last 1,024 kernels, and int8 kernels hold their scales: a sweep would fill it
 # with a megabyte a configuration that no other one uses. Enough for the float32 kernels of a network.
@@ -51,6 +52,7 @@ def one_call(compiled: Any) -> Callable[[Array], Array]:
 
 
 def compile_graph(graph: Any, shape: list[int], hint: str, threads: int, precision: str, **more: Any) -> Any:
+    stop_if_cancelled()  # nothing ends it once it has begun
     batched = graph.clone()
     batched.reshape(shape)
     settings = {

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,7 +10,7 @@ from cachetools import LRUCache
 from torch import Tensor, nn
 
 from optimizer.data import memory
-from optimizer.data.folders import absolute
+from optimizer.data.folders import absolute, expand
 from optimizer.data.loading import Datasets, load_images
 from optimizer.data.selection import fingerprint
 from optimizer.errors import InputError, unknown, whole_number
@@ -187,7 +186,7 @@ def _read_file(
     if isinstance(model, str) and model.startswith(HUB):
         about = catalogue.examine_hub(model, report)
     else:
-        about = examine(Path(model).expanduser(), report=report)
+        about = examine(expand(model), report=report)
     preprocessing = about.preprocessing
     if shape is None and about.asks_shape and (some := _to_try(images)) is not None:
         shape = image_shape(some.shape[1:])

@@ -177,6 +177,7 @@ def warm_up(runner: Runner, batch: np.ndarray, effort: LatencyEffort) -> tuple[i
     began, calls, taken = visits.clock(), 0, 0.0
     end, latest = began + 1e9 * effort.warmup_seconds, began + 1e9 * MAX_WARMUP_SECONDS
     while calls < effort.warmup_calls or visits.clock() < end:
+        stop_if_cancelled()
         before = visits.clock()
         runner.infer(batch)
         calls, taken = calls + 1, (visits.clock() - before) / 1e9

@@ -20,6 +20,7 @@ from optimizer.engine.files import ENGINES, open_network
 from optimizer.engine.opened import Network, Opened
 from optimizer.errors import InputError, ParetoscopeError
 from optimizer.model.catalogue import catalogue
+from optimizer.model.examples import made_up_images
 from optimizer.model.preprocessing import IMAGENET, Preprocessing
 from optimizer.model.sources import LoadedModel
 from optimizer.model.sources.imagenet import is_imagenet, wordnet_ids
@@ -34,8 +35,6 @@ CHECKED_IMAGES = 4
 """On which an engine is held against REFERENCE."""
 REFERENCE = "onnxruntime"
 """What an ONNX file computes is what this makes of it."""
-COARSE = 16
-"""Pixels to a patch of a smooth made-up image."""
 
 
 @dataclass(frozen=True)
@@ -155,7 +154,7 @@ def misread(one: Candidate, opened: Opened, engine: str, shape: tuple[int, ...],
     not, or that can't be said. (OpenVINO 2026.4 computes some quantizers of 16 bits wrongly.)"""
     if one.network.onnx is None or engine == REFERENCE:
         return ""
-    images = [image[None] for image in _made_up(shape, CHECKED_IMAGES)]
+    images = [image[None] for image in made_up_images(shape, CHECKED_IMAGES)]
     try:
         expected = compiled(one, REFERENCE, shape, threads)
         places, _ = _outputs_of_both(one.name, one.name, opened, expected)
@@ -248,7 +247,7 @@ def _images(
         check_at_hand(request.data)
     known = next((one for one in (like, a.loaded, b.loaded) if one is not None), None)
     if given is None and request.data.path is None and not (known and known.card.bundled_images):
-        return _made_up(pair.shape), None, True, ()
+        return made_up_images(pair.shape, MADE_UP_IMAGES), None, True, ()
     notes: tuple[str, ...] = ()
     if given is None:
         model, notes = _preprocessed_for(a, b, pair, like)
@@ -316,19 +315,3 @@ def _model_of_files(both: tuple[Candidate, Candidate], pair: Pair) -> tuple[Load
         wordnet_ids() if is_imagenet(names) else (),
     )
     return model, preprocessing
-
-
-def _made_up(shape: tuple[int, ...], count: int = MADE_UP_IMAGES) -> Array:
-    """Noise from 0 to 1, normal noise, and what is smooth as photographs are, in turns: ``[N, C, H, W]``."""
-    random = np.random.default_rng(0)
-    found = np.empty((count, *shape), np.float32)
-    channels, height, width = shape
-    for number, image in enumerate(found):
-        if number % 4 == 0:
-            image[:] = random.random(shape)
-        elif number % 4 == 1:
-            image[:] = random.normal(size=shape)
-        else:
-            coarse = random.normal(size=(channels, -(-height // COARSE), -(-width // COARSE)))
-            image[:] = np.kron(coarse, np.ones((1, COARSE, COARSE)))[:, :height, :width]
-    return found

@@ -7,6 +7,7 @@ same.
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
@@ -15,6 +16,8 @@ HELD = "_paretoscope_examples"
 MAX_HELD = 2
 TOLERANCE = 1e-3
 """Of a model's outputs: more than rounding changes in them."""
+PATCH = 16
+"""Pixels to a side of what is of one colour in a smooth made-up image."""
 
 
 class _Held:
@@ -60,6 +63,23 @@ def noise(module: nn.Module, shape: tuple[int, ...], count: int = 1) -> Tensor:
     """Random inputs, where values are to differ wherever they can: :func:`examples` if it fails on these."""
     random = _random(shape)
     return _turns(random, count) if _takes(module, random) else examples(module, shape, count)
+
+
+def made_up_images(shape: tuple[int, ...], count: int) -> np.ndarray:
+    """Noise from 0 to 1, normal noise, and what is smooth as photographs are, in turns: ``[count, C, H, W]``,
+    the same each time."""
+    random = np.random.default_rng(0)
+    found = np.empty((count, *shape), np.float32)
+    channels, height, width = shape
+    for number, image in enumerate(found):
+        if number % 4 == 0:
+            image[:] = random.random(shape)
+        elif number % 4 == 1:
+            image[:] = random.normal(size=shape)
+        else:
+            coarse = random.normal(size=(channels, -(-height // PATCH), -(-width // PATCH)))
+            image[:] = np.kron(coarse, np.ones((1, PATCH, PATCH)))[:, :height, :width]
+    return found
 
 
 @torch.inference_mode()

@@ -143,7 +143,7 @@ class _Readers(TorchFunctionMode):
         if func in DECIDING:
             raise ValueError("which layers it runs may depend on the values of its input")
         answer = func(*args, **(kwargs or {}))
-        if func not in (Tensor.dim, Tensor.size) and "__get__" not in str(func):  # those read no values
+        if func not in (Tensor.dim, Tensor.size) and func.__name__ != "__get__":  # those read no values
             self.count.update({id(one) for one in tree_leaves((args, kwargs)) if isinstance(one, Tensor)})
         self.kept.append((args, kwargs, answer))
         return answer

@@ -1,6 +1,7 @@
 """Content keys: equal for two requests that would give the same result on the same device."""
 
 import hashlib
+import os
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -56,7 +57,7 @@ def _plugins(request: Request) -> list[str]:
 def weights_version(model: str) -> str:
     """A digest of bundled weights, or of an added model; empty for one from elsewhere."""
     path = assets_dir() / f"{model}.safetensors"
-    return _file_digest(path, path.stat().st_mtime_ns) if path.is_file() else version_of(model)
+    return _file_digest(path, path.stat().st_mtime_ns) if os.path.isfile(path) else version_of(model)
 
 
 def short_version(model: str) -> str:

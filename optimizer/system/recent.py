@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from functools import wraps
 from threading import Lock
 from time import monotonic
-from typing import Generic, ParamSpec, TypeVar
+from typing import Generic, TypeVar, TypeVarTuple
 
-P = ParamSpec("P")
+Ts = TypeVarTuple("Ts")
 T = TypeVar("T")
 
 MAX_ANSWERS = 64
@@ -37,19 +37,19 @@ class _Answer(Generic[T]):
     until: float = 0.0
 
 
-def remembered(seconds: float) -> Callable[[Callable[P, T]], Callable[P, T]]:
+def remembered(seconds: float) -> Callable[[Callable[[*Ts], T]], Callable[[*Ts], T]]:
     """Remember what a function of hashable positional arguments gave, for so many seconds.
 
     Who asks for the same while it is being worked out waits for it; other arguments don't wait. An exception
     is not remembered.
     """
 
-    def decorate(function: Callable[P, T]) -> Callable[P, T]:
+    def decorate(function: Callable[[*Ts], T]) -> Callable[[*Ts], T]:
         answers: dict[Hashable, _Answer[T]] = {}
         guard = Lock()
 
         @wraps(function)
-        def recent(*args: P.args, **kwargs: P.kwargs) -> T:
+        def recent(*args: *Ts) -> T:
             with guard:
                 answer = answers[args] = answers.pop(args) if args in answers else _Answer()
                 while len(answers) > MAX_ANSWERS:
@@ -57,7 +57,7 @@ def remembered(seconds: float) -> Callable[[Callable[P, T]], Callable[P, T]]:
             with answer.lock:
                 now = _now.get()
                 if not answer.values or (monotonic() if now is None else now) >= answer.until:
-                    answer.values = [function(*args, **kwargs)]
+                    answer.values = [function(*args)]
                     answer.until = monotonic() + seconds
                 return answer.values[0]
 

@@ -33,6 +33,10 @@ from optimizer.system.paths import asset
     ("arguments", "words"),
     [
         (["measure", "fashion-rennet"], "fashion-resnet"),
+        (["measure", "long" * 100], "unknown model"),
+        (["measure", "fashion-mlp", "--recipe", "~nosuchuser/x.json"], "can't read ~nosuchuser/x.json"),
+        (["add", "mine", "--onnx", "~nosuchuser/x.onnx"], "there is no file '~nosuchuser/x.onnx'"),
+        (["add", "mine", "--onnx", "long" * 100 + ".onnx"], "there is no file"),
         (["measure", "fashion-mlp", "--sparsity", "1.5"], "sparsity 1.5 is out of range"),
         (["measure", "fashion-mlp", "--sparsity", "nan"], "sparsity nan is out of range"),
         (["measure", "fashion-mlp", "--threshold", "nan"], "threshold nan is not allowed"),

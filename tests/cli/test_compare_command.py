@@ -33,8 +33,17 @@ def test_the_answer_begins_with_a_sentence(file: str, capsys: pytest.CaptureFixt
     assert said["size_ratio"] == 1
 
 
-def test_bad_input_is_one_line(file: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for other, words in ((str(tmp_path / "no.onnx"), "there is no file"), ("nothing", "unknown model")):
+LACKING = (
+    ("no.onnx", "there is no file"),
+    ("nothing", "unknown model"),
+    ("~nosuchuser/a.onnx", "there is no file"),
+    (f"{'long' * 100}.onnx", "there is no file"),
+    ("long" * 100, "unknown model"),
+)
+
+
+def test_bad_input_is_one_line(file: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for other, words in LACKING:
         assert main(["compare", file, other]) == 2
         assert words in capsys.readouterr().err
 

@@ -75,6 +75,7 @@ def test_every_kind_of_class_index_file_is_read(tmp_path: Path, content: object)
         ({"shoe": "boot"}, "entry 1 says no output"),
         ({"shoe": 1.5}, "entry 1 says no output"),
         ({"shoe": True}, "entry 1 says no output"),
+        ({"n01": {"index": True, "name": "boot"}}, "entry 1 says no output"),
         ({"1" * 5_000: "shoe"}, "entry 1 says no output"),
         ({"shoe": 5}, "names the output 5, but the model has outputs 0 to 4"),
         ({"shoe": -1}, "names the output -1"),

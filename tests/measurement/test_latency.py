@@ -28,6 +28,7 @@ from optimizer.measurement.latency import (
 )
 from optimizer.measurement.timing import time_series
 from optimizer.measurement.visits import VisitEffort
+from optimizer.progress import Cancelled, ended_by
 from optimizer.recipe import Recipe
 from optimizer.records import Settings
 
@@ -150,6 +151,13 @@ def test_a_warm_up_lasts_for_its_calls_and_for_its_time(clock: Clock) -> None:
     names = [call.network for call in clock.calls]
     assert names[:102] == ["baseline"] * 50 + ["baseline again"] * 50 + ["slow"] * 2
     assert series.warmup_calls == 2
+
+
+def test_a_warm_up_that_is_not_wanted_any_more_ends_between_two_calls(clock: Clock) -> None:
+    effort = LatencyEffort(2, warmup_seconds=10, seconds=0, min_rounds=1, visit=VISIT)
+    with ended_by(lambda: len(clock.calls) == 5), pytest.raises(Cancelled):
+        time_interleaved(clock.pair(1e6), {}, IMAGES, Settings(), effort)
+    assert len(clock.calls) == 5
 
 
 @pytest.mark.parametrize(

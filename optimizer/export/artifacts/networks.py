@@ -3,6 +3,7 @@ model of the catalogue. Files are read by the limited process first.
 """
 
 import hashlib
+import os
 import uuid
 import zipfile
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ from typing import Any
 from torch import nn
 
 from optimizer.analysis.two_files import NETWORK_FILES, NetworkRef, is_network_file
+from optimizer.data.folders import expand
 from optimizer.engine.opened import Network
 from optimizer.errors import InputError
 from optimizer.export.artifacts.archive import DENSE_FILE, PACKED_FILE, check_directory
@@ -45,8 +47,8 @@ def opened(ref: NetworkRef, report: Report = quiet) -> Candidate:
     machine lacks."""
     if not is_network_file(ref.place):
         return _of_model(ref.place, report)
-    path = Path(ref.place).expanduser()
-    if not path.is_file():
+    path = expand(ref.place)
+    if not os.path.isfile(path):
         raise InputError(
             f"there is no file {ref.place!r}: give one of {', '.join(NETWORK_FILES)}, or a model's name"
         )

@@ -6,6 +6,7 @@ Nothing of a file is believed before the limited process has read it and written
 
 import hashlib
 import json
+import os
 import time
 import uuid
 from collections.abc import Callable, Collection
@@ -172,7 +173,7 @@ def _loaded(model: AddedModel, module: nn.Module) -> LoadedModel:
 
 def _kind_of(file: Path) -> str:
     """By its name. Raises InputError for a file that is none, or of no kind that is read."""
-    if not file.is_file():
+    if not os.path.isfile(file):
         raise InputError(f"there is no file {str(file)!r}: give a model file ({', '.join(MODEL_FILES)})")
     suffix = file.suffix.lower()
     for name, kind in KINDS.items():

@@ -12,6 +12,7 @@ import torch
 from optimizer.errors import InputError
 from optimizer.model.added.limits import lacks_memory
 from optimizer.model.added.onnx_conversion import Converted, convert
+from optimizer.model.examples import made_up_images
 
 MAX_DIFFERENCE = 1e-3
 """Of an output's range, between the converted network's and ONNX Runtime's."""
@@ -24,7 +25,7 @@ MIN_RANGE = 1e-3
 def check(file: Path, input_shape: tuple[int, ...]) -> dict[str, Any]:
     """The largest difference of an output, as a share of its range, and whether the network has to be given
     one image at a time. Raises InputError for a graph that can't be converted or run."""
-    images = _images(input_shape)
+    images = made_up_images(input_shape, 3)
     expected = _expected(file, images)
     with suppress(InputError, RuntimeError):
         network = convert(file, input_shape).eval()
@@ -54,14 +55,6 @@ def _apart(network: Converted, images: np.ndarray, expected: list[np.ndarray]) -
         else:
             have = list(network.network(torch.from_numpy(images)))
     return max(difference(one.float().numpy(), want) for one, want in zip(have, expected, strict=True))
-
-
-def _images(shape: tuple[int, ...]) -> np.ndarray:
-    """Noise from 0 to 1, normal noise, and what is smooth as photographs are: ``[3, C, H, W]``."""
-    random = np.random.default_rng(0)
-    coarse = random.normal(size=(shape[0], -(-shape[1] // 16), -(-shape[2] // 16)))
-    smooth = 2 * np.kron(coarse, np.ones((1, 16, 16)))[:, : shape[1], : shape[2]]
-    return np.stack([random.random(shape), random.normal(size=shape), smooth]).astype(np.float32)
 
 
 def difference(have: np.ndarray, want: np.ndarray) -> float:
