@@ -22,8 +22,6 @@ MAX_ELEMENTS = 2**28
 """Of a tensor inside a network, for one image: 1 GiB."""
 
 
-AFFINE = {"Add", "Subtract", "Multiply", "Divide"}
-"""What may follow a product and still be the same layer, where its other input is constant: bias, scale."""
 ROUNDING = {"FakeQuantize", "Convert"}
 
 
@@ -147,7 +145,7 @@ def _end(node: Any, of_images: set[str]) -> Any:
         if kind in ROUNDING:
             rounded = rounded or not whole
             continue
-        if kind not in AFFINE:
+        if kind not in openvino.AFFINE:
             break
         others = {_source(node, number) for number in range(2)} - {before.get_friendly_name()}
         shapes = {one.output(0).get_partial_shape().to_string() for one in (before, node)}

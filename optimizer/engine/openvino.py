@@ -6,7 +6,7 @@ The graph is compiled anew for each recipe: constants edited after compiling are
 import importlib.util
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
@@ -28,7 +28,7 @@ from optimizer.engine.base import (
 from optimizer.engine.faithful import check_follows
 from optimizer.engine.openvino_batches import run_batches
 from optimizer.engine.openvino_core import compile_graph, one_call, save_graph, saved
-from optimizer.engine.openvino_graph import Converted, convert, graph_of
+from optimizer.engine.openvino_graph import Converted, convert, graph_of, of_images
 from optimizer.engine.openvino_kernels import chosen, prioritised, told, total_ns
 from optimizer.engine.openvino_quantizers import nodes_of
 from optimizer.engine.realised import UNTOLD, execution_of, simulated
@@ -36,7 +36,11 @@ from optimizer.errors import WorkError, one_line
 from optimizer.methods.engines import use_another
 from optimizer.records import Execution, KernelTime, LayerExecution, Role
 
-EXECUTED = ("Convolution", "FullyConnected", "MatMul")
+EXECUTED = ("Convolution", "Deconvolution", "FullyConnected", "MatMul")
+AFFINE = {"Add", "Subtract", "Multiply", "Divide"}
+"""What may follow a product and still be the same layer, where its other input is constant: bias, scale."""
+SCALING = {*AFFINE, "BatchNormInference"}
+"""What is multiplied into the weight that comes before."""
 TOGETHER_IN_ONE = "Subgraph"
 """What small layers of a small batch become: several of them, with what lies between, in one kernel."""
 
@@ -216,8 +220,8 @@ class _Names:
     Those are fused, and take the name of one of what they are made of (a bias makes ``head/linear/MatMul``
     into ``head/linear/Add``), so what is compared is the call that they come from. A kernel of several layers
     names all that is in it: one that only adds a layer's bias does not run that layer. Where all names are
-    lost, as where a scale of the whole weight takes the product's place, that of the weight's values is left;
-    where a fixed scale of each channel is multiplied into the weight, that of the scale.
+    lost, as where a scale of the whole weight takes the product's place, that of the weight's values is left,
+    or of what turns them around; where a batch norm is multiplied into the weight, that of what follows.
     """
 
     def __init__(self, graph: Any, prepared: Converted) -> None:
@@ -225,9 +229,12 @@ class _Names:
         self.exactly = {name: layer for layer, names in prepared.operations.items() for name in names}
         self.sites = {_call_site(name): layer for name, layer in self.exactly.items()}
         self.weights = {_values(nodes[name]): layer for name, layer in self.exactly.items()}
-        for name, layer in self.exactly.items():
-            for scale in _scales(nodes[name]):
-                self.sites.setdefault(_call_site(scale), layer)
+        self.weights |= {f"{name}/transpose_b": layer for name, layer in self.exactly.items()}
+        self.followers = {
+            follower: layer
+            for name, layer in self.exactly.items()
+            for follower in _scaled_and_shifted(nodes[name])
+        }
 
     def layers(self, node: Any, info: Mapping[str, str]) -> list[str]:
         """Those whose products an executed operation computes."""
@@ -236,22 +243,28 @@ class _Names:
             return [self.exactly[one] for one in fused if one in self.exactly]
         if kind not in EXECUTED:
             return []
-        sites = [site for site in map(_call_site, fused) if site in self.sites]
-        if sites:
-            return [self.sites[site] for site in dict.fromkeys(sites)]
         read = [source.get_source_output().get_node().get_friendly_name() for source in node.inputs()]
-        return [self.weights[name] for name in read if name in self.weights]
+        known = (self.sites, map(_call_site, fused)), (self.followers, fused), (self.weights, read)
+        found = (dict.fromkeys(layers[name] for name in names if name in layers) for layers, names in known)
+        return next(filter(None, map(list, found)), [])
 
 
-def _scales(product: Any) -> list[str]:
-    """The names of what multiplies the results of an operation by a constant."""
-    readers = [reader.get_node() for reader in product.output(0).get_target_inputs()]
-    return [
-        str(node.get_friendly_name())
-        for node in readers
-        if node.get_type_name() == "Multiply"
-        and any(source.get_node().get_type_name() == "Constant" for source in node.input_values())
-    ]
+def _scaled_and_shifted(product: Any) -> Iterator[str]:
+    """The names of what multiplies the results of an operation by constants, or adds them, one after the
+    other."""
+    node = product
+    while len(readers := [one for one in node.output(0).get_target_inputs() if not _is_shape(one)]) == 1:
+        (reader,) = readers
+        node = reader.get_node()
+        others = [one for one in node.inputs() if one.get_index() != reader.get_index()]
+        given = (one.get_source_output().get_node() for one in others)
+        if node.get_type_name() not in SCALING or any(map(of_images, given)):
+            return
+        yield str(node.get_friendly_name())
+
+
+def _is_shape(reader: Any) -> bool:
+    return bool(reader.get_node().get_type_name() == "ShapeOf")
 
 
 def _values(product: Any) -> str:

@@ -23,7 +23,7 @@ from optimizer.system.environment import environment, resolve_threads, timestamp
 from optimizer.system.machine_lock import exclusive
 from optimizer.tasks.outputs import Differences, check_finite
 
-VERSION = 4
+VERSION = 5
 """Of the figures: raised when the same two files come to others."""
 LAYER_IMAGES = 16
 """Images on which the tensors inside are compared."""
