@@ -28,7 +28,8 @@ from optimizer.engine.base import (
 from optimizer.engine.faithful import check_follows
 from optimizer.engine.openvino_batches import run_batches
 from optimizer.engine.openvino_core import compile_graph, one_call, save_graph, saved
-from optimizer.engine.openvino_graph import Converted, convert, graph_of, of_images
+from optimizer.engine.openvino_given import of_images
+from optimizer.engine.openvino_graph import Converted, convert, graph_of
 from optimizer.engine.openvino_kernels import chosen, prioritised, told, total_ns
 from optimizer.engine.openvino_quantizers import nodes_of
 from optimizer.engine.realised import UNTOLD, execution_of, simulated
