@@ -2,6 +2,7 @@
 
 import math
 import shlex
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -44,6 +45,8 @@ GAINS = {
 }
 OPTIONS = {"pruning": "prune"}
 """Axes of the space that options of the command have another name for."""
+MAX_REASONS = 3
+"""Why something failed: the table of all that was tried has every one."""
 
 
 def headline(found: Answered) -> str:
@@ -135,8 +138,8 @@ def cancelled(store: Store, sweep: Sweep) -> str:
 
 
 def details(found: Answered) -> list[str]:
-    """All that is to be said of an answer: :func:`findings`, and why its times are noisy."""
-    return [*findings(found), *why_noisy(found)]
+    """All that is to be said of an answer: :func:`findings`, why its times are noisy, and what failed."""
+    return [*findings(found), *why_noisy(found), *why_failed(found)]
 
 
 def findings(found: Answered) -> list[str]:
@@ -176,6 +179,19 @@ def why_noisy(found: Answered) -> list[str]:
         if noise := summarise(one.timed(result)).noise:
             said.append(f"{capital(named(result))}, timed afresh, is noisy: {'; '.join(noise)}.")
     return said
+
+
+def why_failed(found: Answered) -> list[str]:
+    """The reasons that most of what failed has, each a sentence. Where nothing could be measured the headline
+    has the first one."""
+    if nothing_measured(found):
+        return []
+    trials = found.answer.progress.trials
+    reasons = Counter(trial.message for trial in trials if trial.outcome is Outcome.FAILED)
+    return [
+        f"Failed, {count(number, 'configuration')}: {reason.rstrip('.')}."
+        for reason, number in reasons.most_common(MAX_REASONS)
+    ]
 
 
 def missed(found: Answered, one: Confirmed) -> list[str]:

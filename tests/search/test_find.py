@@ -11,6 +11,7 @@ from search_bench import BASE, SECONDS, SMALL, Bench, question, trials, winner
 from optimizer.analysis.limits import MIN_CONFIRMING, Limits, bound, halves, keeping
 from optimizer.analysis.summary import summarise
 from optimizer.errors import EngineError, InputError, UnavailableError, WorkError
+from optimizer.formats import count
 from optimizer.methods.engines import ENGINES
 from optimizer.progress import Cancelled, Report, ended_by
 from optimizer.records import Request, Result, decode, encode
@@ -334,6 +335,7 @@ def test_an_engine_or_a_number_of_threads_that_fails_first_does_not_fail_the_que
         assert len(found.answer.progress.trials) == 2 * each
         assert len(failed) == (1 if error is EngineError else each)
         assert {trial.message for trial in trials(found)} == {"", "can't convert the model"}
+        assert details(found)[-1] == f"Failed, {count(each, 'configuration')}: can't convert the model."
         assert trials(found)[0].message, "its own turn comes first"
         assert trials(found)[1].key, "then that of another"
 
