@@ -10,7 +10,6 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -36,6 +35,7 @@ from playwright.sync_api import (
 )
 from playwright.sync_api import Error as BrowserError
 from playwright.sync_api import TimeoutError as BrowserTimeoutError
+from ports import free_port
 
 from optimizer.analysis.metrics import METRICS
 from optimizer.cli.main import main
@@ -159,13 +159,6 @@ def _environment(home: Path) -> dict[str, str]:
         "TORCH_HOME": str(home.parent / "torch"),
         "https_proxy": "http://127.0.0.1:9",
     }
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
 
 
 @contextlib.contextmanager

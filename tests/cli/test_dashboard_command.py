@@ -12,6 +12,7 @@ from typing import Any
 
 import psutil
 import pytest
+from ports import free_port
 from refusals import refused
 
 
@@ -52,13 +53,6 @@ def test_a_log_of_jobs_that_can_not_be_written_is_refused(
         assert f"can't write --job-log {path} (" in refused(
             ["dashboard", "--port", "0", "--job-log", str(path)], capsys
         )
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
 
 
 @contextmanager

@@ -35,7 +35,6 @@ from optimizer.records import (
     decode,
     encode,
 )
-from optimizer.search import drain
 from optimizer.store import ledger
 from optimizer.store.items import Item
 from optimizer.store.keys import request_key
@@ -43,12 +42,6 @@ from optimizer.store.results import Store
 from optimizer.system.environment import environment, lanes
 
 ACCURACY = Accuracy(b"\x0f", 8, "labels", 3, 21.5, 0.02)
-
-
-@pytest.fixture
-def store(monkeypatch: pytest.MonkeyPatch) -> Store:
-    monkeypatch.setattr(drain, "BEAT_SECONDS", 0.02)
-    return Store()
 
 
 class Server(Elsewhere):

@@ -39,12 +39,6 @@ from optimizer.system.processes import identity, is_gone
 REQUESTS = [Request("fashion-mlp", px.Recipe.of(sparsity=share / 10)) for share in range(1, 7)]
 
 
-@pytest.fixture
-def store(monkeypatch: pytest.MonkeyPatch) -> Store:
-    monkeypatch.setattr(drain, "BEAT_SECONDS", 0.02)
-    return Store()
-
-
 class Elsewhere:
     """An executor whose node is another machine: it makes results up, in ``threads``, and counts them."""
 

@@ -5,7 +5,6 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -26,12 +25,6 @@ pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
 def lock(own_locks: Path) -> str:
     """The name of a lock of this test's own (ask for it before the pool)."""
     return "kill"
-
-
-@pytest.fixture
-def pool() -> Iterator[Pool]:
-    with Pool("tasks:run") as pool:
-        yield pool
 
 
 def begin(pool: Pool, folder: Path, task: str = "wait", **more: str) -> tuple[Job, dict[str, str]]:

@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,6 @@ from optimizer.system import process_pool
 from optimizer.system.process_pool import Pool
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
-
-
-@pytest.fixture
-def pool() -> Iterator[Pool]:
-    with Pool("tasks:run") as pool:
-        yield pool
 
 
 def serves(pool: Pool, lane: str = "measure") -> bool:
