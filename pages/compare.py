@@ -26,9 +26,9 @@ QUIET_TAGS = """<style>.st-key-configurations [data-tag] {
 
 # What a laptop's screen shows without scrolling comes first: the figures to argue about, and their trust.
 COLUMNS = (
-    Column.MODEL, Column.ENGINE, Column.THREADS, Column.BATCH, Column.RECIPE, *frame.ACCURACIES,
-    *frame.AGREEMENTS, *frame.FIDELITIES, *frame.COMPARING, Column.FILE, Column.RATIO, Column.VERDICT,
-    Column.BADGES, Column.LATENCY, Column.COMPRESSED, Column.PACKED, Column.FRONTIER,
+    Column.MODEL, Column.ENGINE, Column.THREADS, Column.BATCH, Column.RECIPE, *frame.COMPARING,
+    *frame.ACCURACIES, *frame.AGREEMENTS, *frame.FIDELITIES, Column.RATIO, Column.VERDICT, Column.BADGES,
+    Column.FILE, Column.LATENCY, Column.COMPRESSED, Column.PACKED, Column.IMAGES, Column.FRONTIER,
 )  # fmt: skip
 VIEWS: dict[View, str] = {
     "rounds": "round by round",

@@ -98,7 +98,7 @@ def held_back(work: Sequence[Work], key: str = "") -> bool:
     if not asked:
         return False
     words = " and ".join(one.words for one in asked)
-    took = in_words(sum(one.seconds for one in asked))
+    took = in_words(sum(one.seconds for one in work))
     st.info(
         f"This link asks for {words}, which can take {took} here. That starts when you say so.",
         icon=":material/pan_tool:",

@@ -60,7 +60,7 @@ def main() -> None:
         started, filling = toolbar(request, recipe, result, results)
         if result and (again := stored.timed_again(tasks.store(), result)):
             timed_once_more(summarise(again))
-        tasks.refresh_when_over(asked, started)
+        tasks.refresh_when_over([*asked, *started])
         busy = bool(asked or started) or filling
         if result:
             work_ahead(request, busy)
@@ -282,6 +282,7 @@ def toolbar(
     missing = {key: one for key, one in keyed.items() if key not in done}
     if missing and is_measured_in_full([*missing.values()]):
         missing = {}
+    in_full = tasks.pool().get(request_key(full))
     filling, alone = filled_by(encode(curves), set(keyed), set(missing))
     row = st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center")
     with row.container(horizontal=True, width="content", vertical_alignment="center"):
@@ -296,11 +297,12 @@ def toolbar(
         if st.button(
             "Measure in full",
             icon=":material/timer:",
-            disabled=not result or not result.latency.quick,
+            disabled=not result or not result.latency.quick or (in_full is not None and not in_full.over),
             help="Timing in five fresh processes, half a minute or more, in place of the sliders' short one: "
             "percentiles, resident memory, and intervals to rely on.",
         ):
             tasks.submit(full)
+            st.rerun()  # with how far it is
         searching = presets(request)
         if st.button("Pin for Compare", icon=":material/keep:", disabled=not result) and result:
             address.pin(result.key)
@@ -326,10 +328,8 @@ def toolbar(
         backlog.follow(
             filling, lambda now: st.progress(now.over / now.total, words.format(now.over, now.total))
         )
-    if searching:
-        tasks.show_job(searching)
-    job = tasks.pool().get(request_key(full))
-    return [*([job] if job and not job.over else []), *([searching] if searching else [])], bool(filling)
+    tasks.show_failure(in_full)
+    return [job for job in (in_full, searching) if job and not job.over], bool(filling)
 
 
 def filled_by(asked: bytes, keys: set[str], missing: set[str]) -> tuple[Sweep | None, bool]:
@@ -369,8 +369,13 @@ def filling_wanted(missing: list[Request]) -> bool:
 
 
 def presets(request: Request) -> Job | None:
-    """Recipes for people in a hurry; the search that runs, if one does."""
-    running = session().preset
+    """Recipes for people in a hurry; the search that runs, if one does: also one from before the page was
+    loaded anew."""
+    base = replace(request, recipe=Recipe())
+    keys = {name: f"preset {name} {request_key(base)}" for name in PRESETS}
+    running = session().preset or tasks.left_behind(keys.values())
+    if running and running is not session().preset:
+        session().preset = tasks.start(running.lane, running.task, running.request, running.key)
     with st.popover(
         "Presets",
         icon=":material/auto_awesome:",
@@ -387,9 +392,7 @@ def presets(request: Request) -> Job | None:
                 on_click=st.session_state.update,
                 args=({"presets": False},),
             ):
-                base = replace(request, recipe=Recipe())
-                key = f"preset {name} {request_key(base)}"
-                running = tasks.start("measure", "preset", (name, base), key)
+                running = tasks.start("measure", "preset", (name, base), keys[name])
                 session().preset = running
                 st.rerun()
     return running

@@ -96,12 +96,7 @@ def serve(request: Request) -> None:
         drawing.chart(charts.gains_info(run), "gains", height)
     drawing.sentences(serving.conclusions(run))
     with st.expander("Every configuration, and torch eager beside it"):
-        st.dataframe(
-            serving.frame(run),
-            hide_index=True,
-            placeholder=MISSING,
-            alt="Every configuration that was served",
-        )
+        st.dataframe(serving.rows(run), hide_index=True, alt="Every configuration that was served")
         st.caption(
             "Ratios are to the uncompressed model on the same engine, with the same batch size, threads, "
             "streams and folding. The last column is the ratio to torch eager, another engine: no baseline."
@@ -157,7 +152,7 @@ def controls(request: Request) -> tuple[ServingRequest, float | None]:
     full = st.toggle(
         "Measure in full",
         **address.in_address("full"),
-        help="Ten times as long: narrower intervals, and a 95th percentile of the latency.",
+        help="Ten times as long: narrower intervals, and percentiles also where few requests come.",
     )
     wanted = ServingRequest(
         request.model,

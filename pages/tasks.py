@@ -185,6 +185,12 @@ def is_stopped(key: str) -> bool:
     return key in session().stopped
 
 
+def left_behind(keys: Iterable[str]) -> Job | None:
+    """One of the jobs that runs or waits, and nobody who is there waits for."""
+    jobs = (pool().get(key) for key in keys)
+    return next((job for job in jobs if job and not job.over and not pool().awaited(job)), None)
+
+
 def may_stop(job: Job) -> bool:
     """Whether this visitor asked for it, or nobody who is there waits for it."""
     return pool().may_stop(job, visitor())

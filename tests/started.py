@@ -78,6 +78,9 @@ class Started:
     def idle(self, lane: str) -> bool:
         return True
 
+    def awaited(self, job: Job) -> bool:
+        return bool(job.visitors)
+
     def may_stop(self, job: Job, visitor: str) -> bool:
         return True
 

@@ -107,7 +107,10 @@ COLUMNS: dict[str, Of] = {
     "threshold": lambda one: one.recipe.prune.threshold,
     "allocation": lambda one: one.recipe.prune.allocation,
     "pattern": lambda one: one.recipe.prune.pattern,
+    "snap": lambda one: one.recipe.prune.snap,
+    "match": lambda one: one.recipe.prune.match,
     "effort_seconds": lambda one: one.recipe.effort_seconds,
+    "finetune_steps": lambda one: one.recipe.finetune_steps,
     "rounding": lambda one: one.recipe.quantize.method,
     "weight_bits": lambda one: one.recipe.quantize.weight_bits,
     "average_bits": lambda one: one.recipe.quantize.average_bits,
@@ -115,6 +118,7 @@ COLUMNS: dict[str, Of] = {
     "granularity": lambda one: one.recipe.quantize.granularity,
     "symmetric": lambda one: one.recipe.quantize.symmetric,
     "range": lambda one: one.recipe.quantize.range,
+    "equalise": lambda one: one.recipe.quantize.equalise,
     "precision": lambda one: one.recipe.quantize.precision,
     "overrides": lambda one: len(one.recipe.layers),
     "pruned_percent": lambda one: one.pruned_percent,
@@ -161,6 +165,7 @@ class Column(Labelled):
     THREADS = "threads"
     BATCH = "batch"
     RECIPE = "recipe"
+    IMAGES = "images"
     ACCURACY = "accuracy"
     LOST = "accuracy lost"
     AGREEMENT = "agreement"
@@ -212,7 +217,7 @@ def table(results: Iterable[Measured], against: Measured | None = None) -> "pd.D
     """The table that people read: one row a result, every figure written with its unit and interval, and the
     labels of :class:`Column` as heads.
 
-    With ``against``, the last columns compare each with that result.
+    With ``against``, the last columns compare each with that result. Images have a column where they differ.
     """
     import pandas as pd
 
@@ -228,6 +233,7 @@ def table(results: Iterable[Measured], against: Measured | None = None) -> "pd.D
                 Column.THREADS: summary.threads,
                 Column.BATCH: summary.batch,
                 Column.RECIPE: summary.description,
+                Column.IMAGES: summary.images,
                 **{column: summary.text(name) for column, name in WRITTEN.items()},
                 **dict.fromkeys(AGREEMENTS if summary.reference == "labels" else ACCURACIES, MISSING),
                 Column.VERDICT: summary.latency.verdict.label,
@@ -240,6 +246,8 @@ def table(results: Iterable[Measured], against: Measured | None = None) -> "pd.D
     groups = {ACCURACIES, AGREEMENTS, FIDELITIES} - judged
     left_out = {*(() if reference else COMPARING), *(column for group in groups for column in group)}
     left_out.add(DIFFERS[judged != {AGREEMENTS}])
+    if len({summary.images for summary in summaries}) <= 1:
+        left_out.add(Column.IMAGES)
     columns = [column for column in Column if column not in left_out]
     return pd.DataFrame(rows, columns=columns).set_axis([column.label for column in columns], axis=1)
 

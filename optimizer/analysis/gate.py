@@ -82,7 +82,7 @@ class GateLimits:
 @dataclass(frozen=True, slots=True)
 class Check:
     """One figure against its limit, both in ``unit``: at most that, or ``at_least``. ``takes``: what would
-    decide it, where nothing did."""
+    decide it, were it not."""
 
     name: str
     unit: str
@@ -133,7 +133,8 @@ class Check:
         """Its fields, with None for an end that is not known, and the outcome."""
         fields = asdict(self).items()
         finite = {name: None if value in (math.inf, -math.inf) else value for name, value in fields}
-        return finite | {"outcome": self.outcome}
+        takes = self.takes if self.outcome is Outcome.UNDECIDED else ""
+        return finite | {"takes": takes, "outcome": self.outcome}
 
 
 def _beside(value: float, limit: float, least: int | None) -> str:

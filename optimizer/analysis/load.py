@@ -6,6 +6,7 @@ moment at which a request came. What is asked, what :mod:`optimizer.measurement.
 follows. No torch.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -59,8 +60,18 @@ class LoadRequest:
             raise InputError(f"{len(self.rates)} rates are too many for one comparison: at most {MAX_RATES}")
 
 
+THOUSANDS = re.compile(r"(?<![\d.])\d{1,3}(,\d{3})+(?![\d.])")
+"""What may be one number or several, such as 2,500."""
+
+
 def read_rates(text: str) -> tuple[float, ...]:
     """The numbers of a ``text`` such as ``50, 100``; none of an empty one. Raises InputError."""
+    if unclear := THOUSANDS.search(text):
+        number = unclear[0]
+        raise InputError(
+            f"{number} may be one rate or several: write {number.replace(',', '')}, or "
+            f"{number.replace(',', ', ')} with spaces"
+        )
     try:
         return tuple(float(part) for part in text.split(",") if part.strip())
     except ValueError as error:
@@ -170,9 +181,22 @@ def _best_rate(run: LoadRun, network: str, limit_ns: float) -> BestRate:
             best = point.rate
     if best is None:
         words = f"for {name}, no rate measured is shown to answer 99 % of requests within {limit}"
-        return BestRate(network, None, words)
+        return BestRate(network, None, words + too_few(run, network))
     words = f"{name} answers 99 % of requests within {limit} at up to {format_rate(best)}"
     return BestRate(network, best, words)
+
+
+def too_few(run: LoadRun, network: str) -> str:
+    """Why there is no 99th percentile of what a network answered at any rate; empty where there is."""
+    steady = [point.answered[network] for point in run.points if not point.answered[network].behind]
+    if not steady or any(percentiles(one)["p99"].value is not None for one in steady):
+        return ""
+    came = max(len(one.times.values) for one in steady)
+    longer = "; measured in full, more do" if run.request.settings.quick else ""
+    return (
+        f": a 99th percentile takes {PERCENTILE_ROUNDS[0.99]:,} requests at a rate, and at most {came:,} "
+        f"came{longer}"
+    )
 
 
 def conclusions(run: LoadRun) -> tuple[str, ...]:

@@ -152,6 +152,13 @@ def percentile_bound(samples: NDArray[np.float64], share: float) -> float | None
     return float(ordered[min(total, math.ceil((index + 1) / effective * total)) - 1])
 
 
+def percentile_bounds(samples: NDArray[np.float64]) -> tuple[float | None, float | None]:
+    """:func:`percentile_bound` of the 95th and of the 99th percentile. What most calls stay below by the
+    second, fewer do by the first: bursts may leave either the smaller bound."""
+    p95, p99 = (percentile_bound(samples, share) for share in (0.95, 0.99))
+    return min((one for one in (p95, p99) if one is not None), default=None), p99
+
+
 @cache
 def _bound_index(rounds: int, share: float) -> int:
     """The 99th percentile of how many of so many samples lie below the percentile."""

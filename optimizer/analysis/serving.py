@@ -213,9 +213,16 @@ def badges(run: ServingRun) -> dict[BadgeKind, str]:
 
 
 def conclusions(run: ServingRun) -> tuple[str, ...]:
-    """What the numbers say, in sentences; the ratios to torch eager last, and as what they are."""
+    """What the numbers say, in sentences; the ratios to torch eager as what they are, and last what was asked
+    for and left out."""
     compared = comparisons(run)
-    return (*_gains(run, compared), *_batching(run, compared), *_noise(compared), *_against_eager(compared))
+    return (
+        *_gains(run, compared),
+        *_batching(run, compared),
+        *_noise(compared),
+        *_against_eager(compared),
+        *_left_out(run.request),
+    )
 
 
 def _gains(run: ServingRun, compared: Sequence[ServedComparison]) -> Iterable[str]:
@@ -319,23 +326,37 @@ def _row(one: ServedComparison, network: Side) -> dict[str, Any]:
     }
 
 
-def table(run: ServingRun) -> str:
-    """The comparisons as text, a line each, in columns."""
-    served = ("latency", "95th pct", "images/s", "of uncompressed", "of eager")
-    lines: list[Sequence[str]] = [("batch size", "threads", "streams", *served)]
+def _left_out(asked: ServingRequest) -> Iterable[str]:
+    found = product({*asked.batches}, {*map(resolve_threads, asked.threads)}, {*asked.streams})
+    if left := sum(streams > threads for _, threads, streams in found):
+        yield f"Left out, as it has more streams than threads: {count(left, 'configuration')}."
+
+
+def rows(run: ServingRun) -> list[dict[str, str]]:
+    """The comparisons as people read them: a row each, by what its figures are called."""
+    found = []
     for one in comparisons(run):
         performance, where = one.variant, one.configuration
-        lines.append(
-            (
-                *map(str, (where.batch, where.threads, where.streams)),
-                format_ns(performance.latency_ns),
-                MISSING if performance.p95_ns is None else format_ns(performance.p95_ns),
-                f"{performance.throughput:,.0f}",
-                f"{one.fair.ratio_words} {one.fair.verdict.label}",
-                format_ratio(one.eager) if one.eager else MISSING,
-            )
+        latency = format_ns(performance.latency_ns, performance.latency_low, performance.latency_high)
+        found.append(
+            {
+                "batch size": f"{where.batch}",
+                "threads": f"{where.threads}",
+                "streams": f"{where.streams}",
+                "latency": latency,
+                "95th pct": MISSING if performance.p95_ns is None else format_ns(performance.p95_ns),
+                "images/s": f"{performance.throughput:,.0f}",
+                "of uncompressed": f"{one.fair.ratio_words} {one.fair.verdict.label}",
+                "of eager": format_ratio(one.eager) if one.eager else MISSING,
+            }
         )
-    return columns(lines)
+    return found
+
+
+def table(run: ServingRun) -> str:
+    """:func:`rows` as text, in columns."""
+    found = rows(run)
+    return columns([[*found[0]], *([*row.values()] for row in found)])
 
 
 def as_json(run: ServingRun) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from optimizer.analysis.rounds import (
     MIN_ROUNDS,
     mean_interval,
     median_interval,
-    percentile_bound,
+    percentile_bounds,
     t_quantile,
 )
 from optimizer.errors import InputError
@@ -190,11 +190,11 @@ def summarise_latency(
     )
     half = math.expm1(math.log(high / low) / 2)
     single = np.asarray(single_ns, float)
-    single = single if single.size else variant
+    p95, p99 = percentile_bounds(single if single.size else variant)
     return LatencySummary(
         median_ns=time_interval(variant, processes)[0],
-        p95_ns=percentile_bound(single, 0.95),
-        p99_ns=percentile_bound(single, 0.99),
+        p95_ns=p95,
+        p99_ns=p99,
         rounds=rounds,
         ratio=ratio,
         ratio_low=low,

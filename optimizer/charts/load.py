@@ -3,7 +3,7 @@
 import html
 from dataclasses import replace
 
-from optimizer.analysis.load import RECIPE, LoadRun, networks, percentiles
+from optimizer.analysis.load import RECIPE, LoadRun, networks, percentiles, too_few
 from optimizer.charts.spec import Axis, Lines, Point, Reference, Series
 from optimizer.formats import format_ns, format_rate, format_share
 
@@ -30,8 +30,6 @@ def load_info(run: LoadRun | None, limit_ns: float | None = None) -> Lines:
         for name in DASHES
     ]
     reference = Reference(f"limit {format_ns.given(limit_ns)}", limit_ns, "left") if limit_ns else None
-    behind = [point.rate for point in run.points if any(one.behind for one in point.answered.values())]
-    note = f"no point: the queue grows, first at {format_rate(min(behind))}" if behind else ""
     widest = 1.05 * max(point.rate for point in run.points)
     points = [point for one in series for point in one.points]
     ends = [end for point in points for end in (point.y, point.low, point.high) if end]
@@ -42,9 +40,21 @@ def load_info(run: LoadRun | None, limit_ns: float | None = None) -> Lines:
         replace(y, span=(min(ends) / 1.4, max(ends) * 1.4)) if points else y,
         tuple(one for one in series if one.points),
         reference=reference,
-        note=note,
-        empty="At each of these rates the queue grows:<br>no time of a request can be given.",
+        note="; ".join(_missing(run)),
+        empty="<br>".join(["No time of a request can be given:", *_missing(run)]),
     )
+
+
+def _missing(run: LoadRun) -> list[str]:
+    """Why points are missing, in words."""
+    found = []
+    for network in networks(run):
+        behind = [point.rate for point in run.points if point.answered[network].behind]
+        if behind:
+            found.append(f"{network}: the queue grows, first at {format_rate(min(behind))}")
+        if few := too_few(run, network):
+            found.append(f"{network}{few}")
+    return found
 
 
 def _points(run: LoadRun, network: str, name: str) -> tuple[Point, ...]:

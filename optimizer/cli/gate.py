@@ -126,7 +126,7 @@ def _write(path: str, content: bytes) -> None:
 
 
 def _against_result(options: argparse.Namespace, limits: GateLimits) -> Verdict:
-    against = decode(_read(options.against), Result) if options.against else None
+    against = _earlier(options.against) if options.against else None
     store = Store()
     return judge(
         request_of(options, recipe_to_run(options)),
@@ -158,6 +158,13 @@ def _against_file(options: argparse.Namespace, limits: GateLimits) -> Verdict:
         return judge_files(limits, lambda: on_demand.comparison(asked, tell), options.budget, tell)
 
 
+def _earlier(path: str) -> Result:
+    try:
+        return decode(_read(path), Result)
+    except InputError as error:
+        raise InputError(f"{path} is no result that --save has written ({error})") from error
+
+
 def _read(path: str) -> bytes:
     try:
         return Path(path).read_bytes()
@@ -171,7 +178,12 @@ def described(verdict: Verdict) -> str:
     if isinstance(verdict.result, TwoFiles):
         run = verdict.result
         return f"{run.b.name} against {run.a.name} on {run.engine}"
-    request = verdict.result.request
+    against = f" against {_named(verdict.against)}" if verdict.against else ""
+    return f"{_named(verdict.result)}{against}"
+
+
+def _named(result: Result) -> str:
+    request = result.request
     return f"{request.model} on {request.engine}, {request.recipe.describe()}"
 
 
@@ -181,8 +193,8 @@ def as_json(verdict: Verdict) -> dict[str, object]:
     if isinstance(result, TwoFiles):
         what: dict[str, object] = {"model": result.b.name, "against": result.a.name, "engine": result.engine}
     else:
-        asked = result.request
-        what = {"model": asked.model, "engine": asked.engine, "recipe": asked.recipe.to_dict()}
+        earlier = verdict.against
+        what = _parts(result) | {"against": earlier and _parts(earlier) | {"key": earlier.key}}
     return {
         "outcome": verdict.outcome,
         **what,
@@ -192,6 +204,11 @@ def as_json(verdict: Verdict) -> dict[str, object]:
         "checks": [check.to_dict() for check in verdict.checks],
         "notes": verdict.result.notes,
     }
+
+
+def _parts(result: Result) -> dict[str, object]:
+    asked = result.request
+    return {"model": asked.model, "engine": asked.engine, "recipe": asked.recipe.to_dict()}
 
 
 def markdown(verdict: Verdict) -> str:

@@ -3,21 +3,23 @@
 import argparse
 import json
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 from optimizer import on_demand, work
 from optimizer.analysis import stored
 from optimizer.analysis.result_json import as_json
 from optimizer.cli.options import add_experiment_options, check_writable, recipe_to_run, request_of
-from optimizer.cli.terminal import print_result, say, tell
+from optimizer.cli.terminal import first_interrupt, print_result, say, tell
 from optimizer.errors import InputError, unknown
 from optimizer.formats import count
 from optimizer.methods.artifacts import ARTIFACTS
 from optimizer.methods.engines import ENGINES
 from optimizer.methods.entries import format_of
 from optimizer.methods.exporters import EXPORTERS
+from optimizer.progress import Asker, asked_by
 from optimizer.recipe import PRESETS, Recipe
-from optimizer.records import Result
+from optimizer.records import Known, Result
 from optimizer.search.documents import DOCUMENTS
 from optimizer.search.presets import find
 from optimizer.store.keys import of_today
@@ -32,7 +34,20 @@ def add_measure_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run_measure(options: argparse.Namespace) -> None:
-    result = on_demand.load_or_measure(request_of(options, recipe_to_run(options)), Store(), tell)
+    """Ctrl-C ends learning with the best network so far, which is measured; else, and the second time, it
+    stops."""
+    request, learning = request_of(options, recipe_to_run(options)), False
+
+    def note(known: object) -> None:
+        nonlocal learning
+        learning = isinstance(known, Known) and known.learning
+
+    words = "taking the best network so far; Ctrl-C again stops"
+    with ExitStack() as stack:
+        if request.recipe.learns:
+            pressed = stack.enter_context(first_interrupt(words, lambda: learning))
+            stack.enter_context(asked_by(Asker(note, lambda: False, pressed)))
+        result = on_demand.load_or_measure(request, Store(), tell)
     if options.json:
         print(json.dumps(as_json(result)))
     else:

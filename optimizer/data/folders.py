@@ -137,6 +137,10 @@ def _check(path: str, roots: tuple[Path, ...]) -> Path:
         raise InputError(f"{path!r} is not a path ({error})") from error
     for place in _reached(real):
         if _root_of(place, roots) is None:
+            if not {os.sep, "~"} & {*path}:  # as sets of images that were uploaded are called
+                raise InputError(
+                    f"there are no images called {path!r} here any more: choose or upload others"
+                )
             allowed = ", ".join(map(str, opened_roots())) or f"none, until the operator sets {ROOTS_VARIABLE}"
             raise InputError(f"{path!r} leads outside the folders that are allowed here: {allowed}")
     return real

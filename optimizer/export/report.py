@@ -18,7 +18,7 @@ from optimizer.analysis.rounds import confidence_of_each
 from optimizer.analysis.statistics import LatencyVerdict
 from optimizer.analysis.summary import FIDELITY, Summary, summarise
 from optimizer.charts import compare_info, search_info
-from optimizer.export.tables import HOW_TO_READ, Charts, Section, charts_of, page, title_of
+from optimizer.export.tables import HOW_TO_READ, Charts, Section, are_alike, charts_of, page, title_of
 from optimizer.formats import capital, count, format_bytes, format_ns, format_p, format_ratio
 from optimizer.records import Result
 from optimizer.search.answers import asked_words, command, details, headline, trial_frame
@@ -27,7 +27,7 @@ from optimizer.search.questions import Answered
 TOLERATED_POINTS = 1
 """The accuracy loss under which the report looks for the fastest and the smallest configuration."""
 MAX_SENTENCES = 12
-MAX_ROWS_IN_A_CHART = 12
+MIN_RESULTS_OF_CHARTS, MAX_ROWS_IN_A_CHART = 4, 12
 
 LIMITS = Section(
     "What these figures do not say",
@@ -48,8 +48,9 @@ def report(
     """The report as one HTML document that opens without a network, its own sections and charts after those
     that are given. All text is escaped."""
     summaries = [summarise(result) for result in results]
-    charts = {**more, **(charts_of(results) if len(results) > 3 else {})}
-    if len(results) <= MAX_ROWS_IN_A_CHART:
+    several = len(results) >= MIN_RESULTS_OF_CHARTS
+    charts = {**more, **(charts_of(results) if several else {})}
+    if len(results) <= MAX_ROWS_IN_A_CHART and (are_alike(results) or not several):  # else they are there
         charts |= {
             f"compare-{name}": compare_info(results, name)
             for name in ("accuracy", "file_size", "latency_ratio")

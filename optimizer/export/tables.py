@@ -47,9 +47,14 @@ def file_name(title: str, extension: str) -> str:
     return f"paretoscope-{slug}.{extension}" if slug else f"paretoscope.{extension}"
 
 
+def are_alike(results: Sequence[Result]) -> bool:
+    """Whether they are of one model and one set of images."""
+    return len({(result.request.model, result.request.data) for result in results}) <= 1
+
+
 def charts_of(results: Sequence[Result]) -> dict[str, Lines]:
     """Curves for results of one model on one set of images, else comparisons with one row a result."""
-    if len({(result.request.model, result.request.data) for result in results}) <= 1:
+    if are_alike(results):
         return {
             "accuracy": accuracy_info(results),
             "size": size_info(results),

@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from optimizer.progress import stop_if_cancelled
+
 WINDOW = 4
 """Calls whose median is compared with that of as many before them."""
 MIN_FALL = 0.01
@@ -36,14 +38,17 @@ def visit(call: Callable[[], object], effort: VisitEffort) -> tuple[list[int], l
 def settle(call: Callable[[], object], max_seconds: float) -> list[int]:
     """Call until the median of a window is no longer below that of the window before; at least once.
 
-    Gives the nanoseconds of each call.
+    Gives the nanoseconds of each call. Raises Cancelled between two windows.
     """
     calls: list[int] = []
     end = clock() + 1e9 * max_seconds
     while True:
         calls.append(_time(call))
-        if clock() >= end or (len(calls) % WINDOW == 0 and is_settled(calls)):
+        whole = len(calls) % WINDOW == 0
+        if clock() >= end or (whole and is_settled(calls)):
             return calls
+        if whole:
+            stop_if_cancelled()
 
 
 def is_settled(calls: Sequence[int]) -> bool:

@@ -86,11 +86,14 @@ def named(result: Result) -> str:
 
 
 def limits_words(question: Question) -> str:
-    return ", ".join(
-        f"{metric(name).label} at {'most' if metric(name).direction == 'lower' else 'least'} "
-        f"{metric(name).format.given(value)}"
-        for name, value in question.limits.given.items()
-    )
+    return ", ".join(limit_words(name, value) for name, value in question.limits.given.items())
+
+
+def limit_words(name: str, value: float) -> str:
+    """``latency at most 5 ms``."""
+    limited = metric(name)
+    most = "most" if limited.direction == "lower" else "least"
+    return f"{limited.label} at {most} {limited.format.given(value)}"
 
 
 def asked_words(question: Question) -> str:
@@ -154,6 +157,8 @@ def findings(found: Answered) -> list[str]:
         for one in answer.refused
     ]
     said += [relaxation_words(found, one) for one in answer.relaxations]
+    if found.best is None and not answer.relaxations:
+        said += best_words(found)
     if found.best is None and (lucky := by_itself(found)):
         luck = f"but of {len(found.measured)} it may be the luckiest: more images would tell"
         said.append(f"{capital(named(lucky))} keeps to the limits by its own intervals, {luck}.")
@@ -252,6 +257,16 @@ def relaxation_words(found: Answered, one: Relaxation) -> str:
         return f"{label}: the nearest that keeps the other limits has {by} {more} than allowed ({what})."
     gain = f"{one.gain:.1f}" if one.minimised in ("drop", "sqnr") else format_share(one.gain)
     return f"{label}: {by} {more} would allow {gain} {GAINS[one.minimised]} ({what})."
+
+
+def best_words(found: Answered) -> list[str]:
+    """Of each limit the best figure of all that was measured, whatever that does to the other limits."""
+    return [
+        f"{capital(limit_words(name, limit))}: the best measured has {summarise(best).text(name)} "
+        f"({named(best)})."
+        for name, limit in found.answer.question.limits.given.items()
+        for best in in_order(found.measured, name)[:1]
+    ]
 
 
 def tried(found: Answered) -> str:

@@ -31,12 +31,14 @@ MAX_LOOKS = 6
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What became of a gate: ``series`` of timing were looked at, in ``seconds``."""
+    """What became of a gate: ``series`` of timing were looked at, in ``seconds``. ``against`` is the earlier
+    result that it was held against, where that was not the uncompressed model."""
 
     result: Result | TwoFiles
     checks: tuple[Check, ...]
     series: int
     seconds: float
+    against: Result | None = None
 
     @property
     def outcome(self) -> Outcome:
@@ -74,9 +76,9 @@ def judge(
         check_comparable(result, against, " and ".join(options))
         if limits.slowdown_percent is not None:
             check_same_network(result, against)
-    verdict = Verdict(result, others, 0, clock() - begun)
+    verdict = Verdict(result, others, 0, clock() - begun, against)
     return _timed(
-        verdict, limits, lambda: time_again(request), budget_seconds, against, report, lambda: clock() - begun
+        verdict, limits, lambda: time_again(request), budget_seconds, report, lambda: clock() - begun
     )
 
 
@@ -97,7 +99,7 @@ def judge_files(
 
     others = _checks(limits, lost, run.outputs, run.b.size_bytes)
     verdict = Verdict(run, others, 0, time.monotonic() - begun)
-    return _timed(verdict, limits, time_again, budget_seconds, None, report, lambda: time.monotonic() - begun)
+    return _timed(verdict, limits, time_again, budget_seconds, report, lambda: time.monotonic() - begun)
 
 
 def _checks(
@@ -122,12 +124,11 @@ def _timed(
     limits: GateLimits,
     time_again: Callable[[], Latency],
     budget_seconds: float,
-    against: Result | None,
     report: Report,
     spent: Callable[[], float],
 ) -> Verdict:
     """With time checked too, where that has a limit."""
-    latency, others = verdict.result.latency, verdict.checks
+    latency, others, against = verdict.result.latency, verdict.checks, verdict.against
     took = list[float]()
 
     def timed_again() -> Latency:
@@ -142,13 +143,13 @@ def _timed(
             latency = timed_again()
             result = replace(result, latency=latency)
         others = (*others, instructions_check(latency, against, limits.instructions_percent))
-        verdict = Verdict(result, others, 1, spent())
+        verdict = replace(verdict, result=result, checks=others, series=1, seconds=spent())
     if limits.slowdown_percent is None:
         return verdict
     latencies, confidence = [latency], confidence_of_each(MAX_LOOKS)
     while True:
         timed = slowdown_check(latencies, against, limits.slowdown_percent, confidence)
-        verdict = Verdict(verdict.result, (*others, timed), len(latencies), spent())
+        verdict = replace(verdict, checks=(*others, timed), series=len(latencies), seconds=spent())
         failed = overall(others) is Outcome.FAIL if others else False
         if timed.outcome is not Outcome.UNDECIDED or failed or len(latencies) == MAX_LOOKS:
             return verdict

@@ -58,13 +58,13 @@ def find(
         if one.kept:
             report(tried / total, f"timing {recipe.describe()} afresh")
             afresh = time_afresh(result)
-            words = f"{label}: {recipe.describe()} {one.words}. {_times(result, afresh)}"
+            words = f"{label}: {recipe.describe()}, {one.words}. {_times(result, afresh)}"
             return Found(result, True, tried, words, afresh)
     nearest = min(judged, key=lambda one: one.bound)
     at_once = ", by a bound that holds for all at once" if total > 1 else ""
     words = (
         f"{label}: none of {total} recipes is shown to keep to that{at_once}; "
-        f"{summarise(nearest.result).description} comes nearest and {nearest.words}"
+        f"{summarise(nearest.result).description} comes nearest, {nearest.words}"
     )
     return Found(nearest.result, False, total, words)
 
@@ -83,7 +83,7 @@ def _by_sqnr(preset: Preset, result: Result, confidence: float) -> _Judged:
     kept = sqnr_check(result.accuracy, preset.sqnr_db, confidence).outcome is Outcome.PASS
     shown = sqnr_check(result.accuracy, preset.sqnr_db)
     sqnr = metric("sqnr").format(shown.value, shown.low, shown.high)
-    kept_words = "leaves the outputs equal" if shown.value == math.inf else f"keeps an SQNR of {sqnr}"
+    kept_words = "outputs equal" if shown.value == math.inf else f"SQNR {sqnr}"
     words = f"{kept_words} on {count(result.accuracy.total, 'image')}"
     return _Judged(result, kept, noise(result.accuracy), words)
 
@@ -93,7 +93,7 @@ def _by_accuracy(preset: Preset, result: Result, confidence: float) -> _Judged:
     chosen, confirmed = halves(result, max(needed, MIN_CONFIRMING))
     kept = chosen.high_at(confidence) <= preset.points
     kept = kept and (confirmed is None or confirmed.points <= preset.points)
-    words = f"loses {lost_words(chosen, confirmed, 'and ')}"
+    words = f"accuracy lost {lost_words(chosen, confirmed, 'and ')}"
     if chosen.total < needed:
         words += (
             f". With so few images nothing can be shown to lose at most {preset.points:g} points: "

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from factories import OTHER_MACHINE, make_latency, make_result, make_sweep, recipe, remade
 
-from optimizer.analysis.frame import AGAINST, COLUMNS, frame, table, timed_alike
+from optimizer.analysis.frame import AGAINST, COLUMNS, Column, frame, table, timed_alike
 from optimizer.analysis.frontier import frontier_of
 from optimizer.analysis.metrics import METRICS
 from optimizer.analysis.result_json import JSON_VERSION, as_json
@@ -47,6 +47,13 @@ def test_where_nothing_is_pruned_sparsity_is_0_and_with_a_threshold_there_is_non
     sparsities = frame([make_result(one) for one in asked])["sparsity"]
     assert [*sparsities[:4]] == [0, 0.5, 0, 0.5]
     assert sparsities.isna()[4]
+
+
+def test_images_have_a_column_where_they_differ() -> None:
+    one, other = make_result(), make_result(images=500)
+    assert Column.IMAGES.label not in table([one, one])
+    shown = table([one, other])
+    assert [*shown[Column.IMAGES.label]] == [summarise(each).images for each in (one, other)]
 
 
 def test_only_what_was_timed_alike_shares_a_line() -> None:

@@ -23,6 +23,7 @@ from optimizer.analysis.load import (
     frame,
     load_key,
     percentiles,
+    read_rates,
     table,
 )
 from optimizer.analysis.rounds import median_interval, quantile_interval
@@ -95,6 +96,43 @@ def test_the_highest_rate_under_a_limit_is_by_the_interval_s_bound() -> None:
     assert best_rates(RUN, bound.value * 1.0001)[0].rate is None, "the point is under it, its bound is not"
     none, _ = best_rates(RUN, 9.125e6)
     assert none.words == "the uncompressed model takes 10.0 ms by itself, longer than 9.125 ms"
+
+
+def test_too_few_requests_are_the_reason_where_there_is_no_99th_percentile() -> None:
+    few = made(Recipe(), (30.0,))
+    few.points[0].answered[UNCOMPRESSED] = answered(10, 30.0, requests=140)
+    reason = "a 99th percentile takes 662 requests at a rate, and at most 140 came"
+    assert best_rates(few, 30e6)[0].words.endswith(f"{reason}; measured in full, more do")
+    full = replace(few, request=replace(few.request, settings=Settings(quick=False)))
+    assert best_rates(full, 30e6)[0].words.endswith(reason)
+    info = load_info(few)
+    assert {line.name for line in info.series} == {f"p50 {UNCOMPRESSED}", f"p95 {UNCOMPRESSED}"}
+    assert "at most 140 came" in info.note
+    few.points[0].answered[UNCOMPRESSED] = answered(10, 30.0, requests=2)
+    nothing = load_info(few)
+    assert not nothing.series
+    assert "at most 2 came" in nothing.empty
+    assert "queue grows" not in nothing.empty
+
+
+@pytest.mark.parametrize(
+    ("text", "rates"),
+    [
+        ("", ()),
+        ("50, 100", (50, 100)),
+        ("50,100.5", (50, 100.5)),
+        ("5,10,20,", (5, 10, 20)),
+        ("2500", (2500,)),
+    ],
+)
+def test_rates_are_read(text: str, rates: tuple[float, ...]) -> None:
+    assert read_rates(text) == rates
+
+
+@pytest.mark.parametrize("text", ["2,500", "50, 1,000", "1,000,000"])
+def test_a_comma_that_may_be_inside_a_number_is_not_guessed(text: str) -> None:
+    with pytest.raises(InputError, match="may be one rate or several: write "):
+        read_rates(text)
 
 
 def test_up_to_a_rate_means_at_every_lower_one_too() -> None:
@@ -173,7 +211,7 @@ def test_the_chart_has_a_line_for_each_percentile_and_leaves_out_what_falls_behi
     assert info.y.span is not None, "without it ticks are powers of ten of a nanosecond"
     assert info.y.span[0] < min(point.low or point.y for line in info.series for point in line.points)
     assert info.y.span[1] > 20.125e6
-    assert info.note == "no point: the queue grows, first at 150 requests/s"
+    assert info.note == "uncompressed: the queue grows, first at 150 requests/s"
     assert load_info(None).empty == "Not measured yet."
     last = RUN.points[-1]
     lost = replace(last, answered=dict.fromkeys(last.answered, last.answered[UNCOMPRESSED]))

@@ -98,6 +98,21 @@ def test_compressed_is_what_was_measured(
     assert (result.record.accuracy.outcomes == right).all()
 
 
+@pytest.mark.parametrize("scale", [1e-12, 1e-16, 1e-19, 1e-21])
+@pytest.mark.parametrize("asked", [{"sparsity": 0.5}, {"weight_bits": 4}])
+def test_activations_whose_squares_are_next_to_nothing_are_no_error(
+    asked: dict[str, Any], scale: float, images: Tensor
+) -> None:
+    """As behind many layers of random weights."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.ReLU(), nn.Conv2d(8, 8, 3, groups=8, bias=False))
+    net.extend([nn.ReLU(), nn.Conv2d(8, 8, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)])
+    with torch.no_grad():
+        net[0].weight.mul_(scale)
+    module = px.compress(net.eval(), px.Recipe.of(**asked), calibration=images, progress=False)
+    assert all(weight.isfinite().all() for weight in module.parameters())
+
+
 def test_a_compressed_module_computes_with_float_activations(net: nn.Module, images: Tensor) -> None:
     recipes = (px.Recipe.of(None, 8, activation_bits=bits, rounding="nearest") for bits in (8, 32))
     module, plain = (px.compress(net, one, calibration=images, progress=False) for one in recipes)

@@ -1,6 +1,9 @@
 """The command line: one JSON object on standard output, and words for people."""
 
 import json
+import os
+import re
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -18,6 +21,7 @@ from optimizer import __version__, on_demand, work
 from optimizer.analysis import conclusions
 from optimizer.analysis.result_json import as_json
 from optimizer.analysis.scaling import ComplexityRequest, complexity_key
+from optimizer.cli import results
 from optimizer.cli.main import main, parser
 from optimizer.cli.options import add_recipe_options, recipe_of, recipe_to_run
 from optimizer.cli.parser import Parser
@@ -372,3 +376,35 @@ def test_the_help_of_save_says_that_one_file_is_written_too(capsys: pytest.Captu
     assert "a file such as .onnx, or a zip with recipe and model card" in " ".join(
         capsys.readouterr().out.split()
     )
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_learning_with_the_best_so_far_which_is_measured(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = list[str]()
+
+    def tell(share: float | None, words: str) -> None:
+        if words.startswith("best effort: ") and not any(one.startswith("best effort: ") for one in told):
+            os.kill(os.getpid(), signal.SIGINT)
+        told.append(words)
+
+    monkeypatch.setattr(results, "tell", tell)
+    usual = signal.signal(signal.SIGINT, signal.default_int_handler)  # as in a shell
+    asked = [
+        "--prune",
+        "compensated",
+        "--sparsity",
+        "0.9",
+        "--best-effort",
+        "300",
+        "--limit",
+        "200",
+        "--quick",
+    ]
+    try:
+        assert main(["measure", "fashion-mlp", *asked]) == 0
+    finally:
+        signal.signal(signal.SIGINT, usual)
+    assert re.search(r"note: best effort was ended after \d+ of 300 s", capsys.readouterr().out)
+    assert "timing" in told

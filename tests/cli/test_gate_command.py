@@ -43,12 +43,19 @@ def test_a_saved_result_is_a_later_gates_measure_and_reports_are_read_by_others(
         [*GATE, *limits, "--against", str(saved), "--budget", "1", "--markdown", "--junit", str(report)]
     )
     out = capsys.readouterr().out
+    assert "against fashion-mlp on openvino, 90 %" in out
     assert "| Accuracy lost, points | 0.0 | " in out, "it is the same network"
     suite = ElementTree.parse(report).getroot()
     assert [case.get("name") for case in suite] == ["accuracy lost", "time added"]
     bad = int(suite.get("failures", "")) + int(suite.get("errors", ""))
     assert bad == sum(len(case) for case in suite)
     assert (code == 0) == (bad == 0)
+
+
+def test_what_is_no_result_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "cut.json").write_text('{"key": "a", "req')
+    assert main([*GATE, "--max-drop", "1", "--against", str(tmp_path / "cut.json")]) == 2
+    assert "cut.json is no result that --save has written" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -15,6 +15,11 @@ from optimizer.errors import InputError
 from optimizer.system.uploads import IMAGES
 
 
+def test_an_uploaded_set_that_was_removed_is_said_to_be_gone() -> None:
+    with pytest.raises(InputError, match=r"no images called 'images 3cd8059eac9e' here any more: choose"):
+        check_allowed("images 3cd8059eac9e")
+
+
 def test_class_folders_are_listed_sorted_and_deep(fill: Fill) -> None:
     top = fill("b/2.PNG", "b/1.jpg", "a/deeper/x.jpeg", "a/.hidden.jpg", ".cache/y.jpg")
     listing = list_folder(top)

@@ -38,6 +38,17 @@ def words_of(text: str) -> str:
     return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", body))
 
 
+@pytest.mark.parametrize("several", [False, True])
+def test_no_chart_is_drawn_twice(several: bool) -> None:
+    results = make_sweep()[:5]
+    if several:
+        other = replace(results[-1].request, model="fashion-mlp")
+        results = [*results[:-1], remade(results[-1], request=other)]
+    drawn = re.findall(r'id="chart-([^"]*)" role', report(results))
+    assert sum("latency_ratio" in name for name in drawn) == 1
+    assert ("accuracy" in drawn, "compare-accuracy" in drawn) == (True, not several)
+
+
 def test_a_loss_is_said_with_its_interval_and_p() -> None:
     sentence = accuracy_sentence(summarise(with_flips(30, 6)))
     assert re.fullmatch(

@@ -183,6 +183,33 @@ def test_a_time_that_a_search_has_taken_once_more_is_told_beside_the_one_of_the_
         result = replace(result, latency=again)  # which is doubted in its turn
 
 
+def test_a_full_measurement_is_shown_with_a_way_to_stop_it_and_why_it_failed(
+    stored: AppTest, started: Started
+) -> None:
+    page = press(stored.run(), "Measure in full")
+    (request,) = started.requests()
+    assert not request.settings.quick
+    job = started.get(keys.request_key(request))
+    assert job is not None
+    full = next(button for button in page.button if button.label == "Measure in full")
+    assert full.disabled
+    assert "queued" in words(page)
+    assert [button.label for button in page.button].count("Stop measuring") == 1
+    job.state, job.error = "failed", "the disk is full"
+    page.run()
+    assert "the disk is full" in [error.value for error in page.error]
+    assert not next(button for button in page.button if button.label == "Measure in full").disabled
+
+
+def test_a_preset_from_before_the_page_was_loaded_anew_is_shown(stored: AppTest, started: Started) -> None:
+    press(stored.run(), "Balanced")
+    job = next(job for job in started.jobs() if job.task == "preset")
+    page = entry().run()  # which nobody waits for, in the pool that only lists
+    assert page.session_state["session"].preset is job
+    job.visitors = frozenset({"another"})
+    assert entry().run().session_state["session"].preset is None, "which is theirs"
+
+
 def test_sliders_move_the_figures(stored: AppTest) -> None:
     page = stored.run()
     page.slider(key="sparsity").set_value(50)

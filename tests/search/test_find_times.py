@@ -261,6 +261,16 @@ def test_what_keeps_to_the_limits_by_itself_alone_is_told() -> None:
     assert any(luck in one for one in details(found))
 
 
+def test_where_limits_exclude_each_other_the_best_for_each_is_told() -> None:
+    found = Bench().ask(Limits(size_mb=1e-6, latency_ms=1e-6))
+    assert found.best is None
+    assert not found.answer.relaxations
+    for name, what in (("File size", "file_size"), ("Latency", "latency")):
+        best = min(found.measured, key=lambda one, what=what: bound(one, what))  # type: ignore[misc]
+        words = f": the best measured has {summarise(best).text(what)}"
+        assert any(one.startswith(f"{name} at most ") and words in one for one in details(found))
+
+
 def test_what_shares_a_time_that_did_not_hold_is_not_said_to_keep_to_the_limits() -> None:
     bench = Bench()
     bench.confirm = lambda result, seconds: make_result(ratio=0.6, quick=True).latency  # type: ignore[method-assign]

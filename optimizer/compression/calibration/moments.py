@@ -36,6 +36,8 @@ MAX_COLUMNS = 9_216
 """A wider layer (VGG's first linear one) would take gigabytes: it gets no moments, and is treated by
 magnitude alone. The covariance of the widest that is taken is 324 MiB."""
 
+MIN_DIAGONAL = 1e-30
+"""Of a matrix that tells something: its inverse has to be a float32, too."""
 SOLVED_TOGETHER = 128
 """Columns of the largest matrices that are solved with several at once: from 160 on, torch 2.13 on two
 threads prints an error of oneMKL's and never ends."""
@@ -320,10 +322,10 @@ class Sums:
 
 
 def damped(matrix: Tensor, share: float = 0.01) -> Tensor:
-    """``matrix`` ``[G, d, d]`` plus ``share`` of its mean diagonal: dead inputs and missing ranks do no
-    harm."""
+    """``matrix`` ``[G, d, d]`` plus ``share`` of its mean diagonal, or the identity where that is next to
+    nothing: dead inputs and missing ranks do no harm."""
     mean = matrix.diagonal(dim1=1, dim2=2).mean(1)
-    ridge = torch.where(mean > 0, share * mean, torch.ones_like(mean))
+    ridge = torch.where(mean > MIN_DIAGONAL, share * mean, torch.ones_like(mean))
     return matrix + ridge[:, None, None] * torch.eye(matrix.shape[1])
 
 

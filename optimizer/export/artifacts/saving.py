@@ -1,5 +1,6 @@
 """A compressed model as a file of the name that somebody gave: its extension says what is written."""
 
+import errno
 import io
 import zipfile
 from pathlib import Path
@@ -9,6 +10,7 @@ from optimizer.methods import entries
 from optimizer.methods.artifacts import ARTIFACTS, CARD_FILE, RECIPE_FILE, holds_recipe
 from optimizer.system.whole_files import write_whole
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
 ZIPPED = "safetensors"
 """What a ``.zip`` holds where no format is given."""
 
@@ -35,5 +37,6 @@ def save(content: bytes, kind: str, path: Path) -> Path:
             for name, place in zip(files, places, strict=True):
                 write_whole(place, archive.read(name))
     except OSError as error:
-        raise UnavailableError(f"can't write {path}: {error}. Give a folder that is there") from error
+        advice = "Free some space" if error.errno in FULL else "Give a folder that is there"
+        raise UnavailableError(f"can't write {path}: {error}. {advice}") from error
     return next((place for place in places if place.suffix == ARTIFACTS[kind].extension), places[0])
