@@ -10,6 +10,7 @@ import streamlit as st
 
 from optimizer.analysis import stored
 from optimizer.analysis.badges import BadgeKind
+from optimizer.analysis.frame import Column
 from optimizer.analysis.headline import Headline, Mood
 from optimizer.analysis.summary import Summary
 from optimizer.charts import alternative, figure
@@ -26,6 +27,8 @@ from pages import tasks
 from pages.markup import plain
 
 T = TypeVar("T")
+RECIPE_COLUMN = {Column.RECIPE.label: st.column_config.TextColumn(width=272)}
+"""Of a table: it would else stay as wide as the first results need it, and hide what is right of it."""
 MAX_DRAWN = 3_000
 """Results of one model in a chart, those that were measured last: a browser is sent each of them."""
 Colour = Literal["red", "orange", "green", "violet", "gray"]

@@ -33,8 +33,6 @@ from pages.session import session
 SHARES = (0, 10, 20, 30, 40, 50, 60, 70, 80, 90, 95)
 """Percent of the weights."""
 ACTIVATIONS = (32, 8)
-RECIPE_PIXELS = 272
-"""Of its column, which would else stay as wide as the first results need it."""
 CHARTS = ("frontiers", "parallel coordinates")
 VIEWS = ("all", "on the frontier", "not measured")
 COLUMNS = (
@@ -344,7 +342,7 @@ def table(
     st.dataframe(
         made,
         column_order=wanted,
-        column_config={Column.RECIPE.label: st.column_config.TextColumn(width=RECIPE_PIXELS)},
+        column_config=drawing.RECIPE_COLUMN,
         hide_index=True,
         on_select=take_row,
         selection_mode="single-row",
