@@ -99,13 +99,12 @@ def frontiers_info(
     sweeps: Mapping[str, Sequence[Measured]],
     selected: str | None = None,
     cost: str = "compressed_size",
-    loss: str = "drop",
 ) -> Lines:
     """The frontiers of two sweeps, by name, in one chart, as :func:`frontier_info` draws each; of each the
     Pareto-optimal results alone. Raises InputError for a metric that does not exist."""
     named = {name: [summarise(one) for one in results] for name, results in sweeps.items()}
     summaries = list({one.key: one for some in named.values() for one in some}.values())
-    loss = _rankable(loss, summaries)
+    loss = _rankable("drop", summaries)
     title, x, y = _frame(summaries, cost, loss)
     points: list[Point] = []
     series: list[Series] = []

@@ -255,11 +255,6 @@ class Store:
             _put(connection, failures, key=key, schema=SCHEMA, json=encode(failure))
             connection.execute(delete(failures).where(failures.c.rowid.not_in(newest)))
 
-    def failure(self, key: str) -> Failure | None:
-        """The failure under ``key``, or None."""
-        query = select(failures.c.json).where(failures.c.key == key, failures.c.schema == SCHEMA)
-        return first(self.read(query), Failure)
-
     def failures(self) -> list[Failure]:
         """The newest MAX_FAILURES failures, newest last."""
         query = select(failures.c.json).where(failures.c.schema == SCHEMA)
