@@ -11,6 +11,7 @@ from functools import cache, singledispatch
 from typing import Any
 
 import plotly.graph_objects as go
+from plotly.colors import hex_to_rgb
 
 from optimizer.charts.plotly_axis import (
     ARROWS_UP,
@@ -36,6 +37,8 @@ letters, and each of its rows."""
 
 LABEL_PIXELS = 5
 """From the baseline to its name: points near it keep their error bars clear of the words."""
+LABEL_OPACITY = 0.75
+"""Of what lies behind that name: error bars that reach so far show through, and the words can be read."""
 LABEL_SHARE = 0.25
 """Of a small chart's height: nearer to its lower edge a name below the baseline would cover the ticks."""
 
@@ -387,6 +390,8 @@ def _shapes(info: Lines, colours: Theme) -> tuple[list[dict[str, Any]], list[dic
             | place
             | {
                 "text": html.escape(info.reference.name),
+                "bgcolor": f"rgba{(*hex_to_rgb(colours.page), LABEL_OPACITY)}",
+                "borderpad": 0,
                 "y": math.log10(y) if info.y.log else y,
                 "yanchor": "top" if low else "bottom",
                 "yshift": -LABEL_PIXELS if low else LABEL_PIXELS,
