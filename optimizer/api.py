@@ -40,7 +40,7 @@ from optimizer.methods.engines import ENGINES
 from optimizer.progress import Report, progress_line
 from optimizer.recipe import Recipe
 from optimizer.records import DataSpec, ModelCard, Settings, encode
-from optimizer.search.answers import AnswerView
+from optimizer.search.answer_data import AnswerView
 from optimizer.search.drain import until_over
 from optimizer.search.questions import ask
 from optimizer.search.records import DEFAULT_BUDGET_SECONDS, Question

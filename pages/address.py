@@ -297,7 +297,7 @@ SETTINGS = frozenset(
 NO_CONTROLS = frozenset(
     (
         *("recipe", "layers", "pins", "configurations", "open", "training", "sweep", "sweep_against"),
-        *("against", "times", "files"),
+        *("against", "times", "files", "preset"),
     )
 )
 """What else an address says, and said."""

@@ -297,7 +297,9 @@ def toolbar(
         if st.button(
             "Measure in full",
             icon=":material/timer:",
-            disabled=not result or not result.latency.quick or (in_full is not None and not in_full.over),
+            disabled=not result
+            or not result.latency.quick
+            or (in_full is not None and not in_full.over and tasks.asked_for(in_full)),
             help="Timing in five fresh processes, half a minute or more, in place of the sliders' short one: "
             "percentiles, resident memory, and intervals to rely on.",
         ):
@@ -328,7 +330,8 @@ def toolbar(
         backlog.follow(
             filling, lambda now: st.progress(now.over / now.total, words.format(now.over, now.total))
         )
-    tasks.show_failure(in_full)
+    if in_full and tasks.asked_for(in_full) and result and result.latency.quick:
+        tasks.show_failure(in_full)
     return [job for job in (in_full, searching) if job and not job.over], bool(filling)
 
 
@@ -369,13 +372,16 @@ def filling_wanted(missing: list[Request]) -> bool:
 
 
 def presets(request: Request) -> Job | None:
-    """Recipes for people in a hurry; the search that runs, if one does: also one from before the page was
-    loaded anew."""
+    """Recipes for people in a hurry; the search that runs, if one does: also one that the address names, from
+    before the page was loaded anew."""
     base = replace(request, recipe=Recipe())
     keys = {name: f"preset {name} {request_key(base)}" for name in PRESETS}
-    running = session().preset or tasks.left_behind(keys.values())
-    if running and running is not session().preset:
-        session().preset = tasks.start(running.lane, running.task, running.request, running.key)
+    running, named = session().preset, keys.get(st.query_params.get("preset", ""), "")
+    left = tasks.pool().get(named)
+    if running is None and left and not left.over and not tasks.is_stopped(named):
+        running = session().preset = tasks.start(left.lane, left.task, left.request, named)
+    if running is None:
+        st.query_params.pop("preset", None)
     with st.popover(
         "Presets",
         icon=":material/auto_awesome:",
@@ -393,7 +399,7 @@ def presets(request: Request) -> Job | None:
                 args=({"presets": False},),
             ):
                 running = tasks.start("measure", "preset", (name, base), keys[name])
-                session().preset = running
+                session().preset, st.query_params["preset"] = running, name
                 st.rerun()
     return running
 

@@ -15,7 +15,8 @@ from optimizer.export.report import answer_report
 from optimizer.formats import MISSING, count
 from optimizer.methods.engines import ENGINES
 from optimizer.records import Request, Result
-from optimizer.search.answers import findings, headline, named, relaxed, trial_frame, why_noisy
+from optimizer.search.answer_data import trial_frame
+from optimizer.search.answers import findings, headline, named, relaxed, why_noisy
 from optimizer.search.questions import Answered, answer_of, progress_of, question_of, so_far
 from optimizer.search.records import Question, Step
 from optimizer.search.space import Space

@@ -225,6 +225,9 @@ def under_load(request: Request) -> None:
         **address.in_address("rates"),
         help="Up to twelve, such as 50, 100: what your server gets.",
     )
+    if load.may_be_one(typed):
+        several = " and ".join(part.strip() for part in typed.split(","))
+        st.caption(f"Read as {several}: for one rate leave the comma out.")
     try:
         rates = load.read_rates(typed)
         wanted = LoadRequest(request.model, request.recipe, request.engine, request.data, settings, rates)

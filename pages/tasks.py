@@ -185,10 +185,9 @@ def is_stopped(key: str) -> bool:
     return key in session().stopped
 
 
-def left_behind(keys: Iterable[str]) -> Job | None:
-    """One of the jobs that runs or waits, and nobody who is there waits for."""
-    jobs = (pool().get(key) for key in keys)
-    return next((job for job in jobs if job and not job.over and not pool().awaited(job)), None)
+def asked_for(job: Job) -> bool:
+    """Whether this visitor asked for it."""
+    return visitor() in job.visitors
 
 
 def may_stop(job: Job) -> bool:

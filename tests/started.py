@@ -56,6 +56,7 @@ class Started:
         self, lane: str, task: str, request: object, key: str, priority: float = 0, visitor: str = SERVER
     ) -> Job:
         job = self.listed.setdefault(key, Job(key, task, request, lane, priority))
+        job.visitors |= {visitor}
         if task == "catalogue":
             job.state, job.result = "done", self.catalogue
         return job
@@ -77,9 +78,6 @@ class Started:
 
     def idle(self, lane: str) -> bool:
         return True
-
-    def awaited(self, job: Job) -> bool:
-        return bool(job.visitors)
 
     def may_stop(self, job: Job, visitor: str) -> bool:
         return True

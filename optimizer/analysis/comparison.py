@@ -169,7 +169,13 @@ def _time(
     if own.noise or its.noise:
         return measure, LatencyVerdict.NOISY, None
     floor = max(MIN_CHANGE, *(end for one in (own, its) for end in (1 / one.aa_low - 1, one.aa_high - 1)))
-    return measure, change_of(ratio, low, high, min(own.rounds, its.rounds), floor), None
+    verdict = change_of(ratio, low, high, min(own.rounds, its.rounds), floor)
+    told = verdict in (LatencyVerdict.FASTER, LatencyVerdict.SLOWER)
+    if (
+        told and (own.mean_ratio / its.mean_ratio - 1) * (ratio - 1) <= 0
+    ):  # not by all the time that was spent
+        verdict = LatencyVerdict.NOISY
+    return measure, verdict, None
 
 
 def _timed(summary: Summary) -> tuple[object, ...]:

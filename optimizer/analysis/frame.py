@@ -40,11 +40,11 @@ def frame(
     Columns: ``key``, the request in parts, then for each metric its column (``accuracy_percent``,
     ``file_bytes``, ``latency_ns``...) and where it has an interval ``..._low`` and ``..._high``, and last how
     it was measured. ``frontier`` marks the Pareto-optimal rows over the metrics of that name (by default
-    :func:`optimizer.analysis.frontier.ranked_by`) and ``frontier_tied`` those that nothing beats measurably
-    (:func:`frontier_of`); ``frontier_chance`` is how often each is Pareto-optimal when images and rounds are
-    drawn anew. ``badges`` are values of :class:`optimizer.analysis.badges.BadgeKind`, which stay, and not the
-    labels that people read. With ``against``, the columns of :data:`AGAINST` compare each with that result.
-    Raises InputError for an unknown metric.
+    :func:`optimizer.analysis.frontier.ranked_by`) and ``frontier_tied`` those that nothing on it beats
+    measurably (:func:`frontier_of`); ``frontier_chance`` is how often each is Pareto-optimal when images and
+    rounds are drawn anew. ``badges`` are values of :class:`optimizer.analysis.badges.BadgeKind`, which stay,
+    and not the labels that people read. With ``against``, the columns of :data:`AGAINST` compare each with
+    that result. Raises InputError for an unknown metric.
     """
     import pandas as pd
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from optimizer.analysis.comparison import same_baseline
 from optimizer.analysis.fidelity import sqnrs
-from optimizer.analysis.outcomes import PairedDrop, disagreement, paired_drop
+from optimizer.analysis.outcomes import PairedDrop, disagreement, interval_over, paired_drop
 from optimizer.analysis.rounds import CONFIDENCE, t_quantile
 from optimizer.analysis.statistics import mean_of_processes, process_ratios
 from optimizer.analysis.summary import summarise
@@ -28,6 +28,8 @@ NARROWER = 0.8
 """By how much narrower than just enough an interval is to be, when it is said what that takes: it is known
 only roughly."""
 
+MAX_IMAGES = 10**8
+"""More are not said to decide anything."""
 MIN_DIGITS, MAX_DIGITS = 3, 17
 """Of a figure beside its limit; with the last ones each float is told from the next."""
 MAX_PLACES = {"points": format_points.most, "%": format_percent.most, "": format_ratio.most}
@@ -161,9 +163,7 @@ def overall(checks: Sequence[Check]) -> Outcome:
 
 def drop_check(drop: PairedDrop, limit: float, labelled: bool) -> Check:
     """Accuracy lost, image by image; of images that are not ``labelled`` agreement."""
-    distance = abs(limit - drop.points)
-    half = (drop.high - drop.low) / 2
-    needed = math.ceil(drop.total * (half / (NARROWER * distance)) ** 2) if distance else 0
+    needed = images_to_decide(drop, limit)
     return Check(
         "accuracy lost" if labelled else "agreement lost",
         "points",
@@ -175,6 +175,23 @@ def drop_check(drop: PairedDrop, limit: float, labelled: bool) -> Check:
         if needed
         else "no number of images is sure to decide it",
     )
+
+
+def images_to_decide(drop: PairedDrop, limit: float) -> int:
+    """About how many images show on which side of a limit a loss lies, if flips go on as among those seen;
+    0 where it lies on the limit, or more than MAX_IMAGES would be needed."""
+
+    def decides(images: int) -> bool:
+        low, high = interval_over(drop, images)
+        return high <= limit if drop.points < limit else low > limit
+
+    fewest, most = drop.total, MAX_IMAGES
+    if drop.points == limit or not decides(most):
+        return 0
+    while most - fewest > max(1, fewest // 100):
+        middle = (fewest + most) // 2
+        fewest, most = (fewest, middle) if decides(middle) else (middle, most)
+    return most
 
 
 def no_accuracy(

@@ -76,7 +76,7 @@ class Limits:
         found = {
             "drop": self.drop_points,
             "latency": None if self.latency_ms is None else self.latency_ms * MILLISECOND,
-            "file_size": None if self.size_mb is None else self.size_mb * MEGABYTE,
+            "file_size": None if self.size_mb is None else round(self.size_mb * MEGABYTE, 3),
             "sqnr": self.sqnr_db,
             "latency_ratio": self.latency_ratio,
         }
@@ -166,12 +166,32 @@ def bound(result: Result, name: str) -> float:
     return math.inf if found is None else float(found)
 
 
+def bound_at(result: Result, name: str, confidence: float) -> float:
+    """:func:`bound` at another confidence; of a time it stays."""
+    if name == "sqnr":
+        return noise(result.accuracy, confidence)
+    if name == "drop":
+        return halves(result, MIN_CONFIRMING)[0].high_at(confidence)
+    return bound(result, name)
+
+
+def _weights(tried: int) -> np.ndarray:
+    """Of results in the order in which they were tried: of n the first weighs as much as n times the last."""
+    return 1 / np.arange(1, tried + 1)
+
+
+def _confidences(tried: int) -> list[float]:
+    """At which the bound of each holds while those of all others do."""
+    weights = _weights(tried)
+    return [1 - (1 - CONFIDENCE) * float(weight) for weight in weights / weights.sum()]
+
+
 def keeping(results: Sequence[Result], limits: Limits, but: Collection[str] = ()) -> list[Result]:
     """Those that are shown to keep to every limit ``but`` those on some metrics, all of them at once. They
     come in the order in which they were tried, and of n the first weighs as much as n times the last: what is
     shown to keep to a loss early in a search is hardly lost again by going on with it."""
     given = {name: value for name, value in limits.losses.items() if name not in but}
-    shown, weights = np.ones(len(results), bool), 1 / np.arange(1, len(results) + 1)
+    shown, weights = np.ones(len(results), bool), _weights(len(results))
     if "drop" in given:
         ends = [halves(one, MIN_CONFIRMING)[0].high_at for one in results]
         shown &= shown_within(ends, given["drop"], weights)
@@ -237,18 +257,22 @@ class Relaxation:
 def relaxations(
     results: Sequence[Result], limits: Limits, minimise: str, best: Result | None
 ) -> tuple[Relaxation, ...]:
-    """For each limit the least by which to relax it, the other limits kept, for something that is measurably
-    better than ``best``; without a best one, for anything that keeps to the others."""
+    """For each limit by how much to relax it, the other limits kept, for something that is measurably better
+    than ``best``; without a best one, for anything that keeps to the others. What is lost then is shown for
+    all ``results`` at once, in the order in which they were tried, as :func:`keeping` shows it."""
     found = []
+    confidences = dict(zip((one.key for one in results), _confidences(len(results)), strict=True))
     for name, limit in limits.losses.items():
-        others = {one: value for one, value in limits.losses.items() if one != name}
         most = loss_of(name, -math.inf) if name == "sqnr" else math.inf  # what is not known is not offered
-        within = [one for one in results if all(bound(one, other) <= others[other] for other in others)]
-        beyond = [one for one in within if limit < bound(one, name) < most]
-        for one in sorted(beyond, key=lambda one: bound(one, name)):
+        ends = {
+            one.key: bound_at(one, name, confidences[one.key])
+            for one in keeping(results, limits, but=(name,))
+        }
+        beyond = [one for one in results if limit < ends.get(one.key, limit) < most]
+        for one in sorted(beyond, key=lambda one: ends[one.key]):
             gain = None if best is None else _gain(one, best, minimise)
             if best is None or gain is not None:
-                more = abs(value_of(name, bound(one, name)) - value_of(name, limit))
+                more = abs(value_of(name, ends[one.key]) - value_of(name, limit))
                 found.append(Relaxation(name, more, minimise, gain, one.key))
                 break
     return tuple(found)

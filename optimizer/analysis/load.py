@@ -60,24 +60,19 @@ class LoadRequest:
             raise InputError(f"{len(self.rates)} rates are too many for one comparison: at most {MAX_RATES}")
 
 
-THOUSANDS = re.compile(r"(?<![\d.])\d{1,3}(,\d{3})+(?![\d.])")
-"""What may be one number or several, such as 2,500."""
-
-
 def read_rates(text: str) -> tuple[float, ...]:
     """The numbers of a ``text`` such as ``50, 100``; none of an empty one. Raises InputError."""
-    if unclear := THOUSANDS.search(text):
-        number = unclear[0]
-        raise InputError(
-            f"{number} may be one rate or several: write {number.replace(',', '')}, or "
-            f"{number.replace(',', ', ')} with spaces"
-        )
     try:
         return tuple(float(part) for part in text.split(",") if part.strip())
     except ValueError as error:
         raise InputError(
             f"{text!r} is no list of rates: give numbers of requests a second, such as 50, 100"
         ) from error
+
+
+def may_be_one(text: str) -> bool:
+    """Whether the rates of a ``text`` may be meant as one with commas between its thousands, as 2,500."""
+    return bool(re.fullmatch(r"\s*\d{1,3}(,\d{3})+\s*", text)) and float(text.replace(",", "")) <= MAX_RATE
 
 
 def load_key(request: LoadRequest) -> str:

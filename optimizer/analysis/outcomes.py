@@ -27,7 +27,7 @@ are few flips, with it at least 93.7 %; half an image and a whole one cover more
 # Shares
 
 
-def wilson(successes: int, total: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
+def wilson(successes: float, total: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
     """Wilson's score interval for a proportion, as shares between 0 and 1.
 
     Raises InputError unless ``0 <= successes <= total`` and ``total >= 1``.
@@ -40,7 +40,7 @@ def wilson(successes: int, total: int, confidence: float = CONFIDENCE) -> tuple[
     return min(max(middle - reach, 0.0), share), max(min(middle + reach, 1.0), share)
 
 
-def share_interval(successes: int, total: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
+def share_interval(successes: float, total: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
     """Wilson's interval, which with one to MAX_RARE of a kind would leave out the truth too often: there the
     end that is near 0 or 1 is the exact interval's (Brown, Cai and DasGupta, Statistical Science 16, 2001,
     101-133, section 4.1.2, do the same with Poisson quantiles). Raises InputError as :func:`wilson` does.
@@ -55,7 +55,7 @@ def share_interval(successes: int, total: int, confidence: float = CONFIDENCE) -
     return low, high
 
 
-def _check_share(successes: int, total: int) -> None:
+def _check_share(successes: float, total: int) -> None:
     if not (0 <= successes <= total and total >= 1):
         raise InputError(
             f"{successes} of {total} is not a proportion: give 0 <= successes <= total, total >= 1"
@@ -198,6 +198,16 @@ def drop_against(reference: str, baseline: ArrayLike, variant: ArrayLike) -> Pai
     return disagreement(variant) if reference == "baseline" else paired_drop(baseline, variant)
 
 
+def interval_over(drop: PairedDrop, images: int) -> tuple[float, float]:
+    """The interval of a drop, in points, as it would be on so many images with the same shares of flips."""
+    lost, gained = (flips * images / drop.total for flips in (drop.lost, drop.gained))
+    if drop.p is None:
+        low, high = share_interval(lost, images)
+    else:
+        low, high = _score_interval(lost, gained, images, CONFIDENCE)
+    return 100 * low, 100 * high
+
+
 def shown_within(
     ends: Sequence[Callable[[float], float]], limit: float, weights: ArrayLike | None = None
 ) -> NDArray[np.bool_]:
@@ -259,14 +269,14 @@ def _outcomes(values: ArrayLike) -> NDArray[np.bool_]:
 
 
 @lru_cache(maxsize=65536)
-def _score_interval(lost: int, gained: int, total: int, confidence: float) -> tuple[float, float]:
+def _score_interval(lost: float, gained: float, total: int, confidence: float) -> tuple[float, float]:
     """The differences between the shares, between -1 and 1, that the score test does not reject."""
     z = normal_quantile(confidence)
     high = _upper_end(lost, gained, total, z)
     return -_upper_end(gained, lost, total, z), high
 
 
-def _upper_end(lost: int, gained: int, total: int, z: float) -> float:
+def _upper_end(lost: float, gained: float, total: int, z: float) -> float:
     """Where the score falls below ``-z``: it falls steadily from the observed difference on."""
     observed, last = (lost - gained) / total, 1 - 1e-12
 
@@ -278,7 +288,7 @@ def _upper_end(lost: int, gained: int, total: int, z: float) -> float:
     return float(scipy.optimize.brentq(excess, observed, last, xtol=1e-12))
 
 
-def _score(lost: int, gained: int, total: int, difference: float) -> float:
+def _score(lost: float, gained: float, total: int, difference: float) -> float:
     """The score statistic of a difference at or above the observed one, corrected towards 0.
 
     Its variance is that of the likeliest shares with this difference: Tango's quadratic equation for the
@@ -293,7 +303,7 @@ def _score(lost: int, gained: int, total: int, difference: float) -> float:
     return away / math.sqrt(variance) if variance > 0 else 0.0
 
 
-def _likeliest(lost: int, gained: int, total: int, difference: float) -> float:
+def _likeliest(lost: float, gained: float, total: int, difference: float) -> float:
     linear = (2 * total - lost + gained) * difference - lost - gained
     constant = -gained * difference * (1 - difference)
     return max((math.sqrt(linear**2 - 8 * total * constant) - linear) / (4 * total), 0.0)

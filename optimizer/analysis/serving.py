@@ -329,34 +329,33 @@ def _row(one: ServedComparison, network: Side) -> dict[str, Any]:
 def _left_out(asked: ServingRequest) -> Iterable[str]:
     found = product({*asked.batches}, {*map(resolve_threads, asked.threads)}, {*asked.streams})
     if left := sum(streams > threads for _, threads, streams in found):
-        yield f"Left out, as it has more streams than threads: {count(left, 'configuration')}."
+        yield f"{count(left, 'configuration')} left out: more streams than threads."
 
 
-def rows(run: ServingRun) -> list[dict[str, str]]:
+def rows(run: ServingRun) -> list[dict[str, int | str]]:
     """The comparisons as people read them: a row each, by what its figures are called."""
     found = []
     for one in comparisons(run):
-        performance, where = one.variant, one.configuration
-        latency = format_ns(performance.latency_ns, performance.latency_low, performance.latency_high)
-        found.append(
-            {
-                "batch size": f"{where.batch}",
-                "threads": f"{where.threads}",
-                "streams": f"{where.streams}",
-                "latency": latency,
-                "95th pct": MISSING if performance.p95_ns is None else format_ns(performance.p95_ns),
-                "images/s": f"{performance.throughput:,.0f}",
-                "of uncompressed": f"{one.fair.ratio_words} {one.fair.verdict.label}",
-                "of eager": format_ratio(one.eager) if one.eager else MISSING,
-            }
-        )
+        performance, before = one.variant, one.baseline
+        row: dict[str, int | str] = {
+            "batch size": one.configuration.batch,
+            "threads": one.configuration.threads,
+            "streams": one.configuration.streams,
+            "latency": format_ns(performance.latency_ns, performance.latency_low, performance.latency_high),
+            "uncompressed": format_ns(before.latency_ns, before.latency_low, before.latency_high),
+            "95th pct": MISSING if performance.p95_ns is None else format_ns(performance.p95_ns),
+            "images/s": f"{performance.throughput:,.0f}",
+            "of uncompressed": f"{one.fair.ratio_words} {one.fair.verdict.label}",
+            "of eager": format_ratio(one.eager) if one.eager else MISSING,
+        }
+        found.append(row)
     return found
 
 
 def table(run: ServingRun) -> str:
     """:func:`rows` as text, in columns."""
     found = rows(run)
-    return columns([[*found[0]], *([*row.values()] for row in found)])
+    return columns([[*found[0]], *([*map(str, row.values())] for row in found)])
 
 
 def as_json(run: ServingRun) -> dict[str, Any]:

@@ -68,7 +68,8 @@ class LatencySummary:
     ``p95_ns`` and ``p99_ns`` are upper bounds: at 99 % confidence, that share of calls is no slower.
     ``aa`` is the baseline against itself. How far from 1 its interval reaches may be chance, and where in
     memory two builds of it lie, so a change must exceed that, and 2 %: a floor that holds false verdicts
-    below 2 in 100 where builds scatter by at most 0.6 %. The intervals are at 95 %; under six rounds no such
+    below 2 in 100 where builds scatter by at most 0.6 % (below 6 in 100 where all rounds are of one process,
+    and their autocorrelation is 0.7 or more). The intervals are at 95 %; under six rounds no such
     interval exists, so that they span what was seen and no difference is told. Of MIN_PROCESSES processes and
     more they are over processes, in each of which all was built anew. ``mean_ratio`` is of all time
     spent: nothing is called faster or slower by the median that is not by the mean. ``detectable`` is the

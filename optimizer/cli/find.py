@@ -13,7 +13,8 @@ from optimizer.methods.engines import ENGINES
 from optimizer.methods.pruners import PRUNERS
 from optimizer.methods.quantizers import QUANTIZERS
 from optimizer.progress import Cancelled, ended_by
-from optimizer.search.answers import OPTIONS, answer_json, details, headline
+from optimizer.search.answer_data import OPTIONS, answer_json
+from optimizer.search.answers import details, headline
 from optimizer.search.drain import works_on
 from optimizer.search.questions import answer_of, ask, question_of
 from optimizer.search.records import DEFAULT_BUDGET_SECONDS, Question

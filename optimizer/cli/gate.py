@@ -159,8 +159,9 @@ def _against_file(options: argparse.Namespace, limits: GateLimits) -> Verdict:
 
 
 def _earlier(path: str) -> Result:
+    content = _read(path)
     try:
-        return decode(_read(path), Result)
+        return decode(content, Result)
     except InputError as error:
         raise InputError(f"{path} is no result that --save has written ({error})") from error
 

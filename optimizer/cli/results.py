@@ -19,7 +19,7 @@ from optimizer.methods.entries import format_of
 from optimizer.methods.exporters import EXPORTERS
 from optimizer.progress import Asker, asked_by
 from optimizer.recipe import PRESETS, Recipe
-from optimizer.records import Known, Result
+from optimizer.records import Result
 from optimizer.search.documents import DOCUMENTS
 from optimizer.search.presets import find
 from optimizer.store.keys import of_today
@@ -40,13 +40,18 @@ def run_measure(options: argparse.Namespace) -> None:
 
     def note(known: object) -> None:
         nonlocal learning
-        learning = isinstance(known, Known) and known.learning
+        learning = False  # it has not begun, or is over
+
+    def is_enough() -> bool:
+        nonlocal learning
+        learning = True  # this is asked where there is a best so far
+        return pressed()
 
     words = "taking the best network so far; Ctrl-C again stops"
     with ExitStack() as stack:
         if request.recipe.learns:
             pressed = stack.enter_context(first_interrupt(words, lambda: learning))
-            stack.enter_context(asked_by(Asker(note, lambda: False, pressed)))
+            stack.enter_context(asked_by(Asker(note, lambda: False, is_enough)))
         result = on_demand.load_or_measure(request, Store(), tell)
     if options.json:
         print(json.dumps(as_json(result)))

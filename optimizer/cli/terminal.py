@@ -53,7 +53,8 @@ def first_interrupt(words: str, if_so: Callable[[], bool]) -> Iterator[Callable[
     """Whether Ctrl-C was pressed in the block, which is answered with ``words``; the second time, and where
     ``if_so`` says no, it interrupts, as anywhere else."""
     pressed = False
-    if threading.current_thread() is not threading.main_thread():  # which alone hears of it
+    unheard = signal.getsignal(signal.SIGINT) is signal.SIG_IGN  # as of a command in the background
+    if unheard or threading.current_thread() is not threading.main_thread():  # which alone hears of it
         yield lambda: False
         return
 

@@ -7,6 +7,7 @@ files are passed over, links are followed. No torch here, so that pages can ask.
 import contextlib
 import hashlib
 import os
+import re
 import stat
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ NAMED_IN_NOTES = 5
 RECENT_SECONDS = 5.0
 """A page asks about its folders many times a rerun: an answer holds so long, whoever asks. What opens a file
 asks anew (:func:`open_file`), and so does what measures (:func:`optimizer.data.selection.fingerprint`)."""
+UPLOADED = re.compile(r"[^/\\~]+ [0-9a-f]{12}")
+"""What a set of images that was uploaded is called."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,10 +140,8 @@ def _check(path: str, roots: tuple[Path, ...]) -> Path:
         raise InputError(f"{path!r} is not a path ({error})") from error
     for place in _reached(real):
         if _root_of(place, roots) is None:
-            if not {os.sep, "~"} & {*path}:  # as sets of images that were uploaded are called
-                raise InputError(
-                    f"there are no images called {path!r} here any more: choose or upload others"
-                )
+            if UPLOADED.fullmatch(path):
+                raise InputError(f"the uploaded set {path!r} is not here any more: choose or upload another")
             allowed = ", ".join(map(str, opened_roots())) or f"none, until the operator sets {ROOTS_VARIABLE}"
             raise InputError(f"{path!r} leads outside the folders that are allowed here: {allowed}")
     return real

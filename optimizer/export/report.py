@@ -21,7 +21,8 @@ from optimizer.charts import compare_info, search_info
 from optimizer.export.tables import HOW_TO_READ, Charts, Section, are_alike, charts_of, page, title_of
 from optimizer.formats import capital, count, format_bytes, format_ns, format_p, format_ratio
 from optimizer.records import Result
-from optimizer.search.answers import asked_words, command, details, headline, trial_frame
+from optimizer.search.answer_data import command, trial_frame
+from optimizer.search.answers import asked_words, details, headline
 from optimizer.search.questions import Answered
 
 TOLERATED_POINTS = 1

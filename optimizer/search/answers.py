@@ -1,12 +1,8 @@
-"""What was asked and what was found, in words and as plain data."""
+"""What was asked and what was found, in words."""
 
 import math
-import shlex
 from collections import Counter
-from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
 
 from optimizer.analysis.labels import engine_label
 from optimizer.analysis.limits import (
@@ -20,22 +16,16 @@ from optimizer.analysis.limits import (
     keeping,
 )
 from optimizer.analysis.metrics import metric
-from optimizer.analysis.result_json import as_json as result_json
-from optimizer.analysis.summary import label_of, quality, summarise
-from optimizer.analysis.view import Failed, Results, ResultView
+from optimizer.analysis.summary import label_of, summarise
 from optimizer.errors import InputError
 from optimizer.formats import capital, count, format_share
 from optimizer.records import Result
 from optimizer.search.confirming import loses, loses_elsewhere, lost_words
 from optimizer.search.questions import Answered, answer_of, question_of, so_far
 from optimizer.search.records import Confirmed, Outcome, Question
-from optimizer.search.space import Space
 from optimizer.search.sweep import describe_asked
 from optimizer.store.items import Sweep
 from optimizer.store.results import Store
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 GAINS = {
     "latency": "less time",
@@ -43,8 +33,8 @@ GAINS = {
     "file_size": "less file size",
     "sqnr": "dB more SQNR",
 }
-OPTIONS = {"pruning": "prune"}
-"""Axes of the space that options of the command have another name for."""
+STEPS = {"drop": 0.01, "sqnr": 0.1, "latency_ratio": 0.001}
+"""Of figures as they are written; of others it is three digits."""
 MAX_REASONS = 3
 """Why something failed: the table of all that was tried has every one."""
 
@@ -234,8 +224,8 @@ def confirmed_words(found: Answered, one: Confirmed) -> str:
     is_afresh = one.afresh.checksum != result.latency.checksum
     times = f"{chosen_at}, {f'timed afresh {at_last}' if is_afresh else 'not taken again'}{noisy}"
     if before.fidelity:
-        return f"SQNR {before.text('sqnr')} on {before.images}. Time when it was chosen {times}."
-    return f"Lost {lost_words(*halves(result, MIN_CONFIRMING))}. Time when it was chosen {times}."
+        return f"SQNR {before.text('sqnr')} on {before.images}. Time as first measured {times}."
+    return f"Lost {lost_words(*halves(result, MIN_CONFIRMING))}. Time as first measured {times}."
 
 
 def times_of(question: Question) -> list[str]:
@@ -248,10 +238,16 @@ def relaxed(found: Answered, one: Relaxation) -> str:
     return label_of(one.limit, [summarise(found.results[one.key])])
 
 
+def enough(one: Relaxation) -> float:
+    """By how much a limit is relaxed, rounded up to what is written of it: by less it would not be met."""
+    step = STEPS.get(one.limit) or 10 ** (math.floor(math.log10(one.more)) - 2)
+    return math.ceil(round(one.more / step, 6)) * step
+
+
 def relaxation_words(found: Answered, one: Relaxation) -> str:
     """What relaxing a limit buys, or that nothing keeps to it."""
     limit, label = metric(one.limit), capital(relaxed(found, one))
-    by, more = limit.format(one.more), "more" if limit.direction == "lower" else "less"
+    by, more = limit.format(enough(one)), "more" if limit.direction == "lower" else "less"
     what = named(found.results[one.key])
     if one.gain is None:
         return f"{label}: the nearest that keeps the other limits has {by} {more} than allowed ({what})."
@@ -283,128 +279,3 @@ def tried(found: Answered) -> str:
         f"{count(len(progress.trials), 'configuration')} in {progress.seconds:.0f} s: "
         f"{counts[Outcome.MEASURED]:,} measured{f'; {others}' if others else ''}.{more}"
     )
-
-
-def trial_frame(found: Answered) -> "pd.DataFrame":
-    """One row a position, in the order in which they were tried; what was not measured has no figures."""
-    import pandas as pd
-
-    rows = []
-    measured = [summarise(result) for result in found.measured]
-    lost = quality("drop", measured)
-    for trial in found.answer.progress.trials:
-        request, result = found.answer.question.request(trial.position), found.results.get(trial.key)
-        summary = summarise(result) if result else None
-        names = (lost, *times_of(found.answer.question), "file_size")
-        figures = {name: summary.text(name) if summary else None for name in names}
-        rows.append(
-            {
-                "after": f"{trial.seconds:.0f} s",
-                "engine": engine_label(request.engine),
-                "recipe": request.recipe.describe(),
-                "outcome": trial.message or trial.outcome.label,
-                **{label_of(name, measured): value for name, value in figures.items()},
-            }
-        )
-    return pd.DataFrame(rows)
-
-
-def command(question: Question) -> str:
-    """What asks the same from a shell; empty for images that no path leads to."""
-    data, space, usual = question.data, question.space, Space()
-    if data.content:
-        return ""
-    axes = {
-        name: choices
-        for name, choices in space.axes.items()
-        if name == "engine" or choices != usual.axes[name]
-    }
-    options: dict[str, object] = {
-        "max-drop": question.limits.drop_points,
-        "max-latency-ms": question.limits.latency_ms,
-        "max-latency-ratio": question.limits.latency_ratio,
-        "max-size-mb": question.limits.size_mb,
-        "min-sqnr": question.limits.sqnr_db,
-        "minimise": question.minimise,
-        **{OPTIONS.get(name, name.replace("_", "-")): _listed(choices) for name, choices in axes.items()},
-        "search": question.search,
-        "budget": question.budget_seconds,
-        "batch-size": question.settings.batch,
-        "seed": question.settings.seed,
-        "data": data.path,
-        "calibration": data.calibration,
-        "class-index": data.class_index,
-        "limit": data.limit,
-    }
-    given = [f"--{name}={value}" for name, value in options.items() if value is not None]
-    full = [] if question.settings.quick else ["--full"]
-    return shlex.join(["paretoscope", "find", question.model, *given, *full])
-
-
-def _listed(choices: Sequence[object]) -> str:
-    return ",".join(map(str, choices))
-
-
-def answer_json(found: Answered) -> dict[str, Any]:
-    """Plain data: whether the limits are kept and by what, what was looked at again and ``missed`` a limit,
-    and everything that was tried."""
-    answer, best = found.answer, found.best
-    question = answer.question
-    requests = [(trial, question.request(trial.position)) for trial in answer.progress.trials]
-    return {
-        "met": best is not None,
-        "ended_early": answer.is_early,
-        "words": headline(found),
-        "details": details(found),
-        "limits": {name: value for name, value in asdict(question.limits).items() if value is not None},
-        "minimise": question.minimise,
-        "budget_seconds": question.budget_seconds,
-        "seconds": round(answer.progress.seconds, 1),
-        "best": None if best is None else result_json(best),
-        "checks": [check.to_dict() for check in checks(best, question.limits)] if best else [],
-        "refused": [
-            {"missed": missed(found, one), **result_json(one.timed(found.results[one.key]))}
-            for one in answer.refused
-        ],
-        "relaxations": [asdict(one) for one in answer.relaxations],
-        "steps": [asdict(step) for step in answer.progress.steps],
-        "tried": [
-            {
-                "engine": request.engine,
-                "recipe": request.recipe.differences(),
-                "threads": request.settings.threads,
-                "outcome": trial.outcome,
-                "seconds": round(trial.seconds, 2),
-                "key": trial.key or None,
-            }
-            for trial, request in requests
-        ],
-    }
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class AnswerView:
-    """An answer as one reads it in a notebook. ``workspace`` is what it was measured on."""
-
-    found: Answered
-    workspace: Any = field(default=None, repr=False)
-
-    @property
-    def best(self) -> ResultView | None:
-        """The configuration, with the time that was taken afresh; None where nothing keeps to the limits."""
-        best = self.found.best
-        return None if best is None else ResultView(best, self.workspace)
-
-    @property
-    def results(self) -> Results:
-        """All that was measured on the way."""
-        question, trials = self.found.answer.question, self.found.answer.progress.trials
-        failed = [
-            Failed(question.request(one.position), one.message)
-            for one in trials
-            if one.outcome in (Outcome.FAILED, Outcome.GONE)
-        ]
-        return Results(tuple(ResultView(one, self.workspace) for one in self.found.measured), tuple(failed))
-
-    def __repr__(self) -> str:
-        return "\n  ".join([headline(self.found), *details(self.found)])

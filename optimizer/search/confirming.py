@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 
-from optimizer.analysis.limits import MIN_CONFIRMING, TIMES, halves, in_order, keeping
+from optimizer.analysis.limits import MIN_CONFIRMING, TIMES, bound, halves, in_order, keeping
 from optimizer.analysis.outcomes import PairedDrop
 from optimizer.analysis.summary import summarise
 from optimizer.formats import count
@@ -21,8 +21,8 @@ that is."""
 TIMED_SHARE = 0.6
 """Of those seconds, for how many it is timed: its networks are built anew before."""
 MAX_CONFIRMED = 3
-"""The best so many are timed again, one after the other, until one holds; and of those that lose too much, so
-many are named."""
+"""The best so many are timed again, one after the other, until one holds and none seems better; and of those
+that lose too much, so many are named."""
 
 
 def candidates(results: Sequence[Result], question: Question) -> tuple[list[Result], list[Result]]:
@@ -42,14 +42,17 @@ def confirmed(
     is_early: bool,
     report: Report,
 ) -> tuple[Confirmed | None, tuple[Confirmed, ...]]:
-    """The first of the candidates that holds when it is looked at again, and those before it that did not.
+    """The best of the candidates that hold when they are looked at again, and those that did not. One that
+    holds is the answer where none after it seems better than it is by then, which its time decides anew.
     What loses too much is no answer, whatever its time: of such, the best are named, and none is timed.
     One time is taken afresh once, however many share it: of several tries one would be lucky. With
     ``is_early`` somebody waits for the answer, and nothing is timed for longer than it must be."""
-    refused: list[Confirmed] = []
-    late, lossy = set[int](), 0
+    refused, lossy = list[Confirmed](), 0
+    again, best, least = set[int](), None, math.inf
     for result in candidates:
-        if result.latency.checksum in late:
+        if best and (is_early or bound(result, question.minimise) >= least):
+            break
+        if result.latency.checksum in again:
             continue
         if loses(result, question):
             lossy += 1
@@ -57,7 +60,7 @@ def confirmed(
                 refused.append(Confirmed(result.key, result.latency))
             continue
         left = seconds_left()
-        if len(late) == MAX_CONFIRMED or (late and left <= 0):
+        if len(again) == MAX_CONFIRMED or (again and left <= 0):
             break
         report(
             1 - max(left, 0.0) / question.budget_seconds, f"timing {result.request.recipe.describe()} afresh"
@@ -65,11 +68,13 @@ def confirmed(
         # A limit that a long measurement shows to be kept may be too near for a short one.
         seconds = 0.0 if is_early else TIMED_SHARE * min(max(left, 0.0), MAX_CONFIRMING_SECONDS)
         one = Confirmed(result.key, confirm(result, seconds))
-        if is_in_time(one.timed(result), question.limits):
-            return one, tuple(refused)
-        refused.append(one)
-        late.add(result.latency.checksum)
-    return None, tuple(refused)
+        again.add(result.latency.checksum)
+        timed = one.timed(result)
+        if not is_in_time(timed, question.limits):
+            refused.append(one)
+        elif (figure := bound(timed, question.minimise)) < least:
+            best, least = one, figure
+    return best, tuple(refused)
 
 
 def lost_words(chosen: PairedDrop, others: PairedDrop | None, joint: str = "") -> str:

@@ -239,11 +239,6 @@ class Pool:
         with self._changed:
             return not any(job.lane == lane for job in self._live.values())
 
-    def awaited(self, job: Job) -> bool:
-        """Whether a visitor who is there waits for a job."""
-        with self._changed:
-            return self._awaited(job)
-
     def may_stop(self, job: Job, visitor: str) -> bool:
         """Whether ``visitor`` may withdraw from a job: one that they wait for, or that nobody waits for any
         more."""

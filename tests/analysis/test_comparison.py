@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from factories import make_latency, make_result, recipe, remade
 
-from optimizer.analysis.comparison import NotComparable, compare
+from optimizer.analysis.comparison import NotComparable, compare, measurably_better
 from optimizer.analysis.outcomes import AccuracyVerdict, paired_drop
-from optimizer.analysis.statistics import SAME
+from optimizer.analysis.statistics import SAME, LatencyVerdict
 from optimizer.analysis.stored import pack, unpack
 from optimizer.analysis.summary import Summary, summarise
 from optimizer.records import Accuracy, Result, decode, encode
@@ -34,6 +34,15 @@ def test_two_recipes_are_paired_by_image_with_each_other() -> None:
     reverse = compare(*against(mild, heavy)).drop
     assert reverse is not None
     assert (reverse.verdict, reverse.points) == (AccuracyVerdict.BETTER, -drop.points)
+
+
+def test_what_is_faster_by_the_median_and_slower_by_all_the_time_spent_is_neither() -> None:
+    quick, slow = (summarise(make_result(recipe(0.5), ratio=ratio)) for ratio in (0.5, 0.8))
+    assert compare(quick, slow).time_verdict is LatencyVerdict.FASTER
+    latency = replace(quick.latency, mean_ratio=0.9)
+    stalls = replace(quick, latency=latency)
+    assert compare(stalls, slow).time_verdict is LatencyVerdict.NOISY
+    assert not measurably_better(stalls, slow, "throughput")
 
 
 def test_only_the_same_images_are_paired() -> None:

@@ -292,8 +292,8 @@ def test_what_was_asked_for_and_left_out_is_said() -> None:
     run = make_run()
     asked = replace(run.request, batches=(1, 4), threads=(1, 2), streams=(1, 2))
     words = conclusions(replace(run, request=asked))[-1]
-    assert words == "Left out, as it has more streams than threads: 2 configurations."
-    assert "Left out" not in conclusions(replace(run, request=replace(asked, streams=(1,))))[-1]
+    assert words == "2 configurations left out: more streams than threads."
+    assert "left out" not in conclusions(replace(run, request=replace(asked, streams=(1,))))[-1]
 
 
 def test_none_answers_soonest_where_intervals_overlap() -> None:

@@ -20,7 +20,7 @@ from optimizer.errors import InputError
 from optimizer.on_demand import load_or_measure as measure
 from optimizer.records import DataSpec, Request, encode
 from optimizer.search import confirming, find
-from optimizer.search.answers import command
+from optimizer.search.answer_data import command
 from optimizer.search.questions import ask, keys_of
 from optimizer.search.records import Progress
 from optimizer.search.space import Space

@@ -16,7 +16,7 @@ from optimizer.system.uploads import IMAGES
 
 
 def test_an_uploaded_set_that_was_removed_is_said_to_be_gone() -> None:
-    with pytest.raises(InputError, match=r"no images called 'images 3cd8059eac9e' here any more: choose"):
+    with pytest.raises(InputError, match=r"uploaded set 'images 3cd8059eac9e' is not here any more"):
         check_allowed("images 3cd8059eac9e")
 
 

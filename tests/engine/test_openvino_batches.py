@@ -8,7 +8,7 @@ import torch
 from small_models import SMALL_SHAPE, Small
 
 from optimizer.engine.openvino_batches import run_batches
-from optimizer.engine.openvino_core import core
+from optimizer.engine.openvino_core import compile_graph, core
 from optimizer.engine.openvino_graph import convert
 from optimizer.model.folding import fold_batch_norm
 from optimizer.progress import Asker, Cancelled, asked_by
@@ -40,3 +40,9 @@ def test_what_is_not_wanted_any_more_ends_between_two_batches(small: Small, imag
     with torch.inference_mode():
         expected = model(torch.from_numpy(images)).numpy()
     np.testing.assert_allclose(run_batches(compiled, BATCH, images), expected, atol=1e-4)
+
+
+def test_a_graph_that_is_not_wanted_any_more_is_not_compiled(small: Small) -> None:
+    graph = convert(fold_batch_norm(small("cnn"), SMALL_SHAPE)[0], SMALL_SHAPE).graph
+    with asked_by(Asker(lambda known: None, lambda: True)), pytest.raises(Cancelled):
+        compile_graph(graph, [1, *SMALL_SHAPE], "LATENCY", 1, "f32")

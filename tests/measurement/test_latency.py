@@ -27,7 +27,7 @@ from optimizer.measurement.latency import (
     time_interleaved,
 )
 from optimizer.measurement.timing import time_series
-from optimizer.measurement.visits import VisitEffort
+from optimizer.measurement.visits import WINDOW, VisitEffort, settle
 from optimizer.progress import Cancelled, ended_by
 from optimizer.recipe import Recipe
 from optimizer.records import Settings
@@ -158,6 +158,13 @@ def test_a_warm_up_that_is_not_wanted_any_more_ends_between_two_calls(clock: Clo
     with ended_by(lambda: len(clock.calls) == 5), pytest.raises(Cancelled):
         time_interleaved(clock.pair(1e6), {}, IMAGES, Settings(), effort)
     assert len(clock.calls) == 5
+
+
+def test_a_visit_that_is_not_wanted_any_more_ends_between_two_windows(clock: Clock) -> None:
+    falling = clock.runner("falling", lambda since: 1e6 * 0.9**since)
+    with ended_by(lambda: len(clock.calls) > 0), pytest.raises(Cancelled):
+        settle(lambda: falling.infer(IMAGES[:1]), max_seconds=10)
+    assert len(clock.calls) == WINDOW
 
 
 @pytest.mark.parametrize(

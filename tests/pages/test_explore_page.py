@@ -202,12 +202,17 @@ def test_a_full_measurement_is_shown_with_a_way_to_stop_it_and_why_it_failed(
 
 
 def test_a_preset_from_before_the_page_was_loaded_anew_is_shown(stored: AppTest, started: Started) -> None:
-    press(stored.run(), "Balanced")
+    page = press(stored.run(), "Balanced")
     job = next(job for job in started.jobs() if job.task == "preset")
-    page = entry().run()  # which nobody waits for, in the pool that only lists
-    assert page.session_state["session"].preset is job
-    job.visitors = frozenset({"another"})
-    assert entry().run().session_state["session"].preset is None, "which is theirs"
+    assert page.query_params["preset"] == "balanced"
+    assert entry().run().session_state["session"].preset is None, "which another visitor asked for"
+    again = entry()
+    again.query_params["preset"] = "balanced"
+    assert again.run().session_state["session"].preset is job
+    job.state = "cancelled"
+    again.run()
+    assert again.session_state["session"].preset is None
+    assert "preset" not in again.run().query_params
 
 
 def test_sliders_move_the_figures(stored: AppTest) -> None:

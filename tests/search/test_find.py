@@ -15,7 +15,8 @@ from optimizer.formats import count
 from optimizer.methods.engines import ENGINES
 from optimizer.progress import Cancelled, Report, ended_by
 from optimizer.records import Request, Result, decode, encode
-from optimizer.search.answers import AnswerView, answer_json, details, headline
+from optimizer.search.answer_data import AnswerView, answer_json
+from optimizer.search.answers import details, headline
 from optimizer.search.find import MAX_TIMES, Unwanted
 from optimizer.search.questions import Answered
 from optimizer.search.records import Answer, Outcome, Progress, Question

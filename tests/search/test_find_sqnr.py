@@ -22,7 +22,8 @@ from optimizer.cli.main import main
 from optimizer.errors import InputError
 from optimizer.export.report import answer_report
 from optimizer.records import OutputFidelity, PerImage, Request, Result, decode, encode
-from optimizer.search.answers import answer_json, asked_words, command, details, headline, trial_frame
+from optimizer.search.answer_data import answer_json, command, trial_frame
+from optimizer.search.answers import asked_words, details, headline
 from optimizer.search.records import Answer, Outcome, Progress
 from optimizer.tasks import accuracy_of
 

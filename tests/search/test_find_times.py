@@ -4,16 +4,18 @@ import math
 from dataclasses import replace
 
 import pytest
-from factories import make_result
+from factories import make_result, recipe
+from hypothesis import given
+from hypothesis import strategies as st
 from search_bench import BASE, SECONDS, SMALL, Bench, question, trials, winner
 
-from optimizer.analysis.limits import MIN_CONFIRMING, TIMES, Limits, bound, halves, keeping
+from optimizer.analysis.limits import MIN_CONFIRMING, TIMES, Limits, bound, halves, keeping, relaxations
 from optimizer.analysis.outcomes import shown_within
 from optimizer.analysis.summary import summarise
 from optimizer.progress import Report
 from optimizer.recipe import QuantizeSpec, Recipe
 from optimizer.records import Latency, Request, Result
-from optimizer.search.answers import details, findings
+from optimizer.search.answers import details, enough, findings
 from optimizer.search.confirming import CONFIRMING_SHARE, MAX_CONFIRMING_SECONDS, TIMED_SHARE
 from optimizer.search.find import AGAIN_LONGER, AGAIN_SHARE, Unwanted
 from optimizer.search.records import Outcome, Progress
@@ -259,6 +261,43 @@ def test_what_keeps_to_the_limits_by_itself_alone_is_told() -> None:
     assert found.best is None
     luck = f"by its own intervals, but of {len(found.measured)} it may be the luckiest"
     assert any(luck in one for one in details(found))
+
+
+def test_one_that_seems_better_than_the_first_is_by_then_is_timed_too() -> None:
+    """The first was lucky: afresh it takes longer than another that keeps to the limits as well."""
+    bench, afresh = Bench(), dict[str, Latency]()
+    quickest, second = winner(bench.ask(Limits(drop_points=2))), None
+
+    def confirm(result: Result, seconds: float) -> Latency:
+        slow = result.latency.checksum == quickest.latency.checksum
+        ratio = summarise(result).latency.ratio
+        afresh[result.key] = make_result(ratio=1.5 if slow else ratio, quick=True).latency
+        return afresh[result.key]
+
+    bench.confirm = confirm  # type: ignore[method-assign]
+    found = bench.ask(Limits(drop_points=2))
+    second = winner(found)
+    assert second.key != quickest.key
+    assert second.latency.checksum != quickest.latency.checksum
+    assert list(afresh) == [quickest.key, second.key]
+    assert not found.answer.refused, "the first holds, and is no more the best"
+
+
+def test_a_limit_that_is_relaxed_as_said_is_kept_to() -> None:
+    results = [make_result(recipe(sparsity), images=900) for sparsity in (0.5, 0.4, 0.3, 0.2)]
+    results = [replace(one, key=f"{number}") for number, one in enumerate(results)]
+    for limits in (Limits(drop_points=0.1), Limits(drop_points=0.1, size_mb=1), Limits(drop_points=0.3)):
+        for one in relaxations(results, limits, "file_size", None):
+            assert not keeping(results, limits)
+            name = "drop_points" if one.limit == "drop" else "size_mb"
+            scale = 1 if one.limit == "drop" else 1e6
+            relaxed = replace(limits, **{name: (limits.given[one.limit] + enough(one)) / scale})
+            assert one.key in {kept.key for kept in keeping(results, relaxed)}
+
+
+@given(size=st.integers(1, 10**8))
+def test_a_limit_of_size_is_kept_to_by_a_file_of_that_size(size: int) -> None:
+    assert Limits(size_mb=size / 1e6).given["file_size"] == size
 
 
 def test_where_limits_exclude_each_other_the_best_for_each_is_told() -> None:

@@ -8,18 +8,22 @@ from typing import Any
 import numpy as np
 import pytest
 from factories import detector, make_latency, make_result, recipe, remade, visits
+from hypothesis import given
+from hypothesis import strategies as st
 
 from optimizer.analysis.gate import (
     Check,
     GateLimits,
     Outcome,
     drop_of,
+    images_to_decide,
     instructions_check,
     overall,
     size_check,
     slowdown_check,
 )
 from optimizer.analysis.limits import Limits, checks
+from optimizer.analysis.outcomes import interval_over, paired_drop
 from optimizer.errors import InputError
 from optimizer.records import Instructions, Latency, Request, Result
 from optimizer.search.gate import MAX_LOOKS, Verdict, judge
@@ -115,6 +119,25 @@ def test_a_limit_is_decided_by_the_bounds_and_never_by_the_point(
 )
 def test_what_is_said_never_contradicts_the_outcome(check: Check, words: str) -> None:
     assert check.words == words
+
+
+@given(
+    lost=st.integers(0, 20), gained=st.integers(0, 20), more=st.integers(20, 1_000), limit=st.floats(-2, 4)
+)
+def test_so_many_images_decide_and_fewer_do_not(lost: int, gained: int, more: int, limit: float) -> None:
+    """With as many flips a share, by the interval itself."""
+    total = lost + gained + more
+    before = np.arange(total) >= gained
+    after = before.copy()
+    after[:gained], after[gained : gained + lost] = True, False
+    drop = paired_drop(before, after)
+    assert interval_over(drop, total) == pytest.approx((drop.low, drop.high))
+    images = images_to_decide(drop, limit)
+    if drop.low <= limit < drop.high and images:
+        low, high = interval_over(drop, images)
+        assert high <= limit or low > limit
+        low, high = interval_over(drop, max(total, images - max(2, images // 50)))
+        assert low <= limit < high
 
 
 def test_one_broken_limit_fails_and_an_open_one_leaves_it_open() -> None:
