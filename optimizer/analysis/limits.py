@@ -23,9 +23,9 @@ from optimizer.analysis.gate import (
     size_check,
     sqnr_check,
 )
-from optimizer.analysis.outcomes import PairedDrop, drop_against, shown_within
+from optimizer.analysis.outcomes import PairedDrop, drop_against, nothing_lost, shown_within
 from optimizer.analysis.rounds import CONFIDENCE
-from optimizer.analysis.summary import Summary, summarise
+from optimizer.analysis.summary import Summary, is_baseline, summarise
 from optimizer.analysis.two_files import EQUAL_DB
 from optimizer.records import LATER, Accuracy, Result, unpacked
 
@@ -138,6 +138,10 @@ def halves(result: Result, fewest: int) -> tuple[PairedDrop, PairedDrop | None]:
     """What is lost on a random half of the images, and on the other; on all of them, and None, where a half
     would have fewer than ``fewest``."""
     after, before = result.accuracy, result.baseline_accuracy
+    if is_baseline(result):
+        whole, half = after.total, after.total // 2
+        split = whole >= 2 * fewest
+        return (nothing_lost(half), nothing_lost(whole - half)) if split else (nothing_lost(whole), None)
     return _halves(before.correct, after.correct, after.total, after.reference, fewest)
 
 

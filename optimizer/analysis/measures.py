@@ -71,10 +71,11 @@ OF_CLASSES = ("accuracy", "balanced_accuracy", "drop", "agreement")
 
 def accuracy_measures(accuracy: Accuracy, baseline: Accuracy, drop: PairedDrop) -> dict[str, Measure]:
     total = accuracy.total
+    lost = Measure(drop.points, drop.low, drop.high, 0.0)
     found = {
         "accuracy": share_measure(correct(accuracy), total, 100 * correct(baseline) / total),
         "balanced_accuracy": _balanced(accuracy, baseline),
-        "drop": Measure(drop.points, drop.low, drop.high, 0.0),
+        "drop": lost if drop.low < drop.high else replace(lost, low=None, high=None),
         "agreement": share_measure(accuracy.agreement, total, 100.0),
         "sqnr": _worst_sqnr(accuracy),
         "cosine": Measure(_worst_cosine(accuracy), baseline=1.0),

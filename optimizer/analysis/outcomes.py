@@ -148,6 +148,8 @@ class PairedDrop:
 
     def high_at(self, confidence: float) -> float:
         """The upper end of the interval at another confidence."""
+        if self.low == self.high:  # of :func:`nothing_lost`
+            return self.high
         if self.p is None:
             return 100 * share_interval(self.lost, self.total, confidence)[1]
         return 100 * _score_interval(self.lost, self.gained, self.total, confidence)[1]
@@ -190,6 +192,11 @@ def disagreement(agrees: ArrayLike) -> PairedDrop:
     lost, total = int((~agreed).sum()), len(agreed)
     low, high = share_interval(lost, total)
     return PairedDrop(100 * lost / total, 100 * low, 100 * high, None, lost, 0, total)
+
+
+def nothing_lost(images: int) -> PairedDrop:
+    """What a network loses against itself: nothing, on whatever images."""
+    return PairedDrop(0.0, 0.0, 0.0, None, 0, 0, images)
 
 
 def drop_against(reference: str, baseline: ArrayLike, variant: ArrayLike) -> PairedDrop:

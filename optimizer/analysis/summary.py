@@ -23,7 +23,13 @@ from optimizer.analysis.measures import (
     latency_measures,
 )
 from optimizer.analysis.metrics import metric
-from optimizer.analysis.outcomes import PairedDrop, drop_against, growing_drop, growing_share_interval
+from optimizer.analysis.outcomes import (
+    PairedDrop,
+    drop_against,
+    growing_drop,
+    growing_share_interval,
+    nothing_lost,
+)
 from optimizer.analysis.realisation import Realisation, realisation, skipping
 from optimizer.analysis.statistics import MIN_PROCESSES, LatencySummary, process_ratios
 from optimizer.formats import count
@@ -294,10 +300,17 @@ def _identity(result: Result) -> tuple[object, ...]:
     return (result.key, result.created, latency.signature, latency.quick, latency.checksum)
 
 
+def is_baseline(result: Result) -> bool:
+    """Whether it is the uncompressed model itself, which answers all images as it does."""
+    return result.request.recipe.identity and result.accuracy.correct == result.baseline_accuracy.correct
+
+
 def derive(result: Result) -> Summary:
     """All figures of a result, worked out of its raw samples."""
     accuracy, reference = result.accuracy, result.baseline_accuracy
     drop = drop_against(accuracy.reference, reference.outcomes, accuracy.outcomes)
+    if is_baseline(result):
+        drop = nothing_lost(accuracy.total)
     latency, timed_measures = latency_measures(result.latency)
     size = result.inspection.size
     recipe = result.request.recipe

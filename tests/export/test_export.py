@@ -82,7 +82,7 @@ def test_csv_runs_no_formula_in_a_spreadsheet(start: str) -> None:
 
 
 def test_csv_leaves_negative_numbers_alone() -> None:
-    rows = pd.read_csv(io.BytesIO(EXPORTERS["csv"].write([make_result()])))
+    rows = pd.read_csv(io.BytesIO(EXPORTERS["csv"].write([make_result(recipe(weight_bits=8))])))
     assert rows["drop_points_low"][0] < 0
 
 

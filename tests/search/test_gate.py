@@ -15,6 +15,7 @@ from optimizer.analysis.gate import (
     Check,
     GateLimits,
     Outcome,
+    drop_check,
     drop_of,
     images_to_decide,
     instructions_check,
@@ -138,6 +139,15 @@ def test_so_many_images_decide_and_fewer_do_not(lost: int, gained: int, more: in
         assert high <= limit or low > limit
         low, high = interval_over(drop, max(total, images - max(2, images // 50)))
         assert low <= limit < high
+
+
+def test_the_uncompressed_model_surely_loses_nothing() -> None:
+    result = make_result(images=50)
+    for limit, outcome in ((0.0, "pass"), (0.4, "pass"), (-0.1, "fail")):
+        assert drop_check(drop_of(result, None), limit, labelled=True).outcome == outcome
+    rounded = make_result(recipe(weight_bits=8), images=50)
+    same = remade(rounded, accuracy=replace(rounded.accuracy, correct=rounded.baseline_accuracy.correct))
+    assert drop_check(drop_of(same, None), 0.4, labelled=True).outcome == "undecided"
 
 
 def test_one_broken_limit_fails_and_an_open_one_leaves_it_open() -> None:

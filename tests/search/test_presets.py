@@ -139,13 +139,13 @@ def test_where_half_of_the_images_contradicts_the_other_the_next_is_tried() -> N
 
 @pytest.mark.parametrize("points", [0.5, 1.0, 2.0])
 def test_too_few_images_are_said_to_be_too_few(points: float) -> None:
-    same = make_result(images=100)
+    same = make_result(CANDIDATES[0], images=100)
     same = replace(same, accuracy=same.baseline_accuracy)
     found = find(Preset("little", points, 30, CANDIDATES[:1]), BASE, lambda request: same, never)
     assert not found.met
     assert f"that takes {images_needed(points):,}, even where no answer changes" in found.words
     images = 2 * max(MIN_CONFIRMING, images_needed(points)) - 1
-    many = make_result(images=images)
+    many = make_result(CANDIDATES[0], images=images)
     many = replace(many, accuracy=many.baseline_accuracy)
     found = find(Preset("little", points, 30, CANDIDATES[:1]), BASE, lambda request: many, same_time)
     assert found.met
