@@ -85,7 +85,7 @@ def describe_skipped(engine: str, names: Sequence[str], skipping: int, layers: i
     if not engine_info(engine).skips_zeros:
         return ""
     if not skipping:
-        return f"none of {layers} layers skipped zeros: dense kernels were faster, with so few of them"
+        return f"none of {layers} layers skipped zeros: no kernel that does so was faster"
     named = listed([name.removesuffix(".weight") for name in names], MAX_NAMED, skipping)
     rest = layers - skipping
     dense = f"; the other {rest} ran dense, which was faster there" if rest else ""

@@ -64,6 +64,10 @@ def _connecting(address: str) -> Iterator[None]:
         raise InputError(
             f"{address} needs certificates, which Dask's configuration names: {error}"
         ) from error
+    except RuntimeError as error:  # as of Dask's configuration, which requires encryption
+        raise InputError(
+            f"{address} is not reached as Dask is configured ({error}): with TLS its address begins with tls://"
+        ) from error
     except ValueError as error:
         raise InputError(f"{address!r} is not the address of a scheduler ({error}): {HOW}") from error
 

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from optimizer.data.classes import ClassMapping
+from optimizer.data.classes import ClassMapping, read_class_index
 from optimizer.data.decoding import DECODERS, Allowance, decoded, is_turned
 from optimizer.data.duplicates import copies, digest_of
 from optimizer.data.folders import expand, list_folder, place_of
@@ -150,8 +150,9 @@ def _load_folder(model: LoadedModel, spec: DataSpec, report: Report, limit: int 
 def classes_of(model: LoadedModel, spec: DataSpec) -> tuple[Sequence[str] | None, Sequence[str]]:
     """Names of the model's classes, and their WordNet ids; None and none for a network without classes.
 
-    Where they are not known, 1,000 outputs are ImageNet's classes if most folders are. Else as many folders
-    as outputs are numbered in alphabetical order, as ``torchvision.datasets.ImageFolder`` does.
+    Where they are not known, 1,000 outputs are ImageNet's classes if most folders are. Else they are those
+    of the class index file, if one is given; as many folders as outputs are numbered in alphabetical order,
+    as ``torchvision.datasets.ImageFolder`` does.
     """
     if not model.card.classes:
         return None, ()
@@ -161,6 +162,9 @@ def classes_of(model: LoadedModel, spec: DataSpec) -> tuple[Sequence[str] | None
     if model.card.classes == imagenet.CLASSES and imagenet.has_folders(folders):
         return imagenet.class_names(), imagenet.wordnet_ids()
     numbers = list(map(str, range(model.card.classes)))
+    if spec.class_index is not None:
+        named = {index: name for name, index in read_class_index(spec.class_index)}
+        return [named.get(int(number), number) for number in numbers], ()
     return folders if len(folders) == len(numbers) else numbers, ()
 
 

@@ -91,7 +91,9 @@ class Postgresql(database.Database):
             migrations.MIGRATIONS[done](connection)
             connection.execute(text(f"UPDATE {SCHEMA}.version SET number = {done + 1}"))
             return
-        connection.execute(text(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}"))
+        there = "SELECT EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = :schema)"
+        if not connection.scalar(text(there), {"schema": SCHEMA}):  # who may not make it may own it
+            connection.execute(text(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}"))
         METADATA.create_all(connection)
         connection.execute(text(f"CREATE TABLE {SCHEMA}.version (number INTEGER NOT NULL)"))
         connection.execute(text(f"INSERT INTO {SCHEMA}.version VALUES ({len(migrations.MIGRATIONS)})"))

@@ -313,6 +313,11 @@ def test_without_its_certificates_a_cluster_answers_nobody(
     with pytest.raises(UnavailableError, match="its address begins with tls://"):
         connect(cluster.address.replace("tls", "tcp"))
     with (
+        dask.config.set({"distributed.comm.require-encryption": True}),
+        pytest.raises(InputError, match="its address begins with tls://"),
+    ):
+        connect(cluster.address.replace("tls", "tcp"))
+    with (
         dask.config.set({"distributed.comm.tls.ca-file": None}),
         pytest.raises(InputError, match="needs cert"),
     ):

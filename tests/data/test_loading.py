@@ -1,5 +1,6 @@
 """Folders good and bad as tensors, also for models of one's own."""
 
+import json
 import re
 import shutil
 import struct
@@ -316,6 +317,20 @@ def test_a_thousand_outputs_are_imagenet_s_where_the_folders_are(
     found, found_ids = classes_of(unnamed, DataSpec(str(tmp_path)))
     assert tuple(found or ()) == tuple(sorted(names) if names[0] == "banana" else names)
     assert found_ids == ids
+
+
+def test_folders_that_a_class_index_file_leaves_out_are_left_out(colours: Path, tmp_path: Path) -> None:
+    """In place of a number by the alphabet, which may be that of another."""
+    first, *others = sorted(COLOURS)
+    index = tmp_path / "index.json"
+    index.write_text(json.dumps({first: 1}))
+    model = replace(colour_model(), classes=())
+    loaded = load_images(model, DataSpec(str(colours), class_index=str(index)))
+    assert loaded.mapping is not None
+    assert [(one.folder, one.index) for one in loaded.mapping.mapped] == [(first, 1)]
+    assert set(loaded.mapping.unmapped) == set(others)
+    assert loaded.evaluation.labels is not None
+    assert set(loaded.evaluation.labels.tolist()) == {1}
 
 
 def test_folders_named_by_numbers_are_said_to_be_in_alphabetical_order(colours: Path) -> None:

@@ -7,6 +7,7 @@ import socket
 import sys
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from functools import partial
 from itertools import chain
 from multiprocessing import get_context
 from pathlib import Path
@@ -84,6 +85,22 @@ def test_more_keys_may_be_asked_for_than_one_statement_takes(empty: str) -> None
     store = Store(empty)
     store.put(make_result("k"))
     assert store.known([*map(str, range(100_000)), "k"]) == {"k"}
+
+
+def test_a_schema_that_an_administrator_made_is_enough(empty: str) -> None:
+    """Its owner needs no right to make one."""
+    query_as = partial(query, empty)
+    for statement in (
+        "DROP ROLE IF EXISTS bob",
+        "CREATE ROLE bob LOGIN PASSWORD 'bob'",
+        "CREATE SCHEMA paretoscope AUTHORIZATION bob",
+    ):
+        query_as(statement)
+    store = Store(empty.replace("ann:secret", "bob:bob"))
+    store.put(make_result("k"))
+    assert store.get("k") == make_result("k")
+    query_as("DROP SCHEMA paretoscope CASCADE")
+    query_as("DROP ROLE bob")
 
 
 def connections(store: Store) -> set[object]:
