@@ -377,8 +377,9 @@ def compress(
 def save(result: ResultView, path: str | PathLike[str], format: str | None = None) -> Path:
     """Write the compressed model of a result; gives the path of what was written.
 
-    By extension: ``.onnx``, ``.xml`` (OpenVINO, with its ``.bin`` beside it), ``.safetensors`` (its values, which :func:`optimizer.export.artifacts.load` puts back into the first
-    of what :func:`optimizer.model.folding.fold_batch_norm` gives of the model's own module). A ``.zip`` also
+    By extension: ``.onnx``, ``.xml`` (OpenVINO, with its ``.bin`` beside it), ``.safetensors`` (its values,
+    which :func:`optimizer.export.artifacts.load` puts back into the first of what
+    :func:`optimizer.model.folding.fold_batch_norm` gives of the model's own module). A ``.zip`` also
     holds the recipe and a model card, in one of the formats ``safetensors``, ``packed``, ``onnx`` and
     ``openvino``. Raises InputError for another extension or format, an extension of another format, what is
     no result, and a result whose model or images went with the process that measured it (``isolated=True``),
