@@ -283,6 +283,7 @@ def toolbar(
     if missing and is_measured_in_full([*missing.values()]):
         missing = {}
     in_full = tasks.pool().get(request_key(full))
+    own = in_full if in_full and tasks.asked_for(in_full) else None
     filling, alone = filled_by(encode(curves), set(keyed), set(missing))
     row = st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center")
     with row.container(horizontal=True, width="content", vertical_alignment="center"):
@@ -297,9 +298,7 @@ def toolbar(
         if st.button(
             "Measure in full",
             icon=":material/timer:",
-            disabled=not result
-            or not result.latency.quick
-            or (in_full is not None and not in_full.over and tasks.asked_for(in_full)),
+            disabled=not result or not result.latency.quick or (own is not None and not own.over),
             help="Timing in five fresh processes, half a minute or more, in place of the sliders' short one: "
             "percentiles, resident memory, and intervals to rely on.",
         ):
@@ -330,8 +329,8 @@ def toolbar(
         backlog.follow(
             filling, lambda now: st.progress(now.over / now.total, words.format(now.over, now.total))
         )
-    if in_full and tasks.asked_for(in_full) and result and result.latency.quick:
-        tasks.show_failure(in_full)
+    if result and result.latency.quick:
+        tasks.show_failure(own)
     return [job for job in (in_full, searching) if job and not job.over], bool(filling)
 
 

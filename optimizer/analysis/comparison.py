@@ -8,7 +8,7 @@ from functools import lru_cache
 from optimizer.analysis.labels import Labelled
 from optimizer.analysis.measures import Measure
 from optimizer.analysis.metrics import metric
-from optimizer.analysis.noise import MIN_CHANGE
+from optimizer.analysis.noise import MIN_CHANGE, mean_noise
 from optimizer.analysis.outcomes import AccuracyVerdict, PairedDrop, disagreement, paired_drop
 from optimizer.analysis.statistics import LatencyVerdict, change_of
 from optimizer.analysis.summary import Measured, Summary
@@ -170,12 +170,12 @@ def _time(
         return measure, LatencyVerdict.NOISY, None
     floor = max(MIN_CHANGE, *(end for one in (own, its) for end in (1 / one.aa_low - 1, one.aa_high - 1)))
     verdict = change_of(ratio, low, high, min(own.rounds, its.rounds), floor)
-    told = verdict in (LatencyVerdict.FASTER, LatencyVerdict.SLOWER)
-    if (
-        told and (own.mean_ratio / its.mean_ratio - 1) * (ratio - 1) <= 0
-    ):  # not by all the time that was spent
-        verdict = LatencyVerdict.NOISY
-    return measure, verdict, None
+    told, mean_ratio = (
+        verdict in (LatencyVerdict.FASTER, LatencyVerdict.SLOWER),
+        own.mean_ratio / its.mean_ratio,
+    )
+    disagrees = any(mean_noise(ratio, mean_ratio, told))
+    return measure, LatencyVerdict.NOISY if disagrees else verdict, None
 
 
 def _timed(summary: Summary) -> tuple[object, ...]:

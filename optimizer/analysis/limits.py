@@ -158,25 +158,17 @@ def _halves(
     return chosen, confirmed
 
 
-def bound(result: Result, name: str) -> float:
+def bound(result: Result, name: str, confidence: float = CONFIDENCE) -> float:
     """The upper end of the interval of a metric of :data:`LIMITED` as a loss (the accuracy lost on the images
-    that choose); the figure itself where it has none."""
-    if name == "sqnr":
-        return noise(result.accuracy)
-    if name == "drop":
-        return halves(result, MIN_CONFIRMING)[0].high
-    measure = summarise(result).measures[name]
-    found = measure.value if measure.high is None else measure.high
-    return math.inf if found is None else float(found)
-
-
-def bound_at(result: Result, name: str, confidence: float) -> float:
-    """:func:`bound` at another confidence; of a time it stays."""
+    that choose); the figure itself where it has none. The interval of a time is at CONFIDENCE."""
     if name == "sqnr":
         return noise(result.accuracy, confidence)
     if name == "drop":
-        return halves(result, MIN_CONFIRMING)[0].high_at(confidence)
-    return bound(result, name)
+        lost = halves(result, MIN_CONFIRMING)[0]
+        return lost.high if confidence == CONFIDENCE else lost.high_at(confidence)
+    measure = summarise(result).measures[name]
+    found = measure.value if measure.high is None else measure.high
+    return math.inf if found is None else float(found)
 
 
 def _weights(tried: int) -> np.ndarray:
@@ -269,8 +261,7 @@ def relaxations(
     for name, limit in limits.losses.items():
         most = loss_of(name, -math.inf) if name == "sqnr" else math.inf  # what is not known is not offered
         ends = {
-            one.key: bound_at(one, name, confidences[one.key])
-            for one in keeping(results, limits, but=(name,))
+            one.key: bound(one, name, confidences[one.key]) for one in keeping(results, limits, but=(name,))
         }
         beyond = [one for one in results if limit < ends.get(one.key, limit) < most]
         for one in sorted(beyond, key=lambda one: ends[one.key]):

@@ -103,14 +103,20 @@ def configurations(request: ServingRequest) -> tuple[Configuration, ...]:
                 f"{streams} streams are more than {count(threads[-1], 'thread')}, and each needs one: "
                 f"use 1 to {threads[-1]}"
             )
-    grid = product(sorted({*request.batches}), threads, sorted({*request.streams}))
-    found = tuple(Configuration(*one) for one in grid if one[2] <= one[1])
+    found = tuple(one for one in _asked(request) if one.streams <= one.threads)
     if len(found) > MAX_CONFIGURATIONS:
         raise InputError(
             f"{len(found)} configurations are too many for one comparison, which holds all in memory: "
             f"at most {MAX_CONFIGURATIONS}. Leave out batch sizes, threads or streams"
         )
     return found
+
+
+def _asked(request: ServingRequest) -> list[Configuration]:
+    """The grid as it was asked for, ascending."""
+    threads = {resolve_threads(one) for one in request.threads}
+    axes = (sorted(axis) for axis in ({*request.batches}, threads, {*request.streams}))
+    return [Configuration(*one) for one in product(*axes)]
 
 
 def serving_key(request: ServingRequest) -> str:
@@ -326,9 +332,8 @@ def _row(one: ServedComparison, network: Side) -> dict[str, Any]:
     }
 
 
-def _left_out(asked: ServingRequest) -> Iterable[str]:
-    found = product({*asked.batches}, {*map(resolve_threads, asked.threads)}, {*asked.streams})
-    if left := sum(streams > threads for _, threads, streams in found):
+def _left_out(request: ServingRequest) -> Iterable[str]:
+    if left := sum(one.streams > one.threads for one in _asked(request)):
         yield f"{count(left, 'configuration')} left out: more streams than threads."
 
 

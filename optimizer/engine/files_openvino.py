@@ -14,7 +14,7 @@ from optimizer.engine.base import Array, Runner
 from optimizer.engine.opened import Answer, InnerLayer, Network, Opened, check_static, short
 from optimizer.engine.openvino_core import core
 from optimizer.engine.openvino_graph import Converted, convert, taken_apart
-from optimizer.engine.openvino_quantizers import WEIGHTED
+from optimizer.engine.openvino_quantizers import WEIGHTED, readers
 from optimizer.errors import InputError
 from optimizer.records import Execution
 
@@ -139,8 +139,8 @@ def _end(node: Any, of_images: set[str]) -> Any:
     product of whole numbers, as of inputs that are each rounded by a range of its own, belongs what scales
     it."""
     end, whole, rounded = node, node.get_output_element_type(0).is_integral(), False
-    while len(readers := _readers(node)) == 1:
-        before, node = node, readers[0]
+    while len(found := _readers(node)) == 1:
+        before, node = node, found[0]
         kind = node.get_type_name()
         if kind in ROUNDING:
             rounded = rounded or not whole
@@ -159,19 +159,17 @@ def _end(node: Any, of_images: set[str]) -> Any:
 
 
 def _readers(node: Any) -> list[Any]:
-    """What reads its values. Of what a bias of an ONNX file is added to, OpenVINO reads the shape besides."""
-    readers = [target.get_node() for target in node.output(0).get_target_inputs()]
-    return [one for one in readers if one.get_type_name() != "ShapeOf"]
+    return [one.get_node() for one in readers(node)]
 
 
 def _clip(end: Any) -> tuple[float, float] | None:
     """The ends of what clips a layer's output, where nothing else reads it."""
-    readers = _readers(end)
-    kinds = [reader.get_type_name() for reader in readers]
+    found = _readers(end)
+    kinds = [reader.get_type_name() for reader in found]
     if kinds == ["Relu"]:
         return 0.0, math.inf
     if kinds == ["Clamp"]:
-        attributes = readers[0].get_attributes()
+        attributes = found[0].get_attributes()
         return float(attributes["min"]), float(attributes["max"])
     return None
 

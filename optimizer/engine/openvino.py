@@ -31,7 +31,7 @@ from optimizer.engine.openvino_core import compile_graph, one_call, save_graph, 
 from optimizer.engine.openvino_given import of_images
 from optimizer.engine.openvino_graph import Converted, convert, graph_of
 from optimizer.engine.openvino_kernels import chosen, prioritised, told, total_ns
-from optimizer.engine.openvino_quantizers import nodes_of
+from optimizer.engine.openvino_quantizers import nodes_of, readers
 from optimizer.engine.realised import UNTOLD, execution_of, simulated
 from optimizer.errors import WorkError, one_line
 from optimizer.methods.engines import use_another
@@ -254,18 +254,14 @@ def _scaled_and_shifted(product: Any) -> Iterator[str]:
     """The names of what multiplies the results of an operation by constants, or adds them, one after the
     other."""
     node = product
-    while len(readers := [one for one in node.output(0).get_target_inputs() if not _is_shape(one)]) == 1:
-        (reader,) = readers
+    while len(found := readers(node)) == 1:
+        (reader,) = found
         node = reader.get_node()
         others = [one for one in node.inputs() if one.get_index() != reader.get_index()]
         given = (one.get_source_output().get_node() for one in others)
         if node.get_type_name() not in SCALING or any(map(of_images, given)):
             return
         yield str(node.get_friendly_name())
-
-
-def _is_shape(reader: Any) -> bool:
-    return bool(reader.get_node().get_type_name() == "ShapeOf")
 
 
 def _values(product: Any) -> str:

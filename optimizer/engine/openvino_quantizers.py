@@ -285,6 +285,13 @@ def nodes_of(graph: Any) -> dict[str, Any]:
     return {node.get_friendly_name(): node for node in graph.get_ops()}
 
 
+def readers(node: Any) -> list[Any]:
+    """The inputs that read the values of an operation: of what a bias of an ONNX file is added to, OpenVINO
+    reads the shape besides."""
+    found = node.output(0).get_target_inputs()
+    return [one for one in found if one.get_node().get_type_name() != "ShapeOf"]
+
+
 def behind(node: Any, shapes: bool) -> Iterator[Any]:
     """An operation, and all that it is worked out of; with ``shapes`` also what only a shape is taken of. Not
     by recursion: a deep network has more operations in a row than Python nests calls."""
