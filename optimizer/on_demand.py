@@ -67,8 +67,10 @@ def load_or_measure(
     from optimizer.measurement import experiment
     from optimizer.measurement.runners import TIMED_IMAGES
     from optimizer.measurement.workspace import open_workspace
+    from optimizer.model import catalogue
 
     if workspace is None:
+        catalogue.card(request.model)  # a name that was mistyped is no measurement that failed
         check_at_hand(request.data)  # nothing is wrong with the request: who has its images may go on with it
     # A small device, to which the scores are given, may have no memory for more than it times with.
     read, latency_of = TIMED_IMAGES if scores else None, store.latency

@@ -160,6 +160,11 @@ def test_more_threads_than_cores_are_no_failed_measurement(capsys: pytest.Captur
     assert Store().failures() == []
 
 
+def test_a_mistyped_model_is_no_failed_measurement(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "fashion-mlp" in refused(["measure", "fashion-mpl"], capsys)
+    assert Store().failures() == []
+
+
 def test_a_damaged_store(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     home.mkdir(exist_ok=True)
     (home / "results.sqlite").write_bytes(b"no database at all" * 100)

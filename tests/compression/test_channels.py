@@ -1,5 +1,6 @@
 """Removed channels against the dense network: what is coupled, what goes first, what is made up for."""
 
+import copy
 import sys
 from collections.abc import Callable
 from functools import cache, partial
@@ -270,6 +271,30 @@ def test_channels_that_are_mixed_on_the_way_are_held(between: str) -> None:
     found = reasons(model)
     assert found["first.weight"] == ("" if between == "gate by the mean of each" else MIXED)
     assert found["second.weight"] == ""
+
+
+@pytest.mark.parametrize("affine", [False, True])
+def test_what_norms_and_padding_treat_channel_by_channel_can_go(affine: bool) -> None:
+    def network() -> nn.Module:
+        norm = nn.InstanceNorm2d(16, affine=affine)
+        if affine:
+            nn.init.uniform_(norm.weight, 0.5, 2.0)
+            nn.init.normal_(norm.bias)
+        first, second = nn.Conv2d(1, 16, 3), nn.Conv2d(16, 8, 3)
+        around = (nn.ReflectionPad2d(1), norm, nn.PReLU(16), nn.ReplicationPad2d(1))
+        return nn.Sequential(
+            first, *around, second, nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, 10)
+        )
+
+    model = made(network)
+    group = next(one for one in groups(model, SMALL_SHAPE) if one.name == "0.weight")
+    assert not group.held
+    gone = torch.arange(0, 16, 3)
+    smaller, unread = coupling.without(model, SMALL_SHAPE, {group: gone}), copy.deepcopy(model)
+    unread.get_submodule("5").weight.data[:, gone] = 0
+    images = torch.randn(4, *SMALL_SHAPE)
+    assert smaller.get_submodule("0").weight.shape[0] == 10
+    torch.testing.assert_close(smaller(images), unread(images), rtol=1e-4, atol=1e-5)
 
 
 def test_what_an_index_in_a_parameter_shuffles_is_held() -> None:

@@ -43,7 +43,8 @@ TIES = {
 """Members of a group, by class, that keep it from going alone."""
 CHANNELWISE = re.compile(
     r"(Relu|Hardtanh|Gelu|Erf|Silu|Sigmoid|Hardswish|Hardsigmoid|LeakyRelu|Elu|Softplus|Mish|Tanh|Clamp\w*|Mean|Max"
-    r"Pool\w*|AvgPool\w*|AdaptiveAvgPool\w*|AdaptiveMaxPool\w*|ConstantPadNd|T|Addmm|Transpose|Permute|Clone|Squeeze|"
+    r"Pool\w*|AvgPool\w*|AdaptiveAvgPool\w*|AdaptiveMaxPool\w*|ConstantPadNd|ReflectionPad\w*|ReplicationPad\w*|"
+    r"T|Addmm|Transpose|Permute|Clone|Squeeze|Repeat|NativeBatchNorm|"
     r"Round|Floor|Ceil|Abs|Neg|Sign|Exp|Log|Sqrt|Rsqrt|Reciprocal|Sin|Cos|Pow|"
     r"Unsqueeze|Mul|Div|Add|Sub|Rsub|Alias|NativeDropout|ToCopy|Upsample\w*)Backward\d*"
 )
@@ -257,7 +258,7 @@ def _mixed(graph: _Dependencies, members: Any, operations: Mapping[Any, str], gr
             return TIES[name]
     for node, name in operations.items():
         if not CHANNELWISE.fullmatch(name) and not _multiplies_weight(node, name):
-            return f"{name.partition('Backward')[0]} may mix them"
+            return f"an operation that autograd calls {name.partition('Backward')[0]} may mix them"
     if len(set(layers)) < len(layers) or any(graph.calls[name] != 1 for name in layers):
         return "one of their layers is used more than once"
     if any(isinstance(module, CONVOLUTIONS) and module.groups > 1 for module in modules):
