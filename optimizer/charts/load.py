@@ -30,8 +30,8 @@ def load_info(run: LoadRun | None, limit_ns: float | None = None) -> Lines:
         for name in DASHES
     ]
     reference = Reference(f"limit {format_ns.given(limit_ns)}", limit_ns, "left") if limit_ns else None
-    widest = 1.05 * max(point.rate for point in run.points)
     points = [point for one in series for point in one.points]
+    widest = 1.05 * max((point.x for point in points), default=max(point.rate for point in run.points))
     ends = [end for point in points for end in (point.y, point.low, point.high) if end]
     ends += [limit_ns] if limit_ns else []
     return Lines(

@@ -14,6 +14,8 @@ from optimizer.model.added.cards import AddedModel, Choices, Examined
 from optimizer.model.preprocessing import CHANNELS, INTERPOLATIONS, RANGES, Preprocessing
 from optimizer.records import DataSpec, encode
 
+NOT_TRIED = "not: no folder there has a class of this model as its name, and images in it that can be read"
+
 
 def add_models_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--source", help="only those of one source, such as bundled, added or torchvision")
@@ -130,8 +132,8 @@ def run_add(options: argparse.Namespace) -> None:
             f"{'classes':<14}{model.classes:,}, without names (--classes): {imagenet}folders are numbered in "
             "alphabetical order"
         )
-    if options.data and (said := _tried(model, options.data)):
-        print(f"{'tried':<14}{said}")
+    if options.data:
+        print(f"{'tried':<14}{_tried(model, options.data) or NOT_TRIED}")
     print(f"added {model.name}: paretoscope measure {model.name} --data FOLDER")
 
 

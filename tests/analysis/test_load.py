@@ -222,6 +222,8 @@ def test_the_chart_has_a_line_for_each_percentile_and_leaves_out_what_falls_behi
     behind = load_info(replace(RUN, points=(lost,)))
     assert not behind.series
     assert "the queue grows" in behind.empty
+    far = replace(RUN, points=(*RUN.points, replace(lost, rate=1e5)))
+    assert load_info(far).x.span == info.x.span, "a rate that has no points squeezes none"
     for one in (info, behind, load_info(None), load_info(made(Recipe(), (30.0,)))):
         figure(one)
 

@@ -228,4 +228,6 @@ def test_a_wrong_preprocessing_is_told_from_a_few_labelled_images(
     said = capsys.readouterr().out
     assert "48 of 48 labelled images are answered rightly with this preprocessing" in said
     assert "probably wrong" not in said
+    assert main([*command[:-1], str(tmp_path / "nowhere"), "untried"]) == 0
+    assert "no folder there has a class of this model" in capsys.readouterr().out
     assert catalogue.load("right").classes == ("blue", "red")

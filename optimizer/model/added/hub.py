@@ -56,7 +56,10 @@ def check_id(name: str) -> str:
     name = name.removeprefix(PREFIX)
     name = name if "/" in name else f"timm/{name}"
     if not ID.fullmatch(name):
-        raise InputError(f"{name[:200]!r} is no id of the hub: give one such as timm/resnet18.a1_in1k")
+        raise InputError(
+            f"{name[:200]!r} is no id of the hub: give one such as timm/resnet18.a1_in1k. What is on this "
+            "machine is added as a file: weights as a checkpoint, or ONNX"
+        )
     return name
 
 
