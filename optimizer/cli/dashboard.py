@@ -10,13 +10,12 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import NoReturn
 
 from optimizer.cli.terminal import say
 from optimizer.cluster.attached import CLUSTER_VARIABLE
 from optimizer.cluster.spread import check_address
-from optimizer.data.folders import ROOTS_VARIABLE, joined_roots
+from optimizer.data.folders import ROOTS_VARIABLE, absolute, expand, joined_roots
 from optimizer.errors import InputError, UnavailableError
 from optimizer.search.sweep import WORK_AHEAD_VARIABLE
 from optimizer.store.results import Store
@@ -105,13 +104,13 @@ def run_dashboard(options: argparse.Namespace) -> None:
         environment[WORK_AHEAD_VARIABLE] = "0"
     if options.job_log is not None:
         try:
-            Path(options.job_log).open("a").close()
+            expand(options.job_log).open("a").close()
         except OSError as error:
             raise InputError(
                 f"can't write --job-log {options.job_log} ({error.strerror or error}): name a file "
                 "in a folder that can be written"
             ) from error
-        environment[JOB_LOG_VARIABLE] = str(Path(options.job_log).resolve())
+        environment[JOB_LOG_VARIABLE] = absolute(options.job_log)
     app = app_file()
     command = [sys.executable, "-m", "pages.serve", "run", str(app)]
     command += [f"--server.address={options.host}", f"--server.port={options.port}"]

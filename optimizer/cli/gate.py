@@ -15,10 +15,12 @@ from optimizer.cli.options import (
     add_experiment_options,
     add_limits,
     check_writable,
+    read_file,
     recipe_to_run,
     request_of,
 )
 from optimizer.cli.terminal import end_of_line, tell
+from optimizer.data.folders import expand
 from optimizer.errors import InputError, UnavailableError
 from optimizer.formats import capital
 from optimizer.methods.artifacts import ARTIFACTS
@@ -96,7 +98,7 @@ def run_gate(options: argparse.Namespace) -> int:
         raise InputError("--save writes the result of a recipe, and two files give none: leave it out")
     for option, path in (("--save", options.save), ("--junit", options.junit)):
         if path:
-            check_writable(option, Path(path))
+            check_writable(option, expand(path))
     verdict = _against_file(options, limits) if files else _against_result(options, limits)
     end_of_line()
     if options.json:
@@ -117,7 +119,7 @@ def run_gate(options: argparse.Namespace) -> int:
 
 def _write(path: str, content: bytes) -> None:
     try:
-        write_whole(Path(path), content)
+        write_whole(expand(path), content)
     except OSError as error:
         raise UnavailableError(
             f"the verdict is above, but {path} can't be written ({error.strerror}): run it again with a file "
@@ -159,20 +161,11 @@ def _against_file(options: argparse.Namespace, limits: GateLimits) -> Verdict:
 
 
 def _earlier(path: str) -> Result:
-    content = _read(path)
+    content = read_file(path, "that --save has written")
     try:
         return decode(content, Result)
     except InputError as error:
         raise InputError(f"{path} is no result that --save has written ({error})") from error
-
-
-def _read(path: str) -> bytes:
-    try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise InputError(
-            f"can't read {path}: {error.strerror}. Give a file that --save has written"
-        ) from error
 
 
 def described(verdict: Verdict) -> str:

@@ -270,7 +270,7 @@ def recipe_of(options: argparse.Namespace) -> Recipe:
                 f"--recipe and --{given[0].replace('_', '-')} both say what to do: change the file, or leave "
                 "it out"
             )
-        return Recipe.from_json(_read(options.recipe))
+        return Recipe.from_json(read_file(options.recipe, "that holds a recipe"))
     if options.scope is not None and options.allocation is not None:
         raise InputError("--scope is an older word for --allocation: give only one of them")
     if options.scope not in (None, *SCOPES):
@@ -314,11 +314,12 @@ def _given(value: Any, default: Any) -> Any:
     return default if value is None else value
 
 
-def _read(path: str) -> bytes:
+def read_file(path: str, which: str) -> bytes:
+    """Raises InputError, which asks for a file ``which`` is meant."""
     try:
         return expand(path).read_bytes()
     except OSError as error:
-        raise InputError(f"can't read {path} ({error.strerror}): give a file that holds a recipe") from error
+        raise InputError(f"can't read {path} ({error.strerror}): give a file {which}") from error
 
 
 def request_of(options: argparse.Namespace, recipe: Recipe) -> Request:

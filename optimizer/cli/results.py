@@ -11,6 +11,7 @@ from optimizer.analysis import stored
 from optimizer.analysis.result_json import as_json
 from optimizer.cli.options import add_experiment_options, check_writable, recipe_to_run, request_of
 from optimizer.cli.terminal import first_interrupt, print_result, say, tell
+from optimizer.data.folders import expand
 from optimizer.errors import InputError, unknown
 from optimizer.formats import count
 from optimizer.methods.artifacts import ARTIFACTS
@@ -118,7 +119,7 @@ def add_export_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run_export(options: argparse.Namespace) -> None:
-    file = Path(options.output or "")
+    file = expand(options.output or "")
     format = options.format or (None if file.suffix else "html")
     name = format_of(file, format, {one.name: (f".{one.extension}",) for one in EXPORTERS.values()})
     exporter = EXPORTERS[name]
@@ -170,7 +171,7 @@ def _nothing(store: Store, model: str, engine: str | None) -> InputError:
 
 def _output(options: argparse.Namespace, extension: str) -> Path:
     """Raises InputError where nothing can be written."""
-    path = Path(options.output or f"{options.model.replace('/', '-')}.{extension}")
+    path = expand(options.output or f"{options.model.replace('/', '-')}.{extension}")
     check_writable("--output", path)
     return path
 

@@ -124,7 +124,7 @@ def _load_folder(model: LoadedModel, spec: DataSpec, report: Report, limit: int 
     labels = None if chosen.labels is None else torch.tensor(chosen.labels)[positions]
     calibration = _calibration(model, chosen.calibration, chosen.spare, chosen.evaluation, report)
     if spec.calibration is None and not len(calibration.images) and len(images) > 1:
-        aside = max(1, round(spec.calibration_share * len(images)))
+        aside = min(max(1, round(spec.calibration_share * len(images))), len(images) - 1)
         calibration = replace(calibration, images=images[-aside:])
         images, labels = images[:-aside], None if labels is None else labels[:-aside]
         notes += (f"{count(aside, 'image')} set aside for calibration in place of those that can't be read",)

@@ -10,18 +10,22 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from optimizer.errors import UnavailableError
+from optimizer.progress import stop_if_cancelled
 from optimizer.system.paths import home
 
 KEPT_BYTES = 4 * 2**30
 """What the folder may hold; what was not used for longest goes first."""
 LEFT_OVER_SECONDS = 86_400
 """A file whose writing was never finished goes after so long."""
+
+ASK_SECONDS = 0.5
+"""While another process makes the same: between two looks at whether it is still wanted."""
 
 T = TypeVar("T")
 Parts = tuple[Mapping[str, Tensor], Mapping[str, Any]]
@@ -41,7 +45,7 @@ def kept(
         path = home() / "studies" / f"{content}.safetensors"
         path.parent.mkdir(exist_ok=True)
         lock = FileLock(path.with_suffix(".lock"))
-        lock.acquire()
+        _acquire(lock)
     except (OSError, UnavailableError):
         return make(None)
     try:
@@ -56,6 +60,16 @@ def kept(
     finally:
         lock.release()
         _evict(path)
+
+
+def _acquire(lock: FileLock) -> None:
+    """Raises Cancelled where who waits wants it no more, OSError."""
+    while True:
+        try:
+            lock.acquire(timeout=ASK_SECONDS)
+            return
+        except Timeout:
+            stop_if_cancelled()
 
 
 def beside(path: Path) -> Path:
@@ -124,15 +138,18 @@ def _checksum(tensors: Mapping[str, Tensor], words: str) -> int:
 def _evict(used: Path) -> None:
     """Keep the folder below its limit; what is in use stays, however large."""
     with suppress(OSError):
-        files = [path for path in used.parent.glob("*.safetensors") if path != used]
-        total = used.stat().st_size if used.exists() else 0
-        for path in sorted(files, key=lambda path: path.stat().st_mtime, reverse=True):
-            total += path.stat().st_size
-            if total > KEPT_BYTES:
-                path.unlink(missing_ok=True)
+        found = dict[Path, os.stat_result]()
         for path in used.parent.iterdir():
-            left_over = time.time() - path.stat().st_mtime > LEFT_OVER_SECONDS
-            alone = path.suffix == ".lock" and not path.with_suffix(".safetensors").exists()
+            with suppress(OSError):  # another process has just removed it
+                found[path] = path.stat()
+        total = found[used].st_size if used in found else 0
+        for path, stat in sorted(found.items(), key=lambda one: one[1].st_mtime, reverse=True):
+            if path.suffix == ".safetensors" and path != used:
+                total += stat.st_size
+                if total > KEPT_BYTES:
+                    path.unlink(missing_ok=True)
+            left_over = time.time() - stat.st_mtime > LEFT_OVER_SECONDS
+            alone = path.suffix == ".lock" and path.with_suffix(".safetensors") not in found
             unfinished = path.suffix not in (".safetensors", ".lock")
             if left_over and (alone or unfinished):
                 path.unlink(missing_ok=True)

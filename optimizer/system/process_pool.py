@@ -426,7 +426,7 @@ class Pool:
                 kind, answer = worker.run(job.task, payload, report, receive, lambda: job.running)
                 break
             except WorkerDied as death:
-                if job.state == "queued":  # it was put back, and the worker took too long to let go of it
+                if not job.running:  # cancelled or put back, and the worker took too long to let go of it
                     return
                 if job.attempts == ATTEMPTS:
                     job.died = True

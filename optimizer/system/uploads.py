@@ -1,6 +1,7 @@
 """What visitors of the page may upload to the data folder: so much a file, and so much in all."""
 
 import os
+import zipfile
 from contextlib import suppress
 from pathlib import Path
 
@@ -18,8 +19,8 @@ MODELS, IMAGES = "models", "uploaded-images"
 BLOCK_BYTES = 4096
 """What a file counts for at least: a disk gives it so much."""
 
-ZIP_END_BYTES = 0xFFFF + 22 + 20 + 56
-"""The longest comment at the end of a ZIP file, and the records before it."""
+ENTRY_BYTES = 128
+"""Of the list at the end of a ZIP file, for an entry: 46, its name, and more of some tools."""
 
 
 def allowed_bytes() -> int:
@@ -34,17 +35,20 @@ def check_size(name: str, size: int) -> None:
 
 
 def check_entries(file: Path, name: str, most: int) -> None:
-    """Raises InputError for a ZIP file that says at its end that it has more entries: ``zipfile`` would read
-    the list of them first, which takes most of a minute for a million."""
-    with file.open("rb") as opened:
-        opened.seek(max(0, opened.seek(0, os.SEEK_END) - ZIP_END_BYTES))
-        end = opened.read()
-    at = end.rfind(b"PK\5\6")
-    entries = int.from_bytes(end[at + 10 : at + 12], "little") if at >= 0 else 0
-    if entries == 0xFFFF and (at := end.rfind(b"PK\6\6", 0, at)) >= 0:  # the number is in ZIP64's record
-        entries = int.from_bytes(end[at + 32 : at + 40], "little")
-    if entries > most:
-        raise InputError(f"{name} has {entries:,} entries: at most {most:,} are read")
+    """Raises InputError for a ZIP file that says at its end that it has more entries, or a longer list of
+    them: ``zipfile`` would read the list first, which takes most of a minute for a million. What can't be
+    read as one passes."""
+    with file.open("rb") as opened, suppress(zipfile.BadZipFile):
+        # What ZipFile itself goes by: a reader of our own could be made to see another end of the file.
+        if end := zipfile._EndRecData(opened):  # type: ignore[attr-defined]
+            entries, length = end[zipfile._ECD_ENTRIES_TOTAL], end[zipfile._ECD_SIZE]  # type: ignore[attr-defined]
+            if entries > most:
+                raise InputError(f"{name} has {entries:,} entries: at most {most:,} are read")
+            if length > most * ENTRY_BYTES:
+                raise InputError(
+                    f"{name} has a list of entries of {format_bytes(length)}: at most "
+                    f"{format_bytes(most * ENTRY_BYTES)} are read"
+                )
 
 
 def not_kept(name: str, error: OSError) -> UnavailableError:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 from small_models import Small, assert_same_statistics, half_gone
 from torch import Tensor, nn
 
@@ -27,7 +28,7 @@ from optimizer.compression.quantize.held import HeldGrid
 from optimizer.errors import InputError
 from optimizer.model.folding import fold_batch_norm
 from optimizer.model.layers import walk
-from optimizer.progress import Asker, asked_by
+from optimizer.progress import Asker, Cancelled, asked_by, ended_by
 from optimizer.system import disk_cache
 from optimizer.system.disk_cache import beside, kept, read, write
 
@@ -174,6 +175,12 @@ def test_those_that_were_not_used_for_longest_go_first(
     assert not made
     statistics_of(model, small_images[:24])
     assert made
+
+
+def test_who_waits_for_what_another_makes_may_go(home: Path) -> None:
+    (home / "studies").mkdir(parents=True)
+    with FileLock(home / "studies" / "digest.lock"), ended_by(lambda: True), pytest.raises(Cancelled):
+        kept("digest", pytest.fail, pytest.fail, pytest.fail)
 
 
 def test_without_a_folder_to_write_to_statistics_are_made_and_not_kept(

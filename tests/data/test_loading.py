@@ -201,6 +201,17 @@ def test_a_preprocessing_that_does_not_fit_its_card_is_named(colours: Path) -> N
 # What can't be read
 
 
+def test_of_readable_images_not_all_are_set_aside_for_calibration(tmp_path: Path) -> None:
+    for number in range(10):
+        noise(number).save(tmp_path / f"{number}.png")
+    spec = DataSpec(str(tmp_path), calibration_share=0.8)
+    chosen = select(spec, tuple(COLOURS))
+    for path in (*chosen.calibration, *chosen.spare):
+        path.write_text("not an image")
+    loaded = load_images(colour_model(size=16), spec)
+    assert (len(loaded.calibration.images), len(loaded.evaluation.images)) == (1, 1)
+
+
 def test_one_unreadable_file_is_not_the_whole_calibration(tmp_path: Path) -> None:
     for number in range(5):
         noise(number).save(tmp_path / f"{number}.png")

@@ -125,9 +125,9 @@ def test_a_retry_can_be_cancelled(pool: Pool, tmp_path: Path) -> None:
     job, request = begin(pool, tmp_path)
     kill(lines(request["begun"])[0])
     until_lines(request["begun"], 2)
-    assert pool.cancel("k")
+    assert pool.cancel("k", grace=0)
     assert serves(pool)
-    assert (job.state, job.error, job.attempts) == ("cancelled", "", 2)
+    assert (job.state, job.error, job.attempts, job.died) == ("cancelled", "", 2, False)
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ import pytest
 from optimizer.data import uploaded
 from optimizer.errors import InputError
 from optimizer.model.added import containers
-from optimizer.system.uploads import check_entries
+from optimizer.system.uploads import ENTRY_BYTES, check_entries
 
 
 @pytest.mark.parametrize("entries", [3, 0x10000])
@@ -23,6 +23,23 @@ def test_the_entries_of_a_zip_file_are_told_by_its_end(tmp_path: Path, entries: 
         check_entries(file, "it", entries - 1)
     file.write_bytes(b"no ZIP file")
     check_entries(file, "it", 0)
+
+
+def test_a_list_of_entries_is_as_long_as_it_is_whatever_number_stands_at_the_end(tmp_path: Path) -> None:
+    file = tmp_path / "a.zip"
+    with zipfile.ZipFile(file, "w") as archive:
+        for number in range(100):
+            archive.writestr(zipfile.ZipInfo(f"{number:099}"), b"")
+    end = bytearray(file.read_bytes())
+    assert end[-12:-10] == (100).to_bytes(2, "little")
+    end[-14:-10] = b"\1\0\1\0"
+    file.write_bytes(end)
+    assert len(zipfile.ZipFile(file).infolist()) == 100
+    check_entries(file, "it", 1 + 100 * 145 // ENTRY_BYTES)
+    with pytest.raises(
+        InputError, match=r"^it has a list of entries of 14\.5 kB: at most 6\.40 kB are read$"
+    ):
+        check_entries(file, "it", 50)
 
 
 def test_a_list_of_a_million_entries_is_not_read(tmp_path: Path) -> None:
