@@ -74,7 +74,7 @@ def new_positions(base: Recipe, count: int) -> dict[str, dict[str, float]]:
             recipe = replace(base, prune=prune, quantize=base.quantize.at(5)).canonical()
             started = time.perf_counter()
             job = pool.submit("interactive", "measure", Request(MODEL, recipe), f"{number}")
-            pool.wait_known(job)
+            pool.wait_news([job], [None], None)
             waited["counts"].append(time.perf_counter() - started)
             while not job.over and (not isinstance(job.known, Known) or job.known.accuracy is None):
                 time.sleep(0.001)

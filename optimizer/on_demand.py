@@ -82,7 +82,7 @@ def load_or_measure(
         result = experiment.measure(workspace, request, report, latency_of, scores, screen, keep)
     except ParetoscopeError as error:
         with suppress(UnavailableError):  # what made the measurement fail is what to tell
-            store.put_failure(request_key(request), request, str(error), attempts=1)
+            store.put_failure(request_key(request), request, str(error))
         raise
     stored.put(store, result)
     if not request.settings.quick:

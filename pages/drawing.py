@@ -77,10 +77,6 @@ def removable(name: str, words: str, key: str) -> bool:
         return st.button("Remove", icon=":material/delete:", key=f"remove {key}", help=help)
 
 
-def dark() -> bool:
-    return st.context.theme.type == "dark"
-
-
 FOLLOW = """
 export default ({ data, parentElement, setTriggerValue }) => {
     const host = parentElement.host ?? parentElement;
@@ -146,7 +142,7 @@ def chart(
             on_click(one if isinstance(one, str) else one[0])
 
     st.plotly_chart(
-        figure(info, dark=dark(), height=height),
+        figure(info, dark=st.context.theme.type == "dark", height=height),
         theme=None,
         key=key,
         alt=alternative(info),

@@ -181,7 +181,7 @@ def cards(request: Request, result: Result | None, asked: list[Job]) -> None:
         watched = [*asked, counted]
     idle = "" if result or asked else why_idle(request_key(request))
     for job in asked:
-        tasks.pool().wait_known(job, INSPECTION_SECONDS)
+        tasks.pool().wait_news([job], [None], INSPECTION_SECONDS)
 
     late = waited(PATIENCE_SECONDS)
     drawn = False

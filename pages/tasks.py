@@ -207,10 +207,9 @@ def wait_for_news(jobs: Sequence[Job], known: Sequence[object]) -> bool:
     return False
 
 
-def refresh_when_over(shown: Sequence[Job], unseen: Sequence[Job] = ()) -> None:
+def refresh_when_over(jobs: Sequence[Job]) -> None:
     """Show what ran when the page looked, and draw it anew when one of the jobs is over: also where that came
     about while it was drawn."""
-    jobs = [*shown, *unseen]
     if not jobs:
         return
     session().shown.update(job.key for job in jobs)
@@ -219,7 +218,7 @@ def refresh_when_over(shown: Sequence[Job], unseen: Sequence[Job] = ()) -> None:
     def watch() -> None:
         if any(job.over for job in jobs):
             st.rerun()
-        for job in shown:
+        for job in jobs:
             show_job(job)
 
     watch()

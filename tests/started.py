@@ -70,8 +70,8 @@ class Started:
     def wait(self, job: Job, timeout: float | None = None) -> Job:
         return job
 
-    def wait_known(self, job: Job, timeout: float | None = None) -> Job:
-        return job
+    def wait_news(self, jobs: list[Job], known: list[object], timeout: float | None) -> bool:
+        return False
 
     def before(self, job: Job) -> int:
         return [one for one in self.listed.values() if one.lane == job.lane and not one.over].index(job)

@@ -170,11 +170,7 @@ def _time(
         return measure, LatencyVerdict.NOISY, None
     floor = max(MIN_CHANGE, *(end for one in (own, its) for end in (1 / one.aa_low - 1, one.aa_high - 1)))
     verdict = change_of(ratio, low, high, min(own.rounds, its.rounds), floor)
-    told, mean_ratio = (
-        verdict in (LatencyVerdict.FASTER, LatencyVerdict.SLOWER),
-        own.mean_ratio / its.mean_ratio,
-    )
-    disagrees = any(mean_noise(ratio, mean_ratio, told))
+    disagrees = any(mean_noise(ratio, own.mean_ratio / its.mean_ratio, verdict is not LatencyVerdict.SAME))
     return measure, LatencyVerdict.NOISY if disagrees else verdict, None
 
 

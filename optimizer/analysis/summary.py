@@ -6,12 +6,13 @@ That takes tens of milliseconds: :mod:`optimizer.analysis.stored` keeps it besid
 import hashlib
 import math
 import re
-from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import PurePath
 from threading import Lock
+
+from cachetools import LRUCache
 
 from optimizer.analysis.badges import BADGES, MAX_NAMED, Badge, BadgeKind, describe_skipped, elsewhere
 from optimizer.analysis.measures import (
@@ -266,8 +267,7 @@ def summarise_scores(known: Known) -> ScoreSummary | None:
 Measured = Result | Summary
 """What figures are shown of: a result, or what it comes to where that is known already."""
 
-_MAX_SUMMARIES = 4096
-_summaries: OrderedDict[tuple[object, ...], Summary] = OrderedDict()
+_summaries: LRUCache[tuple[object, ...], Summary] = LRUCache(4096)
 _lock = Lock()
 
 
@@ -280,9 +280,8 @@ def summarise(measured: Measured) -> Summary:
         return measured
     identity = _identity(measured)
     with _lock:
-        if identity in _summaries:
-            _summaries.move_to_end(identity)
-            return _summaries[identity]
+        if known := _summaries.get(identity):
+            return known
     return remember(measured, derive(measured))
 
 
@@ -290,8 +289,6 @@ def remember(result: Result, summary: Summary) -> Summary:
     """Have :func:`summarise` give this of a result."""
     with _lock:
         _summaries[_identity(result)] = summary
-        if len(_summaries) > _MAX_SUMMARIES:
-            _summaries.popitem(last=False)
     return summary
 
 

@@ -366,7 +366,7 @@ def work_off(store: Store, nodes: Nodes, sweep: int | None = None) -> Iterator[I
                 ledger.lose(store, item)
             raise Cancelled from error
         except WorkError as error:
-            store.put_failure(item.key, item.request, str(error), attempts=1)
+            store.put_failure(item.key, item.request, str(error))
             raise
         stored.put(store, result)
         return result.key

@@ -48,11 +48,6 @@ SURELY_SPARSE = 0.25
 """Share of the weights up to which no dense execution of the whole network is tried."""
 
 
-def problem() -> str | None:
-    """Runs everywhere: with torch's sparse matrices where there are no kernels."""
-    return None
-
-
 def prepare(model: nn.Module, input_shape: tuple[int, ...]) -> Build:
     """A network is traced once for each batch; recipes differ in the weights."""
     traced = cache(lambda batch: trace(model, (batch, *input_shape)))
@@ -187,4 +182,4 @@ def saved() -> Load:
     return load
 
 
-ENGINE = Engine(problem, prepare, kernels.problem)
+ENGINE = Engine(lambda: None, prepare, kernels.problem)  # without kernels: torch's sparse matrices

@@ -9,7 +9,6 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -35,6 +34,7 @@ from optimizer.store.postgresql import Postgresql
 from optimizer.store.rows import Failure, Unreadable, first, readable, unreadable
 from optimizer.store.sqlite import Sqlite
 from optimizer.store.tables import METADATA, documents, failures, latencies, results, summaries
+from optimizer.system.environment import timestamp
 from optimizer.system.paths import STORE_VARIABLE, home
 
 T = TypeVar("T")
@@ -247,9 +247,9 @@ class Store:
             _forget_unshared(connection)
 
     @again_if_lost
-    def put_failure(self, key: str, request: Request, message: str, attempts: int) -> None:
+    def put_failure(self, key: str, request: Request, message: str) -> None:
         """Keep a failure, in place of an earlier one under its key; the oldest beyond MAX_FAILURES go."""
-        failure = Failure(key, request, message[:MAX_MESSAGE], attempts, _now())
+        failure = Failure(key, request, message[:MAX_MESSAGE], 1, timestamp())
         newest = select(failures.c.rowid).order_by(failures.c.rowid.desc()).limit(MAX_FAILURES)
         with self.writing() as connection:
             _put(connection, failures, key=key, schema=SCHEMA, json=encode(failure))
@@ -274,7 +274,7 @@ class Store:
         of_kind = documents.c.kind == kind
         newest = select(documents.c.rowid).where(of_kind).order_by(documents.c.rowid.desc())
         with self.writing() as connection:
-            _put(connection, documents, kind=kind, key=key, created=_now(), json=json)
+            _put(connection, documents, kind=kind, key=key, created=timestamp(), json=json)
             if kind in NEWEST:
                 kept = documents.c.rowid.in_(newest.limit(NEWEST[kind]))
                 connection.execute(delete(documents).where(of_kind, ~kept))
@@ -340,7 +340,3 @@ def _beside(version: int) -> FromClause:
 def _forget_unshared(connection: Connection) -> None:
     shared = select(results.c.signature)
     connection.execute(delete(latencies).where(latencies.c.signature.not_in(shared)))
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat()

@@ -219,13 +219,7 @@ class Pool:
             self._changed.wait_for(lambda: job.over, timeout)
         return job
 
-    def wait_known(self, job: Job, timeout: float | None = None) -> Job:
-        """Give the job back when something is known of it, or as :meth:`wait` does."""
-        with self._changed:
-            self._changed.wait_for(lambda: job.over or job.known is not None, timeout)
-        return job
-
-    def wait_news(self, jobs: Sequence[Job], known: Sequence[object], timeout: float) -> bool:
+    def wait_news(self, jobs: Sequence[Job], known: Sequence[object], timeout: float | None) -> bool:
         """Whether one of the jobs is over or knows something else than ``known``, which has an item for each,
         now or within ``timeout`` seconds."""
         with self._changed:

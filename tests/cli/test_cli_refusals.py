@@ -175,7 +175,7 @@ def test_what_failed_and_what_cannot_be_read_is_said_and_dropped(capsys: pytest.
     store = Store()
     store.put(replace(make_result(), key="good"))
     store.put(replace(make_result(), key="bad"))
-    store.put_failure("k", make_result().request, "no network", 1)
+    store.put_failure("k", make_result().request, "no network")
     with closing(sqlite3.connect(store.path)) as connection, connection:
         connection.execute("UPDATE results SET json = x'00' WHERE key = 'bad'")
     assert main(["stored"]) == 0

@@ -42,11 +42,11 @@ def fill(disk: Path) -> Path:
 def test_results_are_read_and_new_ones_refused_until_there_is_room(disk: Path) -> None:
     store = Store()
     store.put(make_result("there"))
-    store.put_failure("failed", Request("fashion-vit"), "no network", 1)
+    store.put_failure("failed", Request("fashion-vit"), "no network")
     filling = fill(disk)
     for act in (
         lambda: store.put(make_result("new", notes=("x" * 100_000,))),
-        lambda: store.put_failure("new", Request("fashion-vit"), "no network", 1),
+        lambda: store.put_failure("new", Request("fashion-vit"), "no network"),
         lambda: store.put_document("complexity", "new", b"{}"),
     ):
         with pytest.raises(UnavailableError, match=r"no room is left on its disk.*PARETOSCOPE_HOME"):

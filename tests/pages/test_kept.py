@@ -69,8 +69,8 @@ def test_nothing_is_shown_where_there_is_nothing_to_say(pool: NoPool) -> None:
 def test_what_failed_is_shown_without_markup_and_tried_again_or_forgotten(pool: NoPool) -> None:
     store, requests = Store(), [Request("fashion-vit", settings=Settings(batch=batch)) for batch in (1, 2)]
     for number, request in enumerate(requests):
-        store.put_failure(f"{number} old", request, MARKUP, 1)
-    store.put_failure("third", Request("fashion-mlp"), "later", 1)
+        store.put_failure(f"{number} old", request, MARKUP)
+    store.put_failure("third", Request("fashion-mlp"), "later")
     page = AppTest.from_function(script).run()
     assert not page.exception
     assert [*page.dataframe[0].value["why"]] == ["later", MARKUP, MARKUP]
@@ -95,7 +95,7 @@ def test_what_failed_is_shown_without_markup_and_tried_again_or_forgotten(pool: 
 def test_what_failed_on_images_in_memory_is_not_tried_on_others(pool: NoPool) -> None:
     given, other = Request("fashion-mlp", data=DataSpec(content="0" * 20)), Request("fashion-vit")
     for request in (given, other):
-        Store().put_failure(request.model, request, "no", 1)
+        Store().put_failure(request.model, request, "no")
     page = AppTest.from_function(script).run()
     assert not page.button(key="failed again").disabled
     page.selectbox[0].set_value(given.model).run()

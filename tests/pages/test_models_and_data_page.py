@@ -65,8 +65,8 @@ def test_images_that_can_not_be_read_are_said_once(
     page = stored.switch_page("pages/models_and_data.py").run()
     (asked,) = (job for job in started.jobs() if job.task == "measure")
     assert isinstance(asked.request, Request)
-    tasks.store().put_failure(asked.key, asked.request, "no image can be read", 1)
-    tasks.store().put_failure("0" * 20, Request("fashion-mlp"), "another", 1)
+    tasks.store().put_failure(asked.key, asked.request, "no image can be read")
+    tasks.store().put_failure("0" * 20, Request("fashion-mlp"), "another")
     started.do("images")
     page.run()
     assert not page.exception

@@ -93,7 +93,7 @@ def test_what_best_effort_gave_before_is_passed_over_and_kept(place: Path | str,
 def test_what_was_timed_call_by_call_is_passed_over_and_kept(file: Store) -> None:
     """Rows as the version before wrote them: it knew no visits."""
     file.put(make_result("before"))
-    file.put_failure("failed", make_result("k").request, "why", 1)
+    file.put_failure("failed", make_result("k").request, "why")
     file.put_document("coverage", "before", b'{"kernels":[{"name":"a + b"}]}')
     file.put_document("throughput", "before", b'{"recipe":{"training_seconds":30.0}}')
     for table in ("results", "latencies", "failures"):

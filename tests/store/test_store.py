@@ -138,12 +138,12 @@ def test_forgetting_drops_a_measurement_with_the_last_result_that_shares_it(stor
 
 def test_a_failure_stays_until_a_result_arrives_or_it_is_forgotten(store: Store) -> None:
     request = Request("fashion-vit")
-    store.put_failure("a", request, "its worker was killed", 1)
-    store.put_failure("b", request, "no network", 1)
-    store.put_failure("a", request, "its worker was killed", 2)
+    store.put_failure("a", request, "its worker was killed")
+    store.put_failure("b", request, "no network")
+    store.put_failure("a", request, "killed again")
     other, failure = store.failures()
     assert (other.key, failure.key) == ("b", "a")
-    assert (failure.request, failure.message, failure.attempts) == (request, "its worker was killed", 2)
+    assert (failure.request, failure.message) == (request, "killed again")
     store.put(make_result("a"))
     assert [failure.key for failure in store.failures()] == ["b"]
     store.forget(["b"])
@@ -245,7 +245,7 @@ def test_measurements_failures_and_documents_that_cannot_be_read_are_passed_over
     query(place, "UPDATE latencies SET json = :json WHERE quick = 1", json=b"garbage")
     assert store.latency("s", True) == full.latency
     for key in "xy":
-        store.put_failure(key, Request("fashion-vit"), "no network", 1)
+        store.put_failure(key, Request("fashion-vit"), "no network")
         store.put_document("complexity", key, b"{}")
         store.put_document("pin", key, b"[1]")
     query(place, "UPDATE failures SET json = :json WHERE key = 'x'", json=b"garbage")
@@ -282,7 +282,7 @@ def test_only_the_newest_failures_are_kept_and_no_endless_words(place: Path | st
     with store.writing() as connection:
         connection.execute(insert(tables.failures), rows)
     assert len(store.failures()) == module.MAX_FAILURES  # before any is written
-    store.put_failure("new", Request("fashion-vit"), "why " * 100_000, 1)
+    store.put_failure("new", Request("fashion-vit"), "why " * 100_000)
     assert query(place, "SELECT count(*) FROM failures") == [(module.MAX_FAILURES,)]
     assert store.failures()[-1].key == "new"
     assert len(store.failures()[-1].message) == module.MAX_MESSAGE

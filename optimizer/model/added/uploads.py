@@ -2,6 +2,7 @@
 added or forgotten. No torch."""
 
 import hashlib
+import shutil
 import threading
 import uuid
 from collections import Counter
@@ -12,7 +13,6 @@ from typing import BinaryIO
 from optimizer.model.added import cards
 from optimizer.system.uploads import check_room, check_size, not_kept
 
-CHUNK_BYTES = 1 << 20
 _holders: Counter[str] = Counter()
 """By how many an upload is held; who goes without a word holds theirs until it is old."""
 _changing = threading.Lock()
@@ -23,17 +23,14 @@ def keep_upload(name: str, size: int, content: BinaryIO) -> str:
     one too many, UnavailableError where it can't be written."""
     check_size(name, size)
     check_room(name, size)
-    digest = hashlib.sha256()
-    for part in iter(lambda: content.read(CHUNK_BYTES), b""):
-        digest.update(part)
-    kept = f"{digest.hexdigest()[:20]}.upload{Path(name).suffix.lower()[:12]}"
+    digest = hashlib.file_digest(content, "sha256").hexdigest()  # type: ignore[arg-type]
+    kept = f"{digest[:20]}.upload{Path(name).suffix.lower()[:12]}"
     content.seek(0)
     path = cards.content_path(kept)
     partial = path.with_name(f"{kept}.{uuid.uuid4().hex}.partial")
     try:
         with partial.open("xb") as file:
-            for part in iter(lambda: content.read(CHUNK_BYTES), b""):
-                file.write(part)
+            shutil.copyfileobj(content, file)
         with _changing:
             partial.replace(path)
             _holders[kept] += 1
