@@ -8,9 +8,9 @@ from functools import lru_cache
 from optimizer.analysis.labels import Labelled
 from optimizer.analysis.measures import Measure
 from optimizer.analysis.metrics import metric
-from optimizer.analysis.noise import MIN_CHANGE, mean_noise
+from optimizer.analysis.noise import MIN_CHANGE, SMALL_CHANGE, mean_noise
 from optimizer.analysis.outcomes import AccuracyVerdict, PairedDrop, disagreement, paired_drop
-from optimizer.analysis.statistics import LatencyVerdict, change_of
+from optimizer.analysis.statistics import MIN_PROCESSES, LatencyVerdict, change_of
 from optimizer.analysis.summary import Measured, Summary
 from optimizer.records import unpacked
 
@@ -155,6 +155,8 @@ def _time(
 
     The interval joins both: on the logarithm the squared distances to either end add up (G. Y. Zou and A.
     Donner, Statistics in Medicine 27, 2008, 1693-1702), which keeps what each interval knows of its rounds.
+    What builds scatter by is in neither where one of them was timed in one process, so that no small change
+    is told.
     """
     if not same_baseline(summary, reference) or _timed(summary) != _timed(reference):
         return Measure(None), None, NotComparable.TIMING
@@ -168,7 +170,9 @@ def _time(
     measure = Measure(ratio, low, high, 1.0)
     if own.noise or its.noise:
         return measure, LatencyVerdict.NOISY, None
-    floor = max(MIN_CHANGE, *(end for one in (own, its) for end in (1 / one.aa_low - 1, one.aa_high - 1)))
+    of_builds = min(len(summary.processes), len(reference.processes)) >= MIN_PROCESSES
+    ends = (end for one in (own, its) for end in (1 / one.aa_low - 1, one.aa_high - 1))
+    floor = max(MIN_CHANGE if of_builds else SMALL_CHANGE, *ends)
     verdict = change_of(ratio, low, high, min(own.rounds, its.rounds), floor)
     disagrees = any(mean_noise(ratio, own.mean_ratio / its.mean_ratio, verdict is not LatencyVerdict.SAME))
     return measure, LatencyVerdict.NOISY if disagrees else verdict, None

@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from optimizer.analysis.labels import Labelled
 from optimizer.analysis.noise import (
     MIN_CHANGE,
+    SMALL_CHANGE,
     Noise,
     aa_noise,
     mean_noise,
@@ -45,6 +46,8 @@ MIN_PROCESSES = 2
 """From so many on, an interval is over processes: two, of which others were lost, say little, and rounds of
 one build would claim more."""
 
+POWER_PROCESSES = 4
+"""Of fewer, how wide an interval is, is itself too much a matter of chance to say what it detects."""
 POWER_SHARE = NormalDist().inv_cdf(0.95) / NormalDist().inv_cdf(0.975)
 """Half an interval of 95 %, times this, is what 95 of 100 estimates do not fall short of the truth by."""
 
@@ -73,7 +76,9 @@ class LatencySummary:
     interval exists, so that they span what was seen and no difference is told. Of MIN_PROCESSES processes and
     more they are over processes, in each of which all was built anew. ``mean_ratio`` is of all time
     spent: nothing is called faster or slower by the median that is not by the mean. ``detectable`` is the
-    share by which a time must change to be told in 95 of 100 such measurements (None under six rounds).
+    share by which a time must change to be told in 95 of 100 such measurements (None under six rounds, and of
+    two or three processes). Of visits in one process that is SMALL_CHANGE and more: a smaller one that it
+    finds is told where fresh processes find it too.
     ``reasons`` say why the verdict is noisy. ``checksum`` is that of the measurement
     (:attr:`optimizer.records.Latency.checksum`), 0 of bare times.
     """
@@ -113,7 +118,7 @@ class LatencySummary:
     def detectable_words(self) -> str:
         """``could have detected changes above 2.9 %``: what "no measurable difference" leaves open."""
         if self.detectable is None:
-            return "too few rounds to detect any change"
+            return "measured too briefly to say which changes could have been detected"
         return f"could have detected changes above {percent(self.detectable, 2)}"
 
 
@@ -133,7 +138,10 @@ def summarise_visits(
         means_ns=([build.means_ns for build in baseline], variant.means_ns),
         processes=processes,
     )
-    return replace(summary, checksum=variant.calls.checksum)
+    detectable = summary.detectable
+    if detectable is not None and len(processes) < MIN_PROCESSES:
+        detectable = max(detectable, SMALL_CHANGE)
+    return replace(summary, checksum=variant.calls.checksum, detectable=detectable)
 
 
 def first_call_ratio(
@@ -190,6 +198,7 @@ def summarise_latency(
         *stolen_noise(stolen_share),
     )
     half = math.expm1(math.log(high / low) / 2)
+    tells_power = rounds >= MIN_ROUNDS and not MIN_PROCESSES <= len(processes) < POWER_PROCESSES
     single = np.asarray(single_ns, float)
     p95, p99 = percentile_bounds(single if single.size else variant)
     return LatencySummary(
@@ -204,7 +213,7 @@ def summarise_latency(
         aa_low=aa_low,
         aa_high=aa_high,
         mean_ratio=mean_ratio,
-        detectable=max(floor, half) + POWER_SHARE * half if rounds >= MIN_ROUNDS else None,
+        detectable=max(floor, half) + POWER_SHARE * half if tells_power else None,
         verdict=LatencyVerdict.NOISY if reasons else change,
         reasons=reasons,
     )

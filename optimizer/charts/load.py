@@ -40,21 +40,22 @@ def load_info(run: LoadRun | None, limit_ns: float | None = None) -> Lines:
         replace(y, span=(min(ends) / 1.4, max(ends) * 1.4)) if points else y,
         tuple(one for one in series if one.points),
         reference=reference,
-        note="; ".join(_missing(run)),
-        empty="<br>".join(["No time of a request can be given:", *_missing(run)]),
+        note="; ".join(_behind(run)),
+        empty="<br>".join(["No time of a request can be given:", *_behind(run), *_too_few(run)]),
     )
 
 
-def _missing(run: LoadRun) -> list[str]:
-    """Why points are missing, in words."""
-    found = []
-    for network in networks(run):
-        behind = [point.rate for point in run.points if point.answered[network].behind]
-        if behind:
-            found.append(f"{network}: the queue grows, first at {format_rate(min(behind))}")
-        if few := too_few(run, network):
-            found.append(f"{network}{few}")
-    return found
+def _behind(run: LoadRun) -> list[str]:
+    """Where networks fall behind, in words."""
+    first = {
+        network: min((one.rate for one in run.points if one.answered[network].behind), default=None)
+        for network in networks(run)
+    }
+    return [f"{name}: the queue grows, first at {format_rate(rate)}" for name, rate in first.items() if rate]
+
+
+def _too_few(run: LoadRun) -> list[str]:
+    return [f"{network}{few}" for network in networks(run) if (few := too_few(run, network))]
 
 
 def _points(run: LoadRun, network: str, name: str) -> tuple[Point, ...]:

@@ -37,7 +37,9 @@ MAX_WAIT_CALLS = 50
 MAX_REQUESTS = 20_000
 """In a turn."""
 ENOUGH_REQUESTS = 100
-"""In a turn, to see whether the queue grew. Of fewer the gaps between them differ too much."""
+"""At a rate, to see whether the queue grew. Of fewer the gaps between them differ too much."""
+ERRORS = 2.0
+"""Standard errors by which more has to come than is answered, for that to be no chance."""
 SLOW_NS = 50_000_000
 """After a call that takes longer, it is looked whether the measurement is still wanted."""
 EMPTY_SHARE = 0.1
@@ -122,7 +124,7 @@ def _at_rate(
     count = requests_in_a_turn(rate, effort)
     for _ in range(effort.turns):
         for name in random.permutation(list(runners)):
-            if turns[name] and turns[name][-1].behind:  # more of the same would say the same
+            if _fell_behind(turns[name]):  # more of the same would say the same
                 continue
             stop_if_cancelled()
             longest = max(1e9 * MAX_WAIT_SECONDS, MAX_WAIT_CALLS * service_ns[name])
@@ -143,12 +145,14 @@ def requests_in_a_turn(rate: float, effort: LoadEffort) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """Nanoseconds from each arrival to its answer, and how much of the time the network computed. ``behind``:
-    the queue grew; None where there were too few requests to see that."""
+    """Nanoseconds from each arrival to its answer, for how long the network computed, and from the first to
+    the last arrival; the share of the time that it was ``busy``. ``behind``: one had waited for too long."""
 
     times_ns: list[int]
+    computed_ns: int
+    came_ns: int
     busy: float
-    behind: bool | None
+    behind: bool
 
 
 def serve(
@@ -171,7 +175,7 @@ def serve(
         wait_until(due)
         started = visits.clock()
         if started - due > max_wait_ns or (ended > due and started - begun > 2 * max_ns):
-            return Turn(times, 1.0, True)
+            return Turn(times, computed, last, 1.0, True)
         infer(images[number % len(images)])
         ended = visits.clock()
         computed, last = computed + ended - started, int(arrival)
@@ -179,9 +183,7 @@ def serve(
         if ended - started > SLOW_NS:
             stop_if_cancelled()
     passed = visits.clock() - begun
-    # A queue that empties computes for less than all of the time that requests came.
-    behind = computed >= last if len(times) >= ENOUGH_REQUESTS else None
-    return Turn(times, computed / passed, behind)
+    return Turn(times, computed, last, computed / passed, False)
 
 
 def wait_until(due: int) -> None:
@@ -196,9 +198,22 @@ def wait_until(due: int) -> None:
 def _together(turns: Sequence[Turn], load: float) -> Answered:
     """``load``: how many requests come while one is answered."""
     counted = [turn.times_ns[int(EMPTY_SHARE * len(turn.times_ns)) :] for turn in turns]
-    seen = [turn.behind for turn in turns if turn.behind is not None]
+    behind = _fell_behind(turns)
     return Answered(
         Times.of(np.concatenate([np.array(times, np.int64) for times in counted])),
         float(np.mean([turn.busy for turn in turns])),
-        any(seen) if seen else load >= 1,
+        load >= 1 if behind is None else behind,
     )
+
+
+def _fell_behind(turns: Sequence[Turn]) -> bool | None:
+    """Whether the queue grew; None where there were too few requests to see that."""
+    requests = sum(len(turn.times_ns) for turn in turns)
+    if any(turn.behind for turn in turns):
+        return True
+    if requests < ENOUGH_REQUESTS:
+        return None
+    # A queue that empties computes for less than all of the time that requests came. For how long so many of
+    # them come is known to one part in the square root of their number.
+    computed = sum(turn.computed_ns for turn in turns)
+    return computed > (1 + ERRORS / math.sqrt(requests)) * sum(turn.came_ns for turn in turns)

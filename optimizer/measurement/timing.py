@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from optimizer.analysis.noise import NoiseKind
+from optimizer.analysis.noise import SMALL_CHANGE, NoiseKind
 from optimizer.analysis.statistics import LatencySummary, LatencyVerdict
 from optimizer.engine.base import Runner
 from optimizer.errors import UnavailableError
@@ -19,9 +19,6 @@ from optimizer.recipe import Recipe
 from optimizer.records import Instructions, Latency, Settings
 
 VARIANT = "variant"
-SMALL_CHANGE = 0.15
-"""Of a time, as a share. Builds of small networks were seen to scatter by 4 %, which makes two builds of the
-baseline alike by chance, and the variant's another."""
 CONFIRMING = 2
 """Fresh processes. With the one that found a difference they are the fewest whose scatter says much."""
 CONFIRMING_SECONDS = 20.0

@@ -124,6 +124,33 @@ def test_a_shared_measurement_differs_in_nothing_and_noise_says_nothing() -> Non
     assert shared.time_verdict == SAME
     noisy = make_result(recipe(0.7), ratio=0.3, noisy=True)
     assert compare(*against(noisy, one)).time_verdict == "noisy"
+    assert compare(*against(one, noisy)).time_verdict == "noisy"
+
+
+def test_both_results_say_how_large_a_change_is_told() -> None:
+    def timed(ratio: float, processes: tuple[int, ...] = (8,) * 5, **others: float) -> Summary:
+        summary = summarise(make_result(recipe(ratio)))
+        latency = replace(
+            summary.latency,
+            **{"ratio": ratio, "ratio_low": ratio / 1.01, "ratio_high": 1.01 * ratio, "mean_ratio": ratio},
+            **{"aa_low": 0.999, "aa_high": 1.001, "rounds": 40, "checksum": int(1e6 * ratio), "reasons": ()},
+        )
+        return replace(summary, processes=processes, latency=replace(latency, **others))
+
+    slow, fast = timed(0.8), timed(0.75)
+    assert compare(fast, slow).time_verdict is LatencyVerdict.FASTER
+    ratio = compare(fast, slow).ratio
+    assert (ratio.low, ratio.high) == pytest.approx([0.9375 * 1.01 ** (sign * 2**0.5) for sign in (-1, 1)])
+    for doubt in ({"aa_low": 0.92}, {"aa_high": 1.08}, {"rounds": 5}, {"processes": (30,)}):
+        assert compare(timed(0.75, **doubt), slow).time_verdict is SAME, doubt
+        assert compare(fast, timed(0.8, **doubt)).time_verdict is SAME, doubt
+    wide = timed(0.8, ratio_low=0.7)
+    assert compare(fast, wide).ratio.high == pytest.approx(
+        0.9375 * np.exp(np.hypot(np.log(1.01), np.log(8 / 7)))
+    )
+    assert compare(timed(0.6, (30,)), timed(0.8, (30,))).time_verdict is LatencyVerdict.FASTER, (
+        "builds differ less"
+    )
 
 
 @pytest.mark.slow

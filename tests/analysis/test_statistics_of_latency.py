@@ -1,5 +1,6 @@
 """Statistics of latency, held to what they promise, mostly by simulation: coverage, false verdicts, power."""
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,8 +14,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import ArrayLike
 
-from optimizer.analysis.noise import NoiseKind
+from optimizer.analysis.noise import MIN_CHANGE, SMALL_CHANGE, NoiseKind
 from optimizer.analysis.statistics import (
+    POWER_SHARE,
     SAME,
     LatencySummary,
     LatencyVerdict,
@@ -373,7 +375,30 @@ def test_a_change_that_could_have_been_detected_is_told(rounds: int) -> None:
 def test_what_could_have_been_detected_in_words() -> None:
     assert compare(QUIET).detectable_words.startswith("could have detected changes above 2")
     few = compare(QUIET[:, :5])
-    assert (few.detectable, few.detectable_words) == (None, "too few rounds to detect any change")
+    assert few.detectable is None
+    assert few.detectable_words == "measured too briefly to say which changes could have been detected"
+
+
+def test_what_could_have_been_detected_is_at_least_as_wide_as_the_interval() -> None:
+    random = np.random.default_rng(5)
+    summary = compare(np.exp(random.normal(0, [[0.004], [0.004], [0.08]], (3, 40))))
+    half = math.sqrt(summary.ratio_high / summary.ratio_low) - 1
+    assert half > max(MIN_CHANGE, 1 / summary.aa_low - 1, summary.aa_high - 1)
+    assert summary.detectable == pytest.approx((1 + POWER_SHARE) * half)
+
+
+def test_of_one_process_only_large_changes_and_of_two_or_three_none_could_have_been_detected() -> None:
+    latency = make_latency(1.0, rounds=40)
+    visits = summarise_visits(latency.baseline, latency.variant, 0.0, ())
+    bare = compare(QUIET)
+    assert bare.detectable is not None
+    assert bare.detectable < visits.detectable == SMALL_CHANGE
+    times = times_in_processes(np.random.default_rng(3), 1, 0.003)
+    for number in (2, 3, 4, 5):
+        some = summarise_latency(
+            times[:2, : 8 * number], times[2, : 8 * number], processes=PROCESSES[:number]
+        )
+        assert (some.detectable is None) == (number < 4)
 
 
 # Several processes

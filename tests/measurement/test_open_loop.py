@@ -57,8 +57,19 @@ def test_a_rate_above_what_is_served_is_said_and_ends_early(clock: Clock) -> Non
     turn = serve(clock.network("one", SERVICE_NS).infer, IMAGES, arrivals(2_000, 10_000), max_wait_ns=5e7)
     assert turn.behind
     assert len(turn.times_ns) < 200
-    slowly = serve(clock.network("one", SERVICE_NS).infer, IMAGES, arrivals(1_050, 2_000), max_wait_ns=1e12)
-    assert slowly.behind, "the queue grew, though it was not long yet"
+    slowly = serve(clock.network("one", SERVICE_NS).infer, IMAGES, arrivals(1_080, 4_000), max_wait_ns=1e12)
+    assert not slowly.behind, "none waited for too long yet"
+    assert load._together([slowly], 1.08).behind, "the queue grew"
+
+
+def test_a_rate_that_is_served_is_rarely_said_to_be_too_high(clock: Clock) -> None:
+    infer, random = clock.network("one", SERVICE_NS).infer, np.random.default_rng(6)
+    said = []
+    for _ in range(60):
+        moments = [np.cumsum(random.exponential(SERVICE_NS / 0.97, 150)) for _ in range(2)]
+        turns = [serve(infer, IMAGES, one, 1e12) for one in moments]
+        said.append(load._together(turns, 0.97).behind)
+    assert np.mean(said) <= 0.1
 
 
 def test_both_networks_are_served_in_turns_at_every_rate(clock: Clock) -> None:
@@ -134,4 +145,4 @@ def test_a_real_network_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
         for answered in point.answered.values():
             assert len(answered.times.values) == 36
             assert percentiles(answered)["p95"].value is None, "too few for it"
-            assert (percentiles(answered)["p50"].value is None) == answered.behind, "on a busy machine"
+            assert percentiles(answered)["p50"].value is None, "for it too"
