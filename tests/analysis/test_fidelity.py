@@ -1,5 +1,7 @@
 """Networks that tell no classes: each output against numpy, and SQNR wherever accuracy would stand."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from factories import BEFORE, NOISE, PARTS, after, detector, make_result, recipe, remade
@@ -172,6 +174,16 @@ def test_of_some_images_they_have_no_accuracy_either() -> None:
     assert scores is not None
     assert scores.partial
     assert scores.measures["accuracy"] == scores.measures["drop"] == Measure(None)
+
+
+def test_sqnr_has_no_interval_while_images_are_scored() -> None:
+    known = Known(HALF.request, HALF.inspection, 50, HALF.accuracy, HALF.baseline_accuracy)
+    whole, growing = (summarise_scores(replace(known, images=images)) for images in (50, 100))
+    assert whole is not None
+    assert growing is not None
+    value, interval = whole.parts("sqnr")
+    assert " to " in interval
+    assert growing.parts("sqnr") == (value, "")
 
 
 def test_tables_reports_and_the_command_line_say_it_too(capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,7 +11,16 @@ from hypothesis import strategies as st
 from optimizer import __version__
 from optimizer.analysis import growth, scaling
 from optimizer.analysis.conclusions import conclusions
-from optimizer.analysis.growth import effect, fits, frame, headline, predicted_break_even, predicted_effects
+from optimizer.analysis.growth import (
+    effect,
+    fits,
+    frame,
+    growth_factors,
+    headline,
+    predicted_break_even,
+    predicted_effects,
+)
+from optimizer.analysis.rounds import median_interval
 from optimizer.analysis.scaling import (
     QUICK_SIZES,
     STACK,
@@ -188,6 +197,19 @@ def test_a_model_is_read_off_all_its_layers_together() -> None:
     full = sum(FLOORS[DENSE] + point.n for point in layers)
     assert effect(model, ROWS).ratio == pytest.approx(total / full, rel=0.01)
     assert "in 3 layers of some-model together" in conclusions(model)[0]
+
+
+def test_growth_is_known_as_little_as_both_of_its_points() -> None:
+    measured = run(noise=0.05)
+    small, large = measured.points[-2:]
+    factors = growth_factors(measured, small, large)
+    assert set(factors) == set(EXECUTIONS)
+    for execution, (_, low, high) in factors.items():
+        (_, few_low, few_high), (_, many_low, many_high) = (
+            median_interval(point.call_ns(execution, removed=True).T) for point in (small, large)
+        )
+        assert few_low < few_high
+        assert (low, high) == pytest.approx((many_low / few_high, many_high / few_low))
 
 
 def test_the_frame_is_what_the_chart_expects() -> None:

@@ -367,6 +367,9 @@ def test_a_growing_drop_has_the_points_and_flips_of_a_fixed_one_and_is_wider() -
     growing = growing_drop(fixed)
     assert (growing.points, growing.lost, growing.gained) == (fixed.points, fixed.lost, fixed.gained)
     assert growing.low < fixed.low < fixed.high < growing.high
+    lost, gained = (growing_share_interval(flips, 200, 0.975) for flips in (fixed.lost, fixed.gained))
+    ends = (100 * (lost[0] - gained[1]), 100 * (lost[1] - gained[0]))
+    assert (growing.low, growing.high) == pytest.approx(ends), "both hold at once at 95 %"
     alone = growing_drop(disagreement(after))
     assert (alone.low, alone.high) == tuple(
         100 * end for end in growing_share_interval(int((~after).sum()), 200)

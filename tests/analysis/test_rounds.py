@@ -7,6 +7,7 @@ import pytest
 from dependent_rounds import Process, bursts, correlated
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import binom
 
 from optimizer.analysis.rounds import (
     MIN_ROUNDS,
@@ -160,6 +161,17 @@ def test_percentile_bounds_of_independent_calls_hold_at_99_percent_and_are_shown
     shown = [bound for bound in bounds if bound is not None]
     assert len(shown) >= 0.75 * len(bounds)
     assert np.mean([bound >= -np.log(1 - share) for bound in shown]) >= 0.985
+
+
+@pytest.mark.parametrize(("share", "rounds"), [(0.95, 133), (0.99, 685)])
+def test_a_percentile_bound_is_the_first_of_the_sorted_calls_that_holds_at_99_percent(
+    share: float, rounds: int
+) -> None:
+    """Exactly: so many calls may lie below the percentile, of as many as there are."""
+    random = np.random.default_rng(28)
+    bounds = [percentile_bound(random.permutation(np.arange(float(rounds))), share) for _ in range(50)]
+    below = min(bound for bound in bounds if bound is not None)
+    assert binom.cdf(below - 1, rounds, share) < 0.99 <= binom.cdf(below, rounds, share)
 
 
 @pytest.mark.slow

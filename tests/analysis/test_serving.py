@@ -9,7 +9,7 @@ from factories import OTHER_MACHINE, recipe, times_ns
 
 from optimizer.analysis.afresh import alone, timed_afresh
 from optimizer.analysis.noise import NoiseKind
-from optimizer.analysis.served import EAGER_EVERY, Configuration, Served, ServedPoint, Side
+from optimizer.analysis.served import EAGER_EVERY, Configuration, Served, ServedPoint, Side, compare_served
 from optimizer.analysis.serving import (
     MAX_CONFIGURATIONS,
     MAX_SERVED_BATCH,
@@ -201,6 +201,15 @@ def test_the_ratio_is_to_the_same_configuration_uncompressed() -> None:
         assert one.fair.verdict == "faster"
         assert one.fair.ratio == pytest.approx(0.5, rel=0.02)
         assert one.eager == pytest.approx(0.125, rel=0.02)
+
+
+def test_torch_eager_is_paired_with_the_rounds_of_the_recipe_that_it_took_part_in() -> None:
+    """A machine whose speed changes from round to round changes it for both."""
+    (point,) = make_run(grid=GRID[:1]).points
+    times = 1_000 * np.random.default_rng(3).integers(100, 10_000, 200)
+    taken = tuple((4 * times[::EAGER_EVERY]).tolist())
+    eager = replace(point, variant=Served((tuple(times.tolist()),), taken), eager=Served((taken,), taken))
+    assert compare_served(eager, 0.0).eager == pytest.approx(0.25)
 
 
 def test_the_best_under_a_limit_has_the_highest_throughput_of_those_in_time() -> None:

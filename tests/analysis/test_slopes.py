@@ -73,6 +73,10 @@ def made(slope: float, half: float = 0.01) -> Fit:
         (made(1.0), made(1.1), False),
         (made(0.95), made(1.04), False),  # both linear, and too far apart
         (made(1.0), made(1.0, half=SLOPE_MARGIN), False),  # not known well enough
+        (made(1.0, half=0.05), made(1.0, half=0.05), True),
+        (made(1.0, half=0.07), made(1.0, half=0.07), False),  # each known well, their difference not
+        (made(1.05, half=0.04), made(1.03), False),  # not linear before, though near enough
+        (made(1.03), made(1.05, half=0.04), False),
     ],
 )
 def test_the_order_stays_where_that_is_shown(before: Fit, after: Fit, stays: bool) -> None:

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import ArrayLike
+from scipy.stats import norm, t
 
 from optimizer.analysis.noise import MIN_CHANGE, SMALL_CHANGE, NoiseKind
 from optimizer.analysis.statistics import (
@@ -107,6 +108,17 @@ def test_the_interval_is_the_one_that_resampling_estimates() -> None:
     assert np.log([summary.aa_low, summary.aa_high]) == pytest.approx(
         np.quantile(medians, [0.0203, 0.9797]), abs=0.1 * np.ptp(medians)
     )
+
+
+def test_of_six_rounds_the_interval_is_that_of_all_resamples_expanded_as_published() -> None:
+    # Hesterberg, arXiv 1411.5279: the expanded percentile interval.
+    logs = np.random.default_rng(6).normal(0, 0.02, (6, 7))
+    resamples = logs[np.indices((6,) * 6).reshape(6, -1).T].reshape(6**6, -1)
+    medians = np.sort(resamples, axis=1)[:, [20, 21]]
+    level = norm.cdf(-((6 / 5) ** 0.5) * t.ppf(0.975, 5))
+    low = np.quantile(medians[:, 0], level, method="inverted_cdf")
+    high = -np.quantile(-medians[:, 1], level, method="inverted_cdf")
+    assert np.log(median_ratio(logs)[1:]) == pytest.approx([low, high])
 
 
 @pytest.mark.slow
@@ -221,6 +233,15 @@ def test_noise_halves_that_differ() -> None:
     (reason,) = noisy(first=step[::-1], second=step[::-1])
     assert re.fullmatch(
         f"the baseline's second half is {figure} % faster than its first \\(limit 5 %\\)", reason
+    )
+
+
+@pytest.mark.parametrize(("rare", "side"), [(0.3, "below"), (1.7, "above")])
+def test_noise_a_mean_far_from_the_median_on_either_side(rare: float, side: str) -> None:
+    (reason,) = noisy(variant=np.resize([1, 1, 1, 1, rare], 130))
+    figure = r"1[345](\.\d)?"
+    assert re.fullmatch(
+        f"the model's mean is {figure} % {side} its median \\(limit 10 %\\): calls are not alike", reason
     )
 
 

@@ -5,6 +5,7 @@ import math
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -31,7 +32,16 @@ from optimizer.engine.csr import to_csr
 from optimizer.engine.kernels.matrix import chain as sparse_chain
 from optimizer.errors import InputError
 from optimizer.measurement import complexity
-from optimizer.measurement.complexity import Matrix, chain, columns_in, measure, remove, stack, stack_shapes
+from optimizer.measurement.complexity import (
+    Matrix,
+    PointEffort,
+    chain,
+    columns_in,
+    measure,
+    remove,
+    stack,
+    stack_shapes,
+)
 from optimizer.model.catalogue import SOURCES
 from optimizer.model.sources import LoadedModel, Source
 from optimizer.records import ModelCard, decode, encode
@@ -289,6 +299,22 @@ def test_a_sample_is_of_so_many_calls_that_it_lasts(taken: list[float], repeats:
     effort = replace(complexity.EFFORTS[True], warmup_calls=2, warmup_seconds=0.0)
     assert effort.sample_ns == 100_000
     assert complexity._warm_up(Timer(), effort) == repeats  # type: ignore[arg-type]
+
+
+def test_every_round_times_all_builds_in_an_order_of_its_own() -> None:
+    log: list[str] = []
+    calls: complexity.Calls = {
+        series: tuple(partial(log.append, f"{series} {number}") for number in range(copies))
+        for series, copies in {(DENSE, False): 2, (CSR, False): 2, (DENSE, True): 1, (CSR, True): 1}.items()
+    }
+    effort = PointEffort(1, 0, sample_ns=1, seconds=0, min_rounds=6, max_rounds=6, settle_seconds=0)
+    timings = complexity._rounds(calls, effort, np.random.default_rng(0))
+    warmed, visits = log[:6], log[6::2]  # a call that settles, and one that is timed
+    assert visits == log[7::2]
+    rounds = [tuple(visits[start : start + 6]) for start in range(0, 36, 6)]
+    assert all(sorted(order) == sorted(warmed) for order in rounds)
+    assert len({*rounds}) > 3
+    assert [len(series) for timing in timings for series in timing.samples_ns] == [6] * 6
 
 
 class Tiny(nn.Module):
