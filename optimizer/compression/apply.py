@@ -199,6 +199,11 @@ def _compressed(
         values = codes.values
     elif spec.weight_bits == 16:
         values = values.half().float()
+        if values.isinf().any():
+            raise InputError(
+                f"{name} has weights beyond 65,504, which 16 bits can't hold: keep 32 bits, or take 8, which "
+                "have a scale"
+            )
     return CompressedWeight(values, pruned.mask, codes, threshold, spec, bias_change)
 
 

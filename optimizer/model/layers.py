@@ -71,6 +71,8 @@ def uses(model: nn.Module) -> Iterator[Layer]:
         weight = getattr(module, attribute)
         if not isinstance(weight, nn.Parameter):  # three weights instead of one, or computed from others
             continue
+        if not weight.is_floating_point():  # complex: no threshold and no grid of integers is meant for it
+            continue
         if not _is_plain(module) and not multiplies_with_weight(module):
             continue
         name = names.setdefault(id(weight), f"{path}.{attribute}" if path else attribute)

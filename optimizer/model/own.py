@@ -10,11 +10,12 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import type_before_parametrizations
+from torch.utils._pytree import tree_leaves
 
 from optimizer.errors import InputError
 from optimizer.formats import listed
 from optimizer.model.computed import HOOKS, computed, copied, replace_computed, uncompiled
-from optimizer.model.examples import agree, answers, examples, forget, hold
+from optimizer.model.examples import agree, answers, examples, forget, hold, noise
 from optimizer.model.identity import content
 from optimizer.model.layers import tensors, walk
 from optimizer.model.preprocessing import CROP_SHARE
@@ -242,6 +243,20 @@ def _notes_on_chance(module: nn.Module, shape: tuple[int, ...]) -> Iterator[str]
             "the answer to the same input changes from call to call, as where dropout stays on in evaluation "
             "mode: accuracy and drop are those of one draw"
         )
+    elif _depends_on_batch(module, shape):
+        yield (
+            "the answer to an input depends on those that are in a batch with it, as where batch norm has no "
+            "running statistics: accuracy and drop are those of the batches that it was scored in"
+        )
+
+
+def _depends_on_batch(module: nn.Module, shape: tuple[int, ...]) -> bool:
+    one, other = examples(module, shape), noise(module, shape, 2)[1:]
+    with torch.inference_mode(), suppress(Exception):  # of the model's own code: it may take no such batch
+        alone, beside = (tree_leaves(module(inputs)) for inputs in (one.clone(), torch.cat([one, other])))
+        parts = [(a, b[: len(a)]) for a, b in zip(alone, beside, strict=True) if isinstance(a, Tensor)]
+        return not agree(*map(list, zip(*parts, strict=True)))
+    return False
 
 
 def _make_parameters(taken: nn.Module, shape: tuple[int, ...]) -> None:

@@ -173,7 +173,8 @@ def check_finite(
     if before.any():
         raise WorkError(
             f"{int(before.sum()):,} of {len(before):,} images give outputs that are not finite in "
-            f"{reference} itself, so nothing is scored: look at these images, and at its weights"
+            f"{reference} itself, so nothing is scored: look at these images, at its weights, and for "
+            "outputs that it masks with -inf, which a large negative number such as -1e4 masks as well"
         )
     if broken.any():
         raise WorkError(

@@ -225,6 +225,25 @@ def test_what_a_layer_of_computed_weights_reads_is_held() -> None:
     assert found == {"3.weight": "", "4.weight": "they are the model's output"}
 
 
+class Gram(nn.Module):
+    """The outputs of a layer multiplied with themselves: 16 channels become 256 each time around."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(1, 12, 3), nn.Conv2d(12, 16, 3)
+        self.head = nn.Linear(256, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.second(torch.relu(self.first(x))).flatten(2)
+        return self.head((x @ x.mT).flatten(1))
+
+
+def test_channels_that_become_more_each_time_around_are_not_followed() -> None:
+    found = reasons(made(Gram))
+    assert found["first.weight"] == ""
+    assert "second.weight" not in found
+
+
 class Chosen(nn.Module):
     """The values of its input choose which of two layers reads the hidden channels."""
 

@@ -123,6 +123,13 @@ def test_16_bits_are_ieee_half(values: list[float]) -> None:
     assert rounded.flatten().tolist() == expected.tolist()
 
 
+def test_a_weight_that_16_bits_cannot_hold_is_named() -> None:
+    model = nn.Linear(2, 2)
+    model.weight.data[0, 0] = -7e4
+    with pytest.raises(InputError, match=r"weight has weights beyond 65,504, which 16 bits can't hold"):
+        compress(model, Recipe(quantize=QuantizeSpec(weight_bits=16)))
+
+
 @pytest.mark.parametrize("allocation", ["uniform", "global"])
 def test_the_threshold_is_the_largest_magnitude_that_went(small: Small, allocation: str) -> None:
     model = small("cnn")

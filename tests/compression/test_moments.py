@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from small_models import SMALL_MODELS, Pooled, Small, untouched
+from small_models import SMALL_MODELS, SMALL_SHAPE, Pooled, Small, made, untouched
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -32,6 +32,28 @@ def unshrunk(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every position, and covariances as they are."""
     monkeypatch.setattr(moments, "NARROW", 1 << 20)
     monkeypatch.setattr(moments, "DEPTHWISE_POSITIONS", 400)
+
+
+class Cast(nn.Module):
+    """Its layers multiply in bfloat16, with copies of their weights, one of them twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Conv2d(1, 1, 3, padding=1), nn.Linear(SMALL_SHAPE[1] * SMALL_SHAPE[2], 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return self.head(self.body(self.body(x)).flatten(1)).float()
+
+
+def test_layers_that_multiply_with_a_copy_of_their_weight_have_the_same_moments(small_images: Tensor) -> None:
+    model = made(Cast)
+    found = collect(model, small_images)
+    with torch.autocast("cpu", enabled=False):
+        exact = collect(nn.Sequential(model.body, model.body, nn.Flatten(), model.head), small_images)
+    assert len(found) == len(exact) == 2
+    for one, other in zip(found.values(), exact.values(), strict=True):
+        torch.testing.assert_close(one.second, other.second, rtol=0.02, atol=0.02)
 
 
 @pytest.mark.usefixtures("unshrunk")

@@ -81,6 +81,11 @@ def test_a_module_registered_twice_comes_once() -> None:
     assert [layer.name for layer in walk(nn.Sequential(linear, nn.ReLU(), linear))] == ["0.weight"]
 
 
+def test_a_complex_weight_is_no_layer() -> None:
+    model = nn.Sequential(nn.Linear(3, 4, dtype=torch.cfloat), nn.Linear(4, 2))
+    assert [layer.name for layer in walk(model)] == ["1.weight"]
+
+
 def test_a_weight_computed_from_others_is_no_layer() -> None:
     model = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(3, 3)), nn.Linear(3, 2))
     assert [layer.name for layer in walk(model)] == ["1.weight"]

@@ -104,6 +104,22 @@ def test_a_network_that_draws_its_answers_has_a_note() -> None:
     assert note.startswith("the answer to the same input changes from call to call")
 
 
+class Centred(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = nn.Linear(12, 5)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.last(images.flatten(1) - images.flatten(1).mean(0))
+
+
+def test_a_network_whose_answers_depend_on_the_batch_has_a_note() -> None:
+    normed = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4, track_running_stats=False), nn.Flatten())
+    for network in (Centred(), normed.append(nn.Linear(16, 5))):
+        notes = open_model(own_model(network, (3, 2, 2))).notes
+        assert sum("depends on those that are in a batch with it" in note for note in notes) == 1
+
+
 def test_a_state_that_holds_more_than_tensors_is_taken() -> None:
     assert own_model(nn.Sequential(nn.Flatten(), Counted(12, 5)), (3, 2, 2)).card.classes == 5
 

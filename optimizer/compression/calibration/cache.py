@@ -35,7 +35,7 @@ from optimizer.recipe.specs import Aim
 from optimizer.system.disk_cache import Parts, beside, kept, read, write
 from optimizer.system.threads import pinned_threads
 
-VERSION = 11
+VERSION = 12
 """Raised with every change of what statistics, plans, orders or rotations hold or how they come about."""
 Channels = TypeVar("Channels", Group, Stream)
 IMAGES = 256

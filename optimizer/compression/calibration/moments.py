@@ -144,6 +144,7 @@ class Watch(Operations):
     def __init__(self, layers: Iterable[Layer]) -> None:
         super().__init__()
         self.layers = {one.weight.data_ptr(): one for one in layers}
+        self.copies: dict[str, Tensor] = {}
         self.sums: dict[str, Sums] = {}
         self.in_part: set[str] = set()
         self.with_other_bias: set[str] = set()
@@ -153,6 +154,8 @@ class Watch(Operations):
     def __torch_dispatch__(
         self, operation: Any, types: Any, arguments: Any = (), options: Mapping[str, Any] | None = None
     ) -> Any:
+        if operation in COPIES and (layer := self.layers.get(arguments[0].data_ptr())):
+            return self._copied(layer, operation(*arguments, **(options or {})))
         known = operation is aten.linear.default or operation in CONVOLUTIONS + PADDED_BY_NAME
         if known and (layer := self.layers.get(arguments[1].data_ptr())):
             name, weight = layer.name, layer.weight
@@ -164,6 +167,15 @@ class Watch(Operations):
             elif arguments[1][0].numel() <= MAX_COLUMNS:
                 self.add(name, self._inputs(operation, *arguments))
         return operation(*arguments, **(options or {}))
+
+    def _copied(self, layer: Layer, copy: Tensor) -> Tensor:
+        """Autocast multiplies with a copy in another type. It is kept until the next one: at its address
+        there is no other tensor then."""
+        if copy.dtype != layer.weight.dtype and copy.shape == layer.weight.shape:
+            if (before := self.copies.get(layer.name)) is not None:
+                del self.layers[before.data_ptr()]
+            self.copies[layer.name], self.layers[copy.data_ptr()] = copy, layer
+        return copy
 
     def biased(self, model: nn.Module) -> set[str]:
         """Layers whose bias takes up what a change does to the mean: it is theirs alone in the ``model`` that
@@ -179,7 +191,7 @@ class Watch(Operations):
 
     def add(self, name: str, inputs: Tensor) -> None:
         """Some inputs ``[B, G, n, d]`` of a layer."""
-        self.sums.setdefault(name, Sums()).add(inputs)
+        self.sums.setdefault(name, Sums()).add(inputs.float())
 
     def _inputs(self, operation: Any, inputs: Tensor, weight: Tensor, *others: Any) -> Tensor:
         """Unrolled inputs ``[B, G, n, d]`` of some output positions of each image."""
@@ -253,6 +265,8 @@ def _is_another(added: Tensor, bias: Tensor) -> bool:
     return elsewhere and added.dtype == bias.dtype
 
 
+COPIES = (aten.to.dtype, aten._to_copy.default)
+"""How autocast makes them, in inference mode and without it."""
 DEFAULTS: tuple[Any, ...] = (None, 1, 0, 1, 1)
 """Of a convolution: bias, stride, padding, dilation, groups."""
 

@@ -53,6 +53,8 @@ MIXED = "the model mixes them on the way"
 USUAL_REASON = "as where its code shuffles them, like ShuffleNet's, or shifts windows over them, like Swin's"
 MAX_TIMES = 100
 """That a group may come through one operation: in DenseNet-121 26."""
+MAX_COPIES = 8
+"""Of the widest layer's channels: more are no longer those of one layer."""
 TOLERANCE = 1e-4
 """Of the outputs: more than they differ by rounding without channels that nothing reads."""
 
@@ -109,18 +111,21 @@ def without(model: nn.Module, input_shape: tuple[int, ...], gone: Mapping[Group,
 
 @dataclass(frozen=True, eq=False, slots=True)
 class _Dependencies:
-    """torch-pruning's graph, and the layers' modules and number of calls in one run, by name."""
+    """torch-pruning's graph, and the layers' modules and number of calls in one run, by name. The ``widest``
+    layer has so many inputs or outputs."""
 
     graph: Any
     modules: Mapping[str, nn.Module]
     calls: Mapping[str, int]
     names: Mapping[int, str]
+    widest: int
 
     def groups(self) -> list[Any]:
         """Of every layer that can be followed."""
         nodes, follow = [*self.graph.module2node.values()], self.graph.get_pruning_group
         for node in nodes:
             node.dependencies = _Links(node.dependencies)
+            node.dependencies.most = MAX_COPIES * self.widest
 
         def bounded(*root: Any) -> Any:
             for node in nodes:
@@ -147,15 +152,36 @@ class _EndlessError(Exception):
 
 
 class _Links(list[Any]):
-    """The dependencies of a node, followed so many times for one group."""
+    """The dependencies of a node, followed so many times for one group, and for at ``most`` so many channels
+    at once."""
 
-    times = 0
+    times, most = 0, 0
 
     def __iter__(self) -> Iterator[Any]:
         self.times += 1
         if self.times > MAX_TIMES:
             raise _EndlessError
-        return super().__iter__()
+        for link in super().__iter__():
+            link.index_mapping = [
+                one if one is None or isinstance(one, _Bounded) else _Bounded(one, self.most)
+                for one in link.index_mapping
+            ]
+            yield link
+
+
+@dataclass(frozen=True, slots=True)
+class _Bounded:
+    """What maps channels of one layer to those of another. It gives up where they become more each time, as
+    in a product of a layer's outputs with themselves."""
+
+    mapping: Any
+    most: int
+
+    def __call__(self, channels: Any) -> Any:
+        times = 1 if getattr(self.mapping, "reverse", False) else getattr(self.mapping, "_stride", 1)
+        if len(channels) * times > self.most:
+            raise _EndlessError
+        return self.mapping(channels)
 
 
 @contextmanager
@@ -191,7 +217,8 @@ def _dependencies(model: nn.Module, input_shape: tuple[int, ...]) -> _Dependenci
     with hooked(counted), _following():
         graph = DependencyGraph().build_dependency(model, example_inputs=inputs, verbose=False)
     names = {id(layer.module): layer.name for layer in layers}
-    return _Dependencies(graph, {layer.name: layer.module for layer in layers}, calls, names)
+    widest = max(max(len(one.weight), one.weight[0].numel()) for one in layers)
+    return _Dependencies(graph, {layer.name: layer.module for layer in layers}, calls, names, widest)
 
 
 def _coupled(model: nn.Module, input_shape: tuple[int, ...]) -> tuple[_Dependencies, list[Group]]:
