@@ -30,11 +30,14 @@ def decimals(value: float, low: float | None, high: float | None, significant: i
 @dataclass(frozen=True, slots=True)
 class Formatter:
     """Writes a value in the largest of ``units`` (divisor, suffix) that it reaches, and its interval where
-    there is one: ``93.4 % (92.9 to 93.9)``, with at most ``most`` decimals."""
+    there is one: ``93.4 % (92.9 to 93.9)``, with at most ``most`` decimals, and some more where what is not
+    one of ``exact`` would read as one of them; an end of an interval, as one of ``apart``."""
 
     units: tuple[tuple[float, str], ...]
     most: int = 4
     significant: int = 3
+    exact: tuple[float, ...] = (0.0,)
+    apart: tuple[float, ...] = (0.0,)
 
     def __call__(self, value: float | None, low: float | None = None, high: float | None = None) -> str:
         text, interval = self.parts(value, low, high)
@@ -72,22 +75,26 @@ class Formatter:
             if self.unit(round(number, places) * divisor)[0] <= divisor:
                 break
         # Whether 0 is between the ends is to be read: one that is not 0 reads 0 only if it nearly is.
+        ends = [end for end in (lower, upper) if end is not None]
         enough = (
-            more for more in range(places, self.most + 1) if _shown(lower, more) and _shown(upper, more)
+            more
+            for more in range(places, self.most + 1)
+            if all(_shown(end, more, self.apart) for end in ends)
         )
         places = next(enough, places)
-        text = f"{_signed(number, places)}{unit[1]}"
+        within = [one for one in self.exact if len(ends) == 2 and min(ends) <= one <= max(ends)]
+        text = f"{self._written(number, places, [one for one in self.exact if one not in within])}{unit[1]}"
         if lower is None or upper is None:
             return text, ""
-        ends = (
-            _signed(end, next((more for more in range(places, self.most + 3) if _shown(end, more)), places))
-            for end in (lower, upper)
-        )
-        return text, " to ".join(ends)
+        return text, " to ".join(self._written(end, places, self.apart) for end in ends)
+
+    def _written(self, number: float, places: int, exact: Sequence[float]) -> str:
+        enough = (more for more in range(places, self.most + 3) if _shown(number, more, exact))
+        return _signed(number, next(enough, places))
 
 
-def _shown(bound: float | None, places: int) -> bool:
-    return not bound or round(bound, places) != 0
+def _shown(number: float, places: int, exact: Sequence[float]) -> bool:
+    return all(number == one or round(number, places) != one for one in exact)
 
 
 def _signed(number: float, places: int) -> str:
@@ -131,16 +138,16 @@ format_bytes = Formatter(((1, " B"), (1e3, " kB"), (1e6, " MB"), (1e9, " GB")))
 format_ns = Formatter(((1, " ns"), (1e3, " µs"), (1e6, " ms"), (1e9, " s")))
 """``format_ns(612_300) == "612 µs"``."""
 
-format_percent = Formatter(((1, " %"),), most=2)
+format_percent = Formatter(((1, " %"),), most=2, exact=(0.0, 100.0), apart=(0.0, 100.0))
 format_rate = Formatter(((1, " requests/s"),))
-format_ratio = Formatter(((1, "×"),), most=3)
+format_ratio = Formatter(((1, "×"),), most=3, apart=(0.0, 1.0))
 format_points = Formatter(((1, " points"),), most=2, significant=2)
 format_large = Formatter(((1, ""), (1e3, " k"), (1e6, " M"), (1e9, " G")))
 
 
 def format_share(share: float) -> str:
-    """Of 1, in whole percent: ``format_share(0.5) == "50 %"``."""
-    return f"{100 * share:.0f} %"
+    """Of 1, in whole percent, but for what is nearly none or nearly all: ``format_share(0.5) == "50 %"``."""
+    return f"{next((f'{100 * share:.{n}f}' for n in range(3) if _shown(100 * share, n, (0, 100))), 0)} %"
 
 
 def columns(rows: Sequence[Sequence[str]]) -> str:

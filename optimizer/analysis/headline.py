@@ -341,5 +341,7 @@ def _thresholds(inspection: Inspection) -> str:
 
 
 def _points(points: float, low: float, high: float) -> str:
-    change, low, high = (round(one, 2) + 0.0 for one in (points, low, high))  # no zero is negative
-    return f"{change:+.2f} points ({low:+.2f} to {high:+.2f})".replace("-", "−")
+    all_three = (points, low, high)
+    places = next((more for more in range(2, 6) if all(not one or round(one, more) for one in all_three)), 6)
+    change, low, high = (round(one, places) + 0.0 for one in all_three)  # no zero is negative
+    return f"{change:+.{places}f} points ({low:+.{places}f} to {high:+.{places}f})".replace("-", "−")

@@ -89,14 +89,16 @@ def balanced_share(outcomes: ArrayLike, classes: ArrayLike) -> tuple[float, floa
 
     Its variance adds up those of the classes, each with one right and one wrong image more than it has
     (A. Agresti and B. Caffo, The American Statistician 54, 2000, 280-288): a class with a single image has
-    some too. Raises InputError as :func:`disagreement` does.
+    some too. How well it is known depends on the classes that it comes from (F. E. Satterthwaite, Biometrics
+    Bulletin 2, 1946, 110-114). Raises InputError as :func:`disagreement` does.
     """
     right = _outcomes(outcomes)
     _, index, images = np.unique(np.asarray(classes), return_inverse=True, return_counts=True)
     correct = np.bincount(index, weights=right)
     share, shrunk = float((correct / images).mean()), (correct + 1) / (images + 2)
-    spread = math.sqrt((shrunk * (1 - shrunk) / images).sum())
-    reach = normal_quantile(CONFIDENCE) * spread / len(images)
+    variances = shrunk * (1 - shrunk) / images
+    freedom = variances.sum() ** 2 / (variances**2 / (images + 1)).sum()
+    reach = t_quantile(float(freedom), CONFIDENCE) * math.sqrt(variances.sum()) / len(images)
     return share, max(share - reach, 0.0), min(share + reach, 1.0)
 
 

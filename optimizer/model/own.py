@@ -255,7 +255,7 @@ def _depends_on_batch(module: nn.Module, shape: tuple[int, ...]) -> bool:
     with torch.inference_mode(), suppress(Exception):  # of the model's own code: it may take no such batch
         alone, beside = (tree_leaves(module(inputs)) for inputs in (one.clone(), torch.cat([one, other])))
         parts = [(a, b[: len(a)]) for a, b in zip(alone, beside, strict=True) if isinstance(a, Tensor)]
-        return not agree(*map(list, zip(*parts, strict=True)))
+        return not agree([one for one, _ in parts], [one for _, one in parts])
     return False
 
 

@@ -39,6 +39,9 @@ def test_a_drop_is_told_with_its_sign_and_interval() -> None:
     card = headlines(summary, result.inspection)[0]
     assert card.mood == "worse"
     assert card.change.startswith(f"−{summary.drop.points:.2f} points (−{summary.drop.high:.2f} to ")
+    drop = replace(summary.drop, points=0.016, low=0.004, high=0.03)
+    small = headlines(replace(summary, drop=drop), result.inspection)[0]
+    assert small.change == "−0.016 points (−0.030 to −0.004)"
 
 
 def test_the_uncompressed_model_differs_in_nothing() -> None:

@@ -18,6 +18,7 @@ from optimizer.formats import (
     format_percent,
     format_points,
     format_ratio,
+    format_share,
     significant,
 )
 
@@ -78,6 +79,23 @@ def test_interval_is_written_in_the_unit_of_the_value() -> None:
     assert format_ns(1_020_000, 980_000, 1_060_000) == "1.02 ms (0.98 to 1.06)"
     assert format_ns(999_700, 994_700, 1_004_700) == "1.000 ms (0.995 to 1.005)"
     assert format_ns(999_700, 999_600, 999_800) == "999.70 µs (999.60 to 999.80)"
+
+
+def test_no_figure_reads_as_a_value_that_its_interval_excludes() -> None:
+    percent, ratio = METRICS["accuracy"].format, METRICS["latency_ratio"].format
+    assert percent(0.002, 0.0001, 0.01) == "0.002 % (0.0001 to 0.01)"
+    assert percent(99.9977, 99.9965, 99.9985) == "99.998 % (99.996 to 99.999)"
+    assert percent(100, 94.3, 100) == "100.0 % (94.3 to 100.0)"
+    assert ratio(0.97, 0.941, 0.9996) == "0.970× (0.941 to 0.9996)"
+    assert ratio(1.0003, 0.993, 1.007) == "1.000× (0.993 to 1.007)"
+    assert METRICS["kl"].format(3.1e-5, 2.9e-5, 3.3e-5) == "0.0000310 nats (0.0000290 to 0.0000330)"
+    assert [format_share(one) for one in (0, 0.001, 0.3, 0.996, 1)] == [
+        "0 %",
+        "0.1 %",
+        "30 %",
+        "99.6 %",
+        "100 %",
+    ]
 
 
 def test_negative_numbers_have_a_true_minus_and_no_negative_zero() -> None:

@@ -315,6 +315,7 @@ def test_the_interval_of_a_mean_holds_it_and_scales_with_it() -> None:
     [
         ([0.7, 0.2, 0.1], [0.9, 0.6, 0.3], 500, 0.965),
         ([0.5, 0.3, 0.2], [0.95, 0.9, 0.85], 200, 0.965),
+        ([0.8, 0.16, 0.03, 0.01], [0.7] * 4, 376, 0.99),  # a class of four decides
         ([1 / 60] * 60, [0.8] * 60, 100, 1.0),  # an image or two a class: wider than need be
     ],
 )
