@@ -122,7 +122,8 @@ def sweep(
     frontier_only: bool = False,
     progress: bool = True,
 ) -> Results:
-    """Every sparsity with every bit width, all else as in ``recipe``; the uncompressed model comes first.
+    """Every sparsity with every bit width, all else as in ``recipe``; the uncompressed model comes
+    first where the grid has it.
 
     A recipe that fails is told in ``failed`` and the rest go on. The parameters are those of
     :func:`measure`. With ``executor``, a ``concurrent.futures.Executor`` or the address of a Dask
@@ -381,10 +382,11 @@ def save(result: ResultView, path: str | PathLike[str], format: str | None = Non
     which :func:`optimizer.export.artifacts.load` puts back into the first of what
     :func:`optimizer.model.folding.fold_batch_norm` gives of the model's own module). A ``.zip`` also
     holds the recipe and a model card, in one of the formats ``safetensors``, ``packed``, ``onnx`` and
-    ``openvino``. Raises InputError for another extension or format, an extension of another format, what is
-    no result, and a result whose model or images went with the process that measured it (``isolated=True``),
-    UnavailableError where a package or the folder is missing or the disk is full, WorkError for a model that
-    can't be converted.
+    ``openvino``; with ``format`` a name may have any extension that is not another format's. Raises
+    InputError for an unknown format, without ``format`` for another extension, for an extension of another
+    format, what is no result, and a result whose model or images went with the process that measured it
+    (``isolated=True``), UnavailableError where a package or the folder is missing or the disk is full,
+    WorkError for a model that can't be converted.
     """
     from optimizer.export.artifacts import saving
 

@@ -93,7 +93,8 @@ def run_gate(options: argparse.Namespace) -> int:
         raise InputError(f"--budget {options.budget:g} is not allowed: give seconds above 0")
     files = bool(options.against) and is_network_file(options.against)
     if is_network_file(options.model) and not files:
-        raise InputError(f"{options.model} needs a file to be compared with: give --against FILE")
+        given = f", and {options.against} is none" if options.against else ""
+        raise InputError(f"{options.model} has to be compared with a file{given}: give --against FILE")
     if files and options.save:
         raise InputError("--save writes the result of a recipe, and two files give none: leave it out")
     for option, path in (("--save", options.save), ("--junit", options.junit)):

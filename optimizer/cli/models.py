@@ -75,7 +75,9 @@ def add_add_options(parser: argparse.ArgumentParser) -> None:
         help="it is no classifier: compare its outputs with the uncompressed network's",
     )
     parser.add_argument(
-        "--data", metavar="PATH", help="image folder, one subfolder a class: the preprocessing is tried on it"
+        "--data",
+        metavar="PATH",
+        help="image folder with one subfolder a class: the preprocessing is tried on it",
     )
     images = parser.add_argument_group("preprocessing (otherwise the file's or the architecture's)")
     images.add_argument(
@@ -100,6 +102,8 @@ def run_add(options: argparse.Namespace) -> None:
     from optimizer.model.added.files import examine
     from optimizer.model.sources.imagenet import CLASSES
 
+    if options.fidelity and options.classes:
+        raise InputError("--fidelity compares outputs, which are no classes: leave --classes out")
     if options.hub:
         about = catalogue.examine_hub(options.hub, tell)
     else:
@@ -118,10 +122,9 @@ def run_add(options: argparse.Namespace) -> None:
     model = catalogue.add(about, choices, tell)
     end_of_line()
     print(f"{'images':<14}{model.preprocessing.describe()}")
-    if choices.preprocessing is None and not about.preprocessing_of:
-        print(
-            f"{'':<14}ImageNet's, a guess: the file says nothing of it (--mean, --std, --range, --channels)"
-        )
+    left = [f"--{one}" for one in ("mean", "std", "range", "channels") if getattr(options, one) is None]
+    if left and not about.preprocessing_of:
+        print(f"{'':<14}ImageNet's, a guess: the file says nothing of it ({', '.join(left)})")
     if about.asks_shape and options.input_shape is None:
         shape = "x".join(map(str, model.preprocessing.input_shape))
         print(f"{'':<14}the file leaves its input shape open, {shape} is a guess: --input-shape says another")

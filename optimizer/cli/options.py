@@ -44,16 +44,22 @@ def _named(methods: Mapping[str, PrunerInfo] | Mapping[str, QuantizerInfo]) -> s
 def add_image_options(parser: argparse.ArgumentParser, model: str | None = None) -> None:
     """``model`` is how many there have to be, as in argparse: one unless it is given."""
     parser.add_argument("model", nargs=model, help="a name from `paretoscope models`")
-    add_data_options(parser, "bundled")
+    add_data_options(parser, "those that come with a bundled model")
 
 
 def add_data_options(parser: argparse.ArgumentParser, default: str) -> None:
     images = parser.add_argument_group("images")
     images.add_argument(
-        "--data", metavar="PATH", help=f"image folder, one subfolder a class (default: {default})"
+        "--data",
+        metavar="PATH",
+        help=f"image folder, with one subfolder a class or without labels (default: {default})",
     )
     images.add_argument("--calibration", metavar="PATH", help="folder of calibration images")
-    images.add_argument("--class-index", metavar="FILE", help="JSON or text that maps folders to classes")
+    images.add_argument(
+        "--class-index",
+        metavar="FILE",
+        help="JSON of each folder's output, or text with a folder a line, in the order of the outputs",
+    )
     images.add_argument("--limit", type=int, default=10_000, help="evaluate at most so many images")
 
 
@@ -62,11 +68,11 @@ def add_experiment_options(
     recipe: bool = True,
     grid: bool = False,
     model: str | None = None,
-    weight_bits: bool = True,
+    amounts: bool = True,
 ) -> None:
     add_image_options(parser, model)
     if recipe:
-        add_recipe_options(parser, weight_bits)
+        add_recipe_options(parser, amounts)
     add_timing_options(parser, f"{', '.join(ENGINES)} ({DEFAULT_ENGINE})", DEFAULT_ENGINE, grid)
 
 
@@ -119,13 +125,14 @@ def add_timing_options(
     timing.add_argument("--seed", type=int, default=0, help="of image draws and timing order (0)")
 
 
-def add_recipe_options(parser: argparse.ArgumentParser, weight_bits: bool = True) -> None:
-    """Without ``weight_bits`` where a command has an option of that name, of several."""
+def add_recipe_options(parser: argparse.ArgumentParser, amounts: bool = True) -> None:
+    """Without ``amounts`` where a command has options of its own for several of them."""
     recipe = parser.add_argument_group("recipe")
     recipe.add_argument("--recipe", metavar="FILE", help="a recipe's JSON, in place of the options below")
     recipe.add_argument("--prune", metavar="METHOD", help=f"{_named(PRUNERS)} (magnitude)")
-    recipe.add_argument("--sparsity", type=float, metavar="S", help=SPARSITY)
-    recipe.add_argument("--threshold", type=float, metavar="T", help="remove weights with |w| <= T")
+    if amounts:
+        recipe.add_argument("--sparsity", type=float, metavar="S", help=SPARSITY)
+        recipe.add_argument("--threshold", type=float, metavar="T", help="remove weights with |w| <= T")
     usual = "; ".join(f"{pruner.name}: {pruner.allocation}" for pruner in PRUNERS.values())
     recipe.add_argument("--allocation", help=f"{', '.join(ALLOCATIONS)} ({usual})", metavar="HOW")
     recipe.add_argument("--scope", help=argparse.SUPPRESS)
@@ -159,10 +166,10 @@ def add_recipe_options(parser: argparse.ArgumentParser, weight_bits: bool = True
         help="give channels one range in the layer that makes them and the one that reads "
         f"({' or '.join(equalising)} only)",
     )
-    if weight_bits:
+    if amounts:
         recipe.add_argument("--weight-bits", type=int, help=", ".join(map(str, WEIGHT_BITS)), metavar="B")
     else:
-        parser.set_defaults(weight_bits=None)
+        parser.set_defaults(sparsity=None, threshold=None, weight_bits=None)
     recipe.add_argument(
         "--average-bits", type=float, metavar="B", help="average bits of a weight, allocated by sensitivity"
     )

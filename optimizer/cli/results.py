@@ -130,13 +130,13 @@ def run_export(options: argparse.Namespace) -> None:
 def add_report_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model")
     parser.add_argument("--engine", help="only this engine's results")
-    parser.add_argument("--output", "-o", metavar="FILE")
+    parser.add_argument("--output", "-o", metavar="FILE", help="MODEL with the extension, without it")
 
 
 def run_report(options: argparse.Namespace) -> None:
     from optimizer.export.report import report
 
-    path = _output(options, "html")
+    path = _output(options, "report.html")
     _write(path, report(_selected(options)).encode())
 
 

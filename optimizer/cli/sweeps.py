@@ -28,9 +28,10 @@ from optimizer.system.processes import user
 
 
 def add_sweep_options(parser: argparse.ArgumentParser) -> None:
-    add_experiment_options(parser, model="?", weight_bits=False)
+    add_experiment_options(parser, model="?", amounts=False)
     parser.add_argument(
         "--sparsities",
+        "--sparsity",
         type=numbers(float),
         default=[0.0, 0.3, 0.5, 0.7, 0.9],
         metavar="S,S",

@@ -281,7 +281,7 @@ def _preprocessed_for(
         return model, ()
     if like is not None:
         name = like.card.name
-        made = dict.fromkeys(one.name for one in (a, b) if one.made_of == name)  # a file against itself
+        made = dict.fromkeys(one.name for one in (a, b) if one.made_of == name and not one.loaded)
         were = "was" if len(made) == 1 else "were"
         why = f": {' and '.join(made)} {were} exported from it" if made else ""
         return like, (f"Images are preprocessed and classes named as for {name}{why}.",)

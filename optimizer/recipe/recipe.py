@@ -99,7 +99,7 @@ class Recipe:
 
         ``sparsity`` is the share of weights to remove, or of the channels that can go (0 to below 1);
         ``threshold`` in its place removes ``|w| <= threshold`` by magnitude. Weights keep float32 unless
-        ``weight_bits`` (2 to 16) or ``average_bits`` (2 to 8, layer by layer) is given. ``pruning`` and
+        ``weight_bits`` (2 to 8, or 16) or ``average_bits`` (2 to 8, layer by layer) is given. ``pruning`` and
         ``rounding`` are methods, such as ``magnitude`` and ``nearest``, which need no images. Raises
         InputError.
 
