@@ -14,10 +14,12 @@ COMPACT = """
 [data-testid="stMetricValue"] { font-size: 1.7rem; }
 [data-testid="stMetricDelta"] [data-testid="stMarkdownContainer"] p { white-space: normal; }
 @media (max-width: 40rem) { .stMainBlockContainer { padding: 4rem 1rem 2rem; } }
-@media (min-width: 40rem) {
+@media (min-width: 64rem) {
     .stApp:not(:has([data-testid="stExpandSidebarButton"])) .st-key-title {
         margin: -4.2rem 0 -1.5rem; position: relative; z-index: 1000000; pointer-events: none;
     }
+}
+@media (min-width: 40rem) {
     [data-testid="stColumn"]:has([data-testid="stMetric"]) { min-width: min(9rem, 100%); }
     [data-testid="stColumn"]:has(.stPlotlyChart) { min-width: min(22rem, 100%); }
     [class*="st-key-charts-"] [data-testid="stColumn"] { min-width: min(27rem, 100%); }

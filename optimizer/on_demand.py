@@ -175,11 +175,14 @@ def engines_to_search() -> tuple[str, ...]:
 
 
 def check(question: Question) -> None:
-    """Whether its model is there and has what is limited, and its engines and threads run here: what would
-    fail all that it asks for, or a part. Raises InputError, UnavailableError."""
+    """Whether its model and images are there, the model has what is limited, and its engines and threads run
+    here: what would fail all that it asks for, or a part. Raises InputError, UnavailableError."""
+    from optimizer.data.loading import check_has_images
     from optimizer.model import catalogue
 
-    if not catalogue.card(question.model).classes:
+    card = catalogue.card(question.model)
+    check_has_images(card, question.data)
+    if not card.classes:
         question.limits.check_for(question.model, question.minimise)
     check_space(question.space)
 

@@ -106,7 +106,8 @@ def ask() -> int | None:
     with right:
         st.markdown(f"{words}: {consent.in_words(seconds)}.**" if missing else f"{words}.**")
         with st.container(horizontal=True):
-            label = "Start" if extended is None else f"Extend sweep {extended}"
+            begin = "Start" if missing else "Show the results"
+            label = begin if extended is None else f"Extend sweep {extended}"
             if st.button(label, type="primary", icon=":material/play_arrow:"):
                 return start(asked, requests, extended, on)
             if extended is not None and st.button("A new sweep instead", icon=":material/add:"):

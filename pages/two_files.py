@@ -20,7 +20,7 @@ from pages.markup import plain
 from pages.session import SidebarChoice, session
 
 FILE = "a file of yours"
-KINDS = ("onnx", "zip", "xml", "bin")
+KINDS = ("onnx", "zip", "xml", "bin", "safetensors")
 AS_USUAL = "the default"
 """No model: their names have no spaces."""
 ROW_PIXELS, AROUND_ROWS_PIXELS = 20, 150
@@ -60,7 +60,7 @@ def show(chosen: SidebarChoice) -> None:
                 like="" if like == AS_USUAL else like,
             )
             _compare(request)
-        else:
+        elif "files" not in st.query_params:
             st.info(
                 "Give two: an ONNX file, an OpenVINO IR (its .xml and its .bin together), a zip that was "
                 "exported here, or a model. Results are B relative to A, on the folder of images in the "
@@ -108,6 +108,8 @@ def _side(name: str, ready: list[str]) -> NetworkRef | None:
     networks = [suffix for suffix in kept if suffix != ".bin"]
     if not networks:
         return None
+    if ".safetensors" in kept:
+        raise InputError(f"{kept['.safetensors'][0]} has weights and no network: give its zip, or ONNX")
     if len(networks) > 1 or len(kept) < len(given):
         raise InputError(f"{name} is {len(given)} files: give one network, an .xml with its .bin")
     called, place = kept[networks[0]]

@@ -131,7 +131,7 @@ def _bits_series(summary: Summary, main: Family, widths: Collection[tuple[float,
     rounded = quantize.rounds_activations
     bits = quantize.bits
     name = f"{bits:g}{' mixed' if quantize.average_bits else ''}"
-    name += f", act. {quantize.activation_bits}" if rounded else ""
+    name += f", activations {quantize.activation_bits}" if rounded else ""
     own = family(summary.recipe)
     alike = belongs(own[WAY:], main[WAY:])
     options = options_of(main if alike and _width(summary) in widths else own)

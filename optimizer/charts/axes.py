@@ -26,7 +26,7 @@ def baseline_of(summaries: Sequence[Summary], selected: str | None, name: str) -
 
 def padded(low: float, high: float, share: float = 0.06) -> tuple[float, float]:
     """A span with that share of it added at both ends."""
-    room = (high - low) * share or max(abs(high) * share, 1e-9)
+    room = (high - low) * share or abs(high) * share or 1.0
     return low - room, high + room
 
 

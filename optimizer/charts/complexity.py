@@ -67,7 +67,7 @@ def complexity_info(
     floor = None
     if floors:
         least, name = min(floors)
-        floor = Reference(f"overhead of a layer's call ({name}): {format_ns(least)}", least)
+        floor = Reference(f"call overhead ({name}) {format_ns(least)}", least)
     placed = [point for line in series for point in line.points]
     low, high = extent(placed, floor)
     return Lines(

@@ -31,7 +31,7 @@ from optimizer.model.catalogue import LoadedModel
 from optimizer.model.sources import imagenet
 from optimizer.model.sources.bundled import GreyTransform
 from optimizer.progress import Report, quiet
-from optimizer.records import DataSpec
+from optimizer.records import DataSpec, ModelCard
 from optimizer.system.environment import environment, threads_available
 
 MEMORY_SHARE = 0.25
@@ -237,12 +237,17 @@ def _coverage(labels: Tensor, classes: int) -> tuple[str, ...]:
     return (f"{len(each):,} of {count(classes, 'class', 'classes')} covered, {often} a class",)
 
 
-def _load_bundled(model: LoadedModel, spec: DataSpec, report: Report, limit: int | None) -> Datasets:
-    if not model.card.bundled_images:
+def check_has_images(card: ModelCard, spec: DataSpec) -> None:
+    """Raises InputError for the bundled images with a model that was not made for them."""
+    if spec.path is None and not spec.content and not card.bundled_images:
+        what = "with its classes" if card.classes else "of what it takes"
         raise InputError(
-            f"the bundled images are 28 x 28 clothes, not for {model.card.name}: give an image folder with "
-            "its classes"
+            f"the bundled images are 28 x 28 clothes, not for {card.name}: give an image folder {what}"
         )
+
+
+def _load_bundled(model: LoadedModel, spec: DataSpec, report: Report, limit: int | None) -> Datasets:
+    check_has_images(model.card, spec)
     if spec.class_index is not None:
         raise InputError("a class index file goes with an image folder: give the folder too, or leave it out")
     report(None, "reading the bundled images")

@@ -13,7 +13,7 @@ from optimizer.recipe import PruneSpec, QuantizeSpec, Recipe
 
 def test_accuracy_has_one_line_a_bit_width_from_many_bits_to_few() -> None:
     info = accuracy_info(SWEEP)
-    assert [line.name for line in info.series] == ["32", "8", "8, act. 8", "4", "3"]
+    assert [line.name for line in info.series] == ["32", "8", "8, activations 8", "4", "3"]
     assert [line.colour for line in info.series] == ["bits 32", "bits 8", "bits 8", "bits 4", "bits 3"]
     for line in info.series:
         assert [point.x for point in line.points] == [0, 30, 50, 70, 80, 90]
@@ -43,7 +43,7 @@ def test_simulated_points_are_hollow_and_measured_ones_filled() -> None:
     info = accuracy_info(SWEEP)
     assert not any(point.simulated for point in series(info, "32").points)
     assert all(point.simulated for point in series(info, "4").points)
-    assert not any(point.simulated for point in series(info, "8, act. 8").points)
+    assert not any(point.simulated for point in series(info, "8, activations 8").points)
 
 
 def test_baseline_is_named_and_the_selected_point_marked() -> None:

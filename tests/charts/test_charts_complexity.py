@@ -20,7 +20,7 @@ def test_complexity_shows_points_slope_and_floor() -> None:
         "rows removed, slope 1.00 (0.98 to 1.02)",
     ]
     assert info.reference is not None
-    assert info.reference.name == "overhead of a layer's call (csr): 2.00 µs"
+    assert info.reference.name == "call overhead (csr) 2.00 µs"
     assert info.x.log
     assert info.y.log
     assert "log" in info.x.title
