@@ -283,6 +283,8 @@ th, td { padding: 6px 10px 6px 0; text-align: left; vertical-align: top;
 th { color: var(--muted); font-weight: 600; }
 td.number { white-space: nowrap; }
 td.long { min-width: 200px; }
+@media (max-width: 64rem) { td.long { min-width: 26rem; } }
+@media (max-width: 36rem) { .modebar-group:not(:first-child) { display: none; } }
 </style>
 </head>
 <body>
