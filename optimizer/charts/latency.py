@@ -119,6 +119,9 @@ def _realisation_series(
     line."""
     name, colour, recipe = ran(summary.realisation, summary.fallback), summary.realisation, summary.recipe
     snap, apart = recipe.prune.snap if recipe.prune.shrinks else 1, len(recipe.layers)
+    smaller = recipe.prune.shrinks and summary.realisation is not Realisation.SHRUNK  # in int8, for instance
+    if smaller:
+        name += f", {Realisation.SHRUNK.label}"
     if snap > 1:
         name += f", in multiples of {snap}"
     if apart:
@@ -138,7 +141,7 @@ def _realisation_series(
         number = f" {others.index(summary.environment_key) + 1}" if len(others) > 1 else ""
         name, colour = f"{name}, {BadgeKind.OTHER_ENVIRONMENT.label}{number}", Realisation.UNKNOWN
     place = list(MARKERS).index(summary.realisation)
-    order = (place, engine, summary.environment_key, snap, apart, timed, bool(summary.fallback))
+    order = (place, engine, summary.environment_key, smaller, snap, apart, timed, bool(summary.fallback))
     first = (summary.other_machine or timed == conditions[0]) and summary.request.engine == engines[0]
     line: Literal["solid", "dash", "none"] = "solid" if first else "dash"
     return order, Series(name, colour, (), line="none" if recipe.layers else line)

@@ -10,7 +10,7 @@ from optimizer.analysis.summary import summarise
 from optimizer.charts import frontier_info, latency_info
 from optimizer.charts.axes import baseline_of
 from optimizer.formats import count
-from optimizer.recipe import Override, PruneSpec, Recipe
+from optimizer.recipe import Override, PruneSpec, QuantizeSpec, Recipe
 from optimizer.records import Result
 
 
@@ -93,6 +93,12 @@ def test_what_tells_on_the_clock_has_a_line_of_its_own() -> None:
         ("dense fp32, 1 layer override", "none", 1),
         ("channels removed", "solid", 2),
         ("channels removed, in multiples of 16", "solid", 1),
+    ]
+    int8 = QuantizeSpec(weight_bits=8, activation_bits=8)
+    rounded = [make_result(Recipe(prune, int8)) for prune in (PruneSpec(), removed(0.2).prune)]
+    assert [line.name for line in latency_info(rounded).series] == [
+        "int8 kernels",
+        "int8 kernels, channels removed",
     ]
 
 
