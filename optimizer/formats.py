@@ -30,8 +30,12 @@ def decimals(value: float, low: float | None, high: float | None, significant: i
 @dataclass(frozen=True, slots=True)
 class Formatter:
     """Writes a value in the largest of ``units`` (divisor, suffix) that it reaches, and its interval where
-    there is one: ``93.4 % (92.9 to 93.9)``, with at most ``most`` decimals, and some more where what is not
-    one of ``exact`` would read as one of them; an end of an interval, as one of ``apart``."""
+    there is one: ``93.4 % (92.9 to 93.9)``, with at most ``most`` decimals.
+
+    What only rounding would make one of ``exact`` has more of them: ``99.998 %``. So has an end of an
+    interval that would read as one of ``apart``, and a value where that one is not in the interval:
+    ``0.9996× (0.999 to 0.9999)``.
+    """
 
     units: tuple[tuple[float, str], ...]
     most: int = 4
@@ -82,8 +86,12 @@ class Formatter:
             if all(_shown(end, more, self.apart) for end in ends)
         )
         places = next(enough, places)
-        within = [one for one in self.exact if len(ends) == 2 and min(ends) <= one <= max(ends)]
-        text = f"{self._written(number, places, [one for one in self.exact if one not in within])}{unit[1]}"
+        exact = (
+            self.exact
+            if len(ends) < 2
+            else [one for one in {*self.exact, *self.apart} if not min(ends) <= one <= max(ends)]
+        )
+        text = f"{self._written(number, places, exact)}{unit[1]}"
         if lower is None or upper is None:
             return text, ""
         return text, " to ".join(self._written(end, places, self.apart) for end in ends)
@@ -146,8 +154,10 @@ format_large = Formatter(((1, ""), (1e3, " k"), (1e6, " M"), (1e9, " G")))
 
 
 def format_share(share: float) -> str:
-    """Of 1, in whole percent, but for what is nearly none or nearly all: ``format_share(0.5) == "50 %"``."""
-    return f"{next((f'{100 * share:.{n}f}' for n in range(3) if _shown(100 * share, n, (0, 100))), 0)} %"
+    """Of 1, in whole percent: ``format_share(0.5) == "50 %"``; 0 and 100 are exact."""
+    if 0 < share < 0.005:
+        return "under 1 %"
+    return "over 99 %" if 0.995 < share < 1 else f"{100 * share:.0f} %"
 
 
 def columns(rows: Sequence[Sequence[str]]) -> str:

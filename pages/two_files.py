@@ -104,12 +104,12 @@ def _side(name: str, ready: list[str]) -> NetworkRef | None:
         help="Read in a process of its own; nothing in it is run as code, and it stays on this machine. "
         f"A file of more than {MAX_UPLOAD_MB} MB is compared in a shell there: `paretoscope compare A B`.",
     )
+    if weights_alone := next((one.name for one in given if one.name.lower().endswith(".safetensors")), ""):
+        raise InputError(f"{weights_alone} has weights and no network: give its zip, or ONNX")
     kept = {Path(file.name).suffix.lower(): (file.name, _kept(file)) for file in given}
     networks = [suffix for suffix in kept if suffix != ".bin"]
     if not networks:
         return None
-    if ".safetensors" in kept:
-        raise InputError(f"{kept['.safetensors'][0]} has weights and no network: give its zip, or ONNX")
     if len(networks) > 1 or len(kept) < len(given):
         raise InputError(f"{name} is {len(given)} files: give one network, an .xml with its .bin")
     called, place = kept[networks[0]]

@@ -342,6 +342,6 @@ def _thresholds(inspection: Inspection) -> str:
 
 def _points(points: float, low: float, high: float) -> str:
     all_three = (points, low, high)
-    places = next((more for more in range(2, 6) if all(not one or round(one, more) for one in all_three)), 6)
+    places = next((more for more in range(2, 6) if all(not one or round(one, more) for one in all_three)), 2)
     change, low, high = (round(one, places) + 0.0 for one in all_three)  # no zero is negative
     return f"{change:+.{places}f} points ({low:+.{places}f} to {high:+.{places}f})".replace("-", "−")

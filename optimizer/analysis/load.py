@@ -9,6 +9,7 @@ follows. No torch.
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -37,9 +38,10 @@ SHARES = (0.2, 0.4, 0.6, 0.8, 0.9)
 """Of what the faster network can serve: the rates, where none are given."""
 PERCENTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 NEEDED = {0.5: 100, 0.95: 2 * PERCENTILE_ROUNDS[0.95], 0.99: PERCENTILE_ROUNDS[0.99]}
-"""As how many independent requests those that came have to be, for a percentile of them. The busier a network
-is, the longer a queue lasts, and the more requests tell of the same one. So an interval lies below what a
-longer measurement would give in some 5 of 100 (simulated queues of one server, 30 to 97 % busy)."""
+"""As how many independent requests those that came have to be, for a percentile of them. The busier a
+network is, the longer a queue lasts, and the more requests tell of the same one. So in some 5 of 100
+measurements, those that show none included, an interval lies below what a longer one would give (simulated
+queues of one server, 30 to 97 % busy)."""
 RECIPE, UNCOMPRESSED = Side.RECIPE.value, Side.UNCOMPRESSED.value
 
 
@@ -129,6 +131,7 @@ def networks(run: LoadRun) -> tuple[str, ...]:
     return (UNCOMPRESSED,) if run.request.recipe.identity else (UNCOMPRESSED, RECIPE)
 
 
+@lru_cache(maxsize=256)
 def percentiles(answered: Answered) -> dict[str, Measure]:
     """By name, with 95 % intervals; None where there were too few requests for it, or they came too fast."""
     times = answered.times.values.astype(float)
@@ -202,7 +205,10 @@ def too_few(run: LoadRun, network: str) -> str:
     longer = "; measured in full, more do" if run.request.settings.quick else ""
     if came < NEEDED[0.99]:
         return f": a 99th percentile takes {NEEDED[0.99]} requests at a rate, and at most {came} came{longer}"
-    return f": at each rate too many requests waited in one queue for a 99th percentile{longer}"
+    return (
+        ": requests waited behind each other too often, so that too few of them are independent for a 99th "
+        f"percentile{'; a full measurement has more' * run.request.settings.quick}"
+    )
 
 
 def conclusions(run: LoadRun) -> tuple[str, ...]:
@@ -224,8 +230,7 @@ def conclusions(run: LoadRun) -> tuple[str, ...]:
                 f"At {format_rate(min(behind))} they come faster than {NAMES[network]} answers: the queue "
                 f"grows for as long as they come.{lower}"
             )
-        known = [point for point in steady if percentiles(point.answered[network])["p99"].value is not None]
-        if known:
+        if known := _with_p99(steady, network):
             answered, name = known[-1].answered[network], capital(NAMES[network])
             slowest = percentiles(answered)["p99"]
             rate, busy = format_rate(known[-1].rate), format_share(answered.busy)
@@ -237,6 +242,19 @@ def conclusions(run: LoadRun) -> tuple[str, ...]:
         elif few := too_few(run, network):
             sentences.append(f"{capital(NAMES[network])}{few}.")
     return tuple(sentences)
+
+
+def _with_p99(steady: Sequence[LoadPoint], network: str) -> list[LoadPoint]:
+    """Up to the first rate at which none can be given of as many requests: at a higher one it takes luck,
+    that of no long queue."""
+    found = []
+    for point in steady:
+        answered = point.answered[network]
+        if percentiles(answered)["p99"].value is not None:
+            found.append(point)
+        elif len(answered.times.values) >= NEEDED[0.99]:
+            break
+    return found
 
 
 def table(run: LoadRun) -> str:

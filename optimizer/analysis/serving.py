@@ -261,7 +261,8 @@ def _gains(run: ServingRun, compared: Sequence[ServedComparison]) -> Iterable[st
 def _same(compared: Sequence[ServedComparison]) -> str:
     """What "no measurable difference" leaves open, at worst."""
     widest = max((one.fair for one in compared), key=lambda fair: fair.detectable or math.inf)
-    return f"{SAME.label} ({widest.detectable_words} everywhere)"
+    everywhere = "" if widest.detectable is None else " everywhere"
+    return f"{SAME.label} ({widest.detectable_words}{everywhere})"
 
 
 def _batching(run: ServingRun, compared: Sequence[ServedComparison]) -> Iterable[str]:

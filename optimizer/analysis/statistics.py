@@ -118,7 +118,7 @@ class LatencySummary:
     def detectable_words(self) -> str:
         """``could have detected changes above 2.9 %``: what "no measurable difference" leaves open."""
         if self.detectable is None:
-            return "measured too briefly to say which changes could have been detected"
+            return "too few rounds or processes to say which changes could have been detected"
         return f"could have detected changes above {percent(self.detectable, 2)}"
 
 

@@ -130,7 +130,7 @@ def run_export(options: argparse.Namespace) -> None:
 def add_report_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model")
     parser.add_argument("--engine", help="only this engine's results")
-    parser.add_argument("--output", "-o", metavar="FILE", help="MODEL with the extension, without it")
+    parser.add_argument("--output", "-o", metavar="FILE", help="otherwise MODEL with the extension")
 
 
 def run_report(options: argparse.Namespace) -> None:

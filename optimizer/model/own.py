@@ -251,11 +251,15 @@ def _notes_on_chance(module: nn.Module, shape: tuple[int, ...]) -> Iterator[str]
 
 
 def _depends_on_batch(module: nn.Module, shape: tuple[int, ...]) -> bool:
-    one, other = examples(module, shape), noise(module, shape, 2)[1:]
-    with torch.inference_mode(), suppress(Exception):  # of the model's own code: it may take no such batch
-        alone, beside = (tree_leaves(module(inputs)) for inputs in (one.clone(), torch.cat([one, other])))
-        parts = [(a, b[: len(a)]) for a, b in zip(alone, beside, strict=True) if isinstance(a, Tensor)]
-        return not agree([one for one, _ in parts], [one for _, one in parts])
+    one, others = examples(module, shape), noise(module, shape, 2)
+
+    def beside(other: Tensor) -> list[Tensor]:
+        torch.default_generator.manual_seed(0)
+        given = tree_leaves(module(torch.cat([one, other[None]])))
+        return [part[:1] for part in given if isinstance(part, Tensor) and part.shape[:1] == (2,)]
+
+    with torch.inference_mode(), torch.random.fork_rng(devices=()), suppress(Exception):  # of its own code
+        return not agree(beside(others[0]), beside(others[1]))
     return False
 
 

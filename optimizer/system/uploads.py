@@ -19,8 +19,8 @@ MODELS, IMAGES = "models", "uploaded-images"
 BLOCK_BYTES = 4096
 """What a file counts for at least: a disk gives it so much."""
 
-ENTRY_BYTES = 128
-"""Of the list at the end of a ZIP file, for an entry: 46, its name, and more of some tools."""
+ENTRY_BYTES = 512
+"""Of the list at the end of a ZIP file, for an entry: 46, its path, and more of some tools."""
 
 
 def allowed_bytes() -> int:
@@ -46,8 +46,8 @@ def check_entries(file: Path, name: str, most: int) -> None:
                 raise InputError(f"{name} has {entries:,} entries: at most {most:,} are read")
             if length > most * ENTRY_BYTES:
                 raise InputError(
-                    f"{name} has a list of entries of {format_bytes(length)}: at most "
-                    f"{format_bytes(most * ENTRY_BYTES)} are read"
+                    f"{name} has a list of entries of {format_bytes(length)}, and at most "
+                    f"{format_bytes(most * ENTRY_BYTES)} are read: pack fewer files, or with shorter paths"
                 )
 
 

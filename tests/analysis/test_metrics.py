@@ -88,12 +88,13 @@ def test_no_figure_reads_as_a_value_that_its_interval_excludes() -> None:
     assert percent(100, 94.3, 100) == "100.0 % (94.3 to 100.0)"
     assert ratio(0.97, 0.941, 0.9996) == "0.970× (0.941 to 0.9996)"
     assert ratio(1.0003, 0.993, 1.007) == "1.000× (0.993 to 1.007)"
+    assert ratio(0.9996, 0.9992, 0.9999) == "0.9996× (0.999 to 0.9999)"
     assert METRICS["kl"].format(3.1e-5, 2.9e-5, 3.3e-5) == "0.0000310 nats (0.0000290 to 0.0000330)"
     assert [format_share(one) for one in (0, 0.001, 0.3, 0.996, 1)] == [
         "0 %",
-        "0.1 %",
+        "under 1 %",
         "30 %",
-        "99.6 %",
+        "over 99 %",
         "100 %",
     ]
 

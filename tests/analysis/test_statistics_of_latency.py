@@ -397,7 +397,7 @@ def test_what_could_have_been_detected_in_words() -> None:
     assert compare(QUIET).detectable_words.startswith("could have detected changes above 2")
     few = compare(QUIET[:, :5])
     assert few.detectable is None
-    assert few.detectable_words == "measured too briefly to say which changes could have been detected"
+    assert few.detectable_words == "too few rounds or processes to say which changes could have been detected"
 
 
 def test_what_could_have_been_detected_is_at_least_as_wide_as_the_interval() -> None:

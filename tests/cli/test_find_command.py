@@ -71,7 +71,6 @@ def test_threads_that_the_machine_lacks_are_refused_before_anything_is_measured(
     assert not ledger.sweeps(Store())
 
 
-@pytest.mark.slow
 def test_images_that_a_model_cannot_take_are_refused_before_a_question_is_kept(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -82,6 +81,7 @@ def test_images_that_a_model_cannot_take_are_refused_before_a_question_is_kept(
     assert not ledger.sweeps(Store())
 
 
+@pytest.mark.slow
 def test_exit_codes_and_words_where_nothing_keeps_to_the_limits(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*FIND, "--max-drop", "1e-9", "--max-size-mb", "0.01", *BUDGET]) == 3
     assert "No configuration that was tried is shown to keep to the limits" in capsys.readouterr().out

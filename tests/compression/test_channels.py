@@ -316,6 +316,25 @@ def test_what_norms_and_padding_treat_channel_by_channel_can_go(affine: bool) ->
     torch.testing.assert_close(smaller(images), unread(images), rtol=1e-4, atol=1e-5)
 
 
+class Grouped(nn.Module):
+    """A norm over groups of channels, written as one of instances, and a layer that takes no float64."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(1, 16, 3), nn.Conv2d(16, 8, 3)
+        self.constant, self.head = nn.Linear(4, 8), nn.Linear(8, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        normed = nn.functional.instance_norm(x.reshape(len(x), 4, -1)).reshape(x.shape)
+        x = self.second(torch.relu(normed)).mean((2, 3))
+        return self.head(x + self.constant(torch.ones(len(x), 4)))
+
+
+def test_channels_that_are_normed_in_groups_are_held_where_only_float32_runs() -> None:
+    assert reasons(made(Grouped))["first.weight"]
+
+
 def test_what_an_index_in_a_parameter_shuffles_is_held() -> None:
     found = reasons(Indexed().eval())
     assert found["stem.weight"]

@@ -56,6 +56,15 @@ def test_layers_that_multiply_with_a_copy_of_their_weight_have_the_same_moments(
         torch.testing.assert_close(one.second, other.second, rtol=0.02, atol=0.02)
 
 
+def test_a_copy_of_some_rows_gets_a_layer_no_moments(small_images: Tensor) -> None:
+    class InPart(Cast):
+        def forward(self, x: Tensor) -> Tensor:
+            rows = functional.linear(x.flatten(1).bfloat16(), self.head.weight[:4].bfloat16())
+            return super().forward(x) + rows.sum(1, keepdim=True)
+
+    assert "head.weight" not in collect(made(InPart), small_images)
+
+
 @pytest.mark.usefixtures("unshrunk")
 @pytest.mark.parametrize(
     "layer",

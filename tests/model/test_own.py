@@ -120,6 +120,14 @@ def test_a_network_whose_answers_depend_on_the_batch_has_a_note() -> None:
         assert sum("depends on those that are in a batch with it" in note for note in notes) == 1
 
 
+def test_a_network_that_drops_the_batch_of_one_does_not_depend_on_it() -> None:
+    class Squeezed(Centred):
+        def forward(self, images: Tensor) -> Tensor:
+            return self.last(images.flatten(1)).squeeze()
+
+    assert not open_model(own_model(Squeezed(), (3, 2, 2))).notes
+
+
 def test_a_state_that_holds_more_than_tensors_is_taken() -> None:
     assert own_model(nn.Sequential(nn.Flatten(), Counted(12, 5)), (3, 2, 2)).card.classes == 5
 

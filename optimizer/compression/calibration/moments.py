@@ -10,7 +10,7 @@ import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -144,7 +144,7 @@ class Watch(Operations):
     def __init__(self, layers: Iterable[Layer]) -> None:
         super().__init__()
         self.layers = {one.weight.data_ptr(): one for one in layers}
-        self.copies: dict[str, Tensor] = {}
+        self.copies: list[Tensor] = []
         self.sums: dict[str, Sums] = {}
         self.in_part: set[str] = set()
         self.with_other_bias: set[str] = set()
@@ -168,14 +168,20 @@ class Watch(Operations):
                 self.add(name, self._inputs(operation, *arguments))
         return operation(*arguments, **(options or {}))
 
-    def _copied(self, layer: Layer, copy: Tensor) -> Tensor:
-        """Autocast multiplies with a copy in another type. It is kept until the next one: at its address
-        there is no other tensor then."""
-        if copy.dtype != layer.weight.dtype and copy.shape == layer.weight.shape:
-            if (before := self.copies.get(layer.name)) is not None:
-                del self.layers[before.data_ptr()]
-            self.copies[layer.name], self.layers[copy.data_ptr()] = copy, layer
-        return copy
+    def __enter__(self) -> Self:
+        for one in self.copies:
+            self.layers.pop(one.data_ptr(), None)
+        self.copies.clear()
+        super().__enter__()
+        return self
+
+    def _copied(self, layer: Layer, weight: Tensor) -> Tensor:
+        """Autocast multiplies with a copy in another type. It is kept for as long as a batch runs: at its
+        address there is no other tensor then."""
+        if weight.dtype != layer.weight.dtype:
+            self.copies.append(weight)
+            self.layers[weight.data_ptr()] = layer
+        return weight
 
     def biased(self, model: nn.Module) -> set[str]:
         """Layers whose bias takes up what a change does to the mean: it is theirs alone in the ``model`` that
@@ -186,7 +192,7 @@ class Watch(Operations):
     def moments(self) -> dict[str, Moments]:
         """By the name of each layer that ran, in the order of the layers."""
         known = self.sums.keys() - self.in_part
-        names = (one.name for one in self.layers.values() if one.name in known)
+        names = dict.fromkeys(one.name for one in self.layers.values() if one.name in known)
         return {name: self.sums[name].moments() for name in names}
 
     def add(self, name: str, inputs: Tensor) -> None:
