@@ -374,6 +374,8 @@ def artifact(
         build=build_of(workspace, recipe, entry.engine, report) if entry.engine else None,
         parts=workspace.model.loaded.joined,
         names=workspace.model.loaded.names,
+        preprocessing=workspace.model.loaded.preprocessing,
+        class_names=workspace.model.loaded.classes,
     )
     report(None, f"writing {entry.label}")
     return artifacts.write(kind, source)

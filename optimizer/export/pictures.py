@@ -72,8 +72,8 @@ def render(charts: Sequence[Lines], kind: str) -> list[bytes]:
     """Each chart as an opaque picture, ``png`` or ``svg``.
 
     One browser is started for the call and stopped after it, since its memory grows; one at a time in this
-    process. Raises UnavailableError without a Chrome, when it fails or takes longer than RENDER_SECONDS, or
-    when its turn does not come within TURN_SECONDS.
+    process. Raises UnavailableError without a Chrome, when it fails twice or takes longer than
+    RENDER_SECONDS, or when its turn does not come within TURN_SECONDS.
     """
     browser = chrome()
     if browser.problem:
@@ -85,7 +85,12 @@ def render(charts: Sequence[Lines], kind: str) -> list[bytes]:
             "again in a minute"
         )
     try:
-        return _render(figures, kind, browser.path)
+        try:
+            return _render(figures, kind, browser.path)
+        except TimeoutError:
+            raise
+        except Exception:  # on a busy machine kaleido may begin before the browser has loaded its page
+            return _render(figures, kind, browser.path)
     except TimeoutError as error:
         raise UnavailableError(
             f"the Chrome at {browser.path} was ended, as it took longer than {RENDER_SECONDS} s to draw "

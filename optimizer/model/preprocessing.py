@@ -172,3 +172,15 @@ PRESETS: dict[str, Preprocessing] = {
     "0 to 255, BGR": Preprocessing((224, 224), channels="BGR", range=255),
 }
 """Usual ones by name; the size is the network's."""
+
+
+def of_torchvision(transforms: Any) -> Preprocessing:
+    """What the ``transforms`` of torchvision's weights of a classifier do."""
+    side = transforms.crop_size[0]
+    return Preprocessing(
+        (side, side),
+        resize=transforms.resize_size[0],
+        mean=tuple(transforms.mean),
+        std=tuple(transforms.std),
+        interpolation=transforms.interpolation.value,
+    )

@@ -291,6 +291,26 @@ def lives(pid: int) -> bool:
         return False
 
 
+def test_a_browser_that_begins_too_early_draws_the_second_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[object] = []
+
+    def draw(*given: object) -> list[bytes]:
+        tried.append(given)
+        if len(tried) % 3 == 1:
+            raise RuntimeError("kaleido_scopes is not defined")
+        if len(tried) == 5:
+            raise TimeoutError
+        return [b"picture"]
+
+    monkeypatch.setattr(pictures, "_render", draw)
+    monkeypatch.setattr(pictures, "chrome", lambda: pictures.Chrome("chrome", ""))
+    assert render([size_info(SWEEP)], "png") == render([size_info(SWEEP)], "png") == [b"picture"]
+    assert tried[0] == tried[1]
+    with pytest.raises(UnavailableError, match="was ended"):
+        render([size_info(SWEEP)], "png")
+    assert len(tried) == 5
+
+
 def test_pictures_are_drawn_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two visitors: the second waits, and is told so where the first takes too long."""
     drawing, done = threading.Event(), threading.Event()

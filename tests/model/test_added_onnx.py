@@ -82,8 +82,12 @@ def test_what_is_exported_as_onnx_comes_back_with_the_same_predictions(bits: int
     assert isinstance(content, bytes)
     path = unzipped(content, tmp_path)
     about = files.examine(path)
-    assert about.preprocessing.input_shape == (1, 28, 28)
-    loaded = files.opened(about, cards.Choices())
+    loaded, model = files.opened(about, cards.Choices()), catalogue.load("fashion-mobilenet")
+    assert about.preprocessing == model.preprocessing
+    assert about.class_names == loaded.classes == model.classes
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 60, 3), np.uint8))
+    grey = loaded.preprocess(picture.convert("L"))
+    torch.testing.assert_close(grey, model.preprocess(picture.convert("L")), rtol=0, atol=1e-5)
     images = torch.rand(200, 1, 28, 28)
     session = onnxruntime.InferenceSession(str(path))
     expected = session.run(None, {"images": images.numpy()})[0]

@@ -21,7 +21,7 @@ from optimizer.model import catalogue
 from optimizer.model.added import declared, files, onnx_reading
 from optimizer.model.added.cards import Choices
 from optimizer.model.cifar_resnet import CifarResNet
-from optimizer.model.preprocessing import IMAGENET, Preprocessing
+from optimizer.model.preprocessing import CHANNELS, IMAGENET, INTERPOLATIONS, RANGES, Preprocessing
 
 HALF = (0.5, 0.5, 0.5)
 TIMM = {"input_size": [3, 160, 160], "crop_pct": 0.9, "interpolation": "bicubic", "mean": HALF, "std": HALF}
@@ -33,6 +33,38 @@ HUGGING_FACE = {
 
 def read(said: dict[str, Any], fixed_size: bool = False) -> declared.Declared:
     return declared.read(said, IMAGENET, fixed_size)
+
+
+SIDE = st.integers(1, 512)
+MEAN, DEVIATION = st.floats(-300, 300), st.floats(0.01, 300)
+
+
+@st.composite
+def preprocessings(draw: st.DrawFn) -> Preprocessing:
+    channels = draw(st.sampled_from(["grey", "RGB", "BGR"]))
+    mean, std = (
+        tuple(draw(st.lists(each, min_size=(count := CHANNELS[channels]), max_size=count)))
+        for each in (MEAN, DEVIATION)
+    )
+    return Preprocessing(
+        (draw(SIDE), draw(SIDE)),
+        draw(st.none() | SIDE),
+        channels,
+        draw(st.sampled_from(RANGES)),
+        mean,
+        std,
+        draw(st.sampled_from([*INTERPOLATIONS])),
+    )
+
+
+@given(preprocessings(), st.lists(st.sampled_from(["coat", "dress, red", "éclair"]), unique=True))
+def test_what_an_exported_file_says_is_read_as_the_same_again(one: Preprocessing, names: list[str]) -> None:
+    usual = IMAGENET.with_channels("grey" if one.channels == "grey" else "RGB")
+    for fixed in (False, True):
+        found = declared.read(
+            declared.plain(declared.said(one, tuple(names))), replace(usual, size=one.size), fixed
+        )
+        assert found == declared.Declared(one, tuple(names))
 
 
 BICUBIC = Preprocessing((160, 160), 177, mean=HALF, std=HALF, interpolation="bicubic")

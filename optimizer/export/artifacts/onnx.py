@@ -6,6 +6,7 @@ from optimizer.engine import onnx_export, onnx_graph
 from optimizer.errors import WorkError
 from optimizer.export.artifacts.archive import zipped
 from optimizer.export.artifacts.source import ArtifactSource
+from optimizer.model.added import declared
 from optimizer.model.added.network_reading import ONNX_FILE
 
 
@@ -20,7 +21,8 @@ def write_onnx(source: ArtifactSource) -> bytes:
         raise WorkError(f"{error}. Export it in another format.") from error
     graph = onnx_graph.graph_of(exported, compressed, source.calibration, source.threads)
     model = onnx_export.renamed(onnx_export.taken_apart(graph.model, source.parts), *source.names)
-    onnx.helper.set_model_props(model, {"model": source.card.name, "recipe": compressed.recipe.to_json()})
+    made_of = {"model": source.card.name, "recipe": compressed.recipe.to_json()}
+    onnx.helper.set_model_props(model, made_of | declared.said(source.preprocessing, source.class_names))
     try:
         content: bytes = model.SerializeToString()
     except Exception as error:  # protobuf's own, for more than its 2 GiB

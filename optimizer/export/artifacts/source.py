@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from optimizer.compression.apply import CompressedModel
 from optimizer.engine.base import Build
 from optimizer.errors import InputError
+from optimizer.model.preprocessing import Preprocessing
 from optimizer.records import ModelCard, Part, Result
 
 
@@ -19,7 +20,8 @@ class ArtifactSource:
     its measurement, if there is one. ``build`` is what the OpenVINO engine prepared of ``module``, where that
     is at hand: it takes seconds. ``parts`` are the outputs that lie one behind the other in what ``module``
     gives, where those are several; a graph that is exported has each apart. ``names`` are those of the input
-    and, of a single one, of the output there.
+    and, of a single one, of the output there. ``preprocessing`` and ``class_names`` are the model's, where
+    they are known.
     """
 
     card: ModelCard
@@ -31,6 +33,8 @@ class ArtifactSource:
     build: Build | None = None
     parts: tuple[Part, ...] = ()
     names: tuple[str, str] = ("images", "logits")
+    preprocessing: Preprocessing | None = None
+    class_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.result is None:

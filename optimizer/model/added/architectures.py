@@ -29,7 +29,7 @@ from optimizer.model.added import declared
 from optimizer.model.added.cards import TRAINING_ONLY
 from optimizer.model.added.tensors import prefix_of
 from optimizer.model.architectures import ARCHITECTURES
-from optimizer.model.preprocessing import IMAGENET, Preprocessing
+from optimizer.model.preprocessing import IMAGENET, Preprocessing, of_torchvision
 from optimizer.model.sources import bundled
 
 GROUP = "paretoscope.architectures"
@@ -224,14 +224,7 @@ def default_preprocessing(name: str) -> Preprocessing:
         transforms = models.get_model_weights(name).DEFAULT.transforms()
     except ValueError:  # a plugin's
         return IMAGENET
-    side = transforms.crop_size[0]
-    return Preprocessing(
-        (side, side),
-        resize=transforms.resize_size[0],
-        mean=tuple(transforms.mean),
-        std=tuple(transforms.std),
-        interpolation=transforms.interpolation.value,
-    )
+    return of_torchvision(transforms)
 
 
 @lru_cache(maxsize=512)

@@ -89,6 +89,28 @@ def read(said: Mapping[str, Any], usual: Preprocessing, fixed_size: bool) -> Dec
     return Declared(preprocessing, names, tuple(left_out), model if isinstance(model, str) else "")
 
 
+def said(preprocessing: Preprocessing | None, class_names: tuple[str, ...]) -> dict[str, str]:
+    """Metadata of which :func:`read` makes the same again, in the field's words."""
+    found: dict[str, str] = {}
+    if class_names:
+        found["names"] = json.dumps(class_names)
+    if preprocessing is None:
+        return found
+    size: object = preprocessing.size
+    if preprocessing.resize is not None:
+        size = {"shortest_edge": preprocessing.resize}
+    words = {
+        "channels": preprocessing.channels,
+        "do_rescale": preprocessing.range == 1,
+        "mean": preprocessing.mean,
+        "std": preprocessing.std,
+        "size": size,
+        **({} if preprocessing.resize is None else {"crop_size": preprocessing.size}),
+        "interpolation": preprocessing.interpolation,
+    }
+    return found | {"preprocessing": json.dumps(words)}
+
+
 # Preprocessing
 
 

