@@ -202,12 +202,13 @@ def too_few(run: LoadRun, network: str) -> str:
     if not steady or any(percentiles(one)["p99"].value is not None for one in steady):
         return ""
     came = max(len(one.times.values) for one in steady)
-    longer = "; measured in full, more do" if run.request.settings.quick else ""
+    quick = run.request.settings.quick
     if came < NEEDED[0.99]:
+        longer = "; measured in full, more do" * quick
         return f": a 99th percentile takes {NEEDED[0.99]} requests at a rate, and at most {came} came{longer}"
     return (
         ": requests waited behind each other too often, so that too few of them are independent for a 99th "
-        f"percentile{'; a full measurement has more' * run.request.settings.quick}"
+        f"percentile{'; a full measurement has more' * quick}"
     )
 
 

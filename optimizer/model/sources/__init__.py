@@ -28,7 +28,7 @@ class LoadedModel:
     (``L`` for one, ``RGB`` for three). ``classes`` and ``wordnet_ids`` have one name a class, or are empty
     where they are not known. ``parts``: the outputs that lie one behind the other in a row of no logits.
     ``input_name`` is that of the file that it came from. ``notes``: what to know of its results.
-    ``preprocessing`` is what ``preprocess`` does, where that can be told; a file that is exported says it.
+    ``preprocessing`` is what ``preprocess`` does, where it is known; an exported file says it.
     """
 
     card: ModelCard
