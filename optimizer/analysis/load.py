@@ -9,17 +9,15 @@ follows. No torch.
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from optimizer import __version__
 from optimizer.analysis.badges import BadgeKind, badges_of
 from optimizer.analysis.measures import Measure
 from optimizer.analysis.noise import stolen_noise
-from optimizer.analysis.rounds import PERCENTILE_ROUNDS, dependence, quantile_interval
+from optimizer.analysis.queueing import NEEDED, PERCENTILES
 from optimizer.analysis.served import NAMES, Side
 from optimizer.errors import InputError
 from optimizer.formats import MISSING, capital, columns, format_ns, format_rate, format_share, significant
@@ -32,16 +30,14 @@ from optimizer.system.environment import environment, threads_available
 if TYPE_CHECKING:
     import pandas as pd
 
-SCHEMA = 1
+SCHEMA = 2
 MAX_RATE, MAX_RATES = 1e6, 12
 SHARES = (0.2, 0.4, 0.6, 0.8, 0.9)
 """Of what the faster network can serve: the rates, where none are given."""
-PERCENTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
-NEEDED = {0.5: 100, 0.95: 2 * PERCENTILE_ROUNDS[0.95], 0.99: PERCENTILE_ROUNDS[0.99]}
-"""As how many independent requests those that came have to be, for a percentile of them. The busier a
-network is, the longer a queue lasts, and the more requests tell of the same one. So in some 5 of 100
-measurements, those that show none included, an interval lies below what a longer one would give (simulated
-queues of one server, 30 to 97 % busy)."""
+METHOD = (
+    "Times of requests are those of simulated arrivals, at random moments, served in the times that calls "
+    "took here at that rate."
+)
 RECIPE, UNCOMPRESSED = Side.RECIPE.value, Side.UNCOMPRESSED.value
 
 
@@ -92,13 +88,17 @@ def load_key(request: LoadRequest) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """What one network did at one rate. ``times`` ``[N]`` are from the moment when a request came to its
-    answer, the queue included; ``busy`` is the share of the time that it computed. ``behind``: requests came
-    faster than it answers, so that the queue grew for as long as they came."""
+    """What one network did at one rate, request by request: ``times`` ``[N]`` from the moment when it came to
+    its answer, the queue included, and ``service`` ``[N]``, for how long the network was taken by it alone.
+    ``busy`` is the share of the time that it was. ``behind``: requests came faster than it answers, so that
+    the queue grew for as long as they came. ``percentiles`` are of the time of a request, in ns, by
+    :func:`~optimizer.analysis.queueing.response_percentiles` of ``service``."""
 
     times: Times
     busy: float
     behind: bool
+    service: Times = field(default_factory=lambda: Times.of([]))
+    percentiles: dict[str, Measure] = field(default_factory=lambda: dict.fromkeys(PERCENTILES, Measure(None)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,22 +131,10 @@ def networks(run: LoadRun) -> tuple[str, ...]:
     return (UNCOMPRESSED,) if run.request.recipe.identity else (UNCOMPRESSED, RECIPE)
 
 
-@lru_cache(maxsize=256)
-def percentiles(answered: Answered) -> dict[str, Measure]:
-    """By name, with 95 % intervals; None where there were too few requests for it, or they came too fast."""
-    times = answered.times.values.astype(float)
-    return {
-        name: Measure(None) if answered.behind else _percentile(times, share)
-        for name, share in PERCENTILES.items()
-    }
-
-
-def _percentile(times: NDArray[np.float64], share: float) -> Measure:
-    if len(times) < NEEDED[share]:
-        return Measure(None)
-    value, low, high = quantile_interval(times, share)
-    effective = dependence((times < value).astype(float)).effective
-    return Measure(value, low, high) if effective >= NEEDED[share] else Measure(None)
+def measured_percentile(answered: Answered, name: str) -> float | None:
+    """In ns, of the requests that came, whose arrivals were as it happened."""
+    times = answered.times.values
+    return float(np.quantile(times, PERCENTILES[name])) if len(times) and not answered.behind else None
 
 
 def badges(run: LoadRun) -> dict[BadgeKind, str]:
@@ -184,7 +172,7 @@ def _best_rate(run: LoadRun, network: str, limit_ns: float) -> BestRate:
     best = None
     for point in run.points:
         answered = point.answered[network]
-        high = percentiles(answered)["p99"].high
+        high = answered.percentiles["p99"].high
         if answered.behind or (high is not None and high > limit_ns):
             break
         if high is not None:
@@ -199,16 +187,17 @@ def _best_rate(run: LoadRun, network: str, limit_ns: float) -> BestRate:
 def too_few(run: LoadRun, network: str) -> str:
     """Why there is no 99th percentile of what a network answered at any rate; empty where there is."""
     steady = [point.answered[network] for point in run.points if not point.answered[network].behind]
-    if not steady or any(percentiles(one)["p99"].value is not None for one in steady):
+    if not steady or any(one.percentiles["p99"].value is not None for one in steady):
         return ""
     came = max(len(one.times.values) for one in steady)
     quick = run.request.settings.quick
-    if came < NEEDED[0.99]:
+    if came < NEEDED["p99"]:
         longer = "; measured in full, more do" * quick
-        return f": a 99th percentile takes {NEEDED[0.99]} requests at a rate, and at most {came} came{longer}"
+        needed = f"a 99th percentile takes {NEEDED['p99']} requests at a rate"
+        return f": {needed}, and at most {came} came{longer}"
     return (
-        ": requests waited behind each other too often, so that too few of them are independent for a 99th "
-        f"percentile{'; a full measurement has more' * quick}"
+        ": it is too near to what it can serve, or its slow calls come in too few bursts, for a 99th "
+        f"percentile{'; a full measurement has more calls' * quick}"
     )
 
 
@@ -233,7 +222,7 @@ def conclusions(run: LoadRun) -> tuple[str, ...]:
             )
         if known := _with_p99(steady, network):
             answered, name = known[-1].answered[network], capital(NAMES[network])
-            slowest = percentiles(answered)["p99"]
+            slowest = answered.percentiles["p99"]
             rate, busy = format_rate(known[-1].rate), format_share(answered.busy)
             over = format_ns(slowest.value, slowest.low, slowest.high)
             sentences.append(
@@ -242,7 +231,9 @@ def conclusions(run: LoadRun) -> tuple[str, ...]:
             )
         elif few := too_few(run, network):
             sentences.append(f"{capital(NAMES[network])}{few}.")
-    return tuple(sentences)
+    answers = [point.answered[network] for point in run.points for network in networks(run)]
+    shown = any(measure.value is not None for one in answers for measure in one.percentiles.values())
+    return (*sentences, METHOD) if shown else tuple(sentences)
 
 
 def _with_p99(steady: Sequence[LoadPoint], network: str) -> list[LoadPoint]:
@@ -251,9 +242,9 @@ def _with_p99(steady: Sequence[LoadPoint], network: str) -> list[LoadPoint]:
     found = []
     for point in steady:
         answered = point.answered[network]
-        if percentiles(answered)["p99"].value is not None:
+        if answered.percentiles["p99"].value is not None:
             found.append(point)
-        elif len(answered.times.values) >= NEEDED[0.99]:
+        elif len(answered.times.values) >= NEEDED["p99"]:
             break
     return found
 
@@ -266,7 +257,7 @@ def table(run: LoadRun) -> str:
             answered = point.answered[network]
             times = [
                 MISSING if measure.value is None else format_ns(measure.value, measure.low, measure.high)
-                for measure in percentiles(answered).values()
+                for measure in answered.percentiles.values()
             ]
             busy = "the queue grows" if answered.behind else format_share(answered.busy)
             lines.append((significant(point.rate, 4), network, busy, *times))
@@ -275,7 +266,7 @@ def table(run: LoadRun) -> str:
 
 def frame(run: LoadRun) -> "pd.DataFrame":
     """A row for each rate and network: ``rate``, ``network``, ``requests``, ``busy``, ``behind``, and each
-    percentile in ns with ``_low`` and ``_high``."""
+    percentile in ns with ``_low`` and ``_high``, and of the requests that came ``_measured``."""
     import pandas as pd
 
     rows = []
@@ -289,11 +280,12 @@ def frame(run: LoadRun) -> "pd.DataFrame":
                 "busy": answered.busy,
                 "behind": answered.behind,
             }
-            for name, measure in percentiles(answered).items():
+            for name, measure in answered.percentiles.items():
                 row |= {
                     f"{name}_ns": measure.value,
                     f"{name}_low_ns": measure.low,
                     f"{name}_high_ns": measure.high,
+                    f"{name}_measured_ns": measured_percentile(answered, name),
                 }
             rows.append(row)
     return pd.DataFrame(rows)

@@ -3,7 +3,7 @@
 import html
 from dataclasses import replace
 
-from optimizer.analysis.load import RECIPE, LoadRun, networks, percentiles, too_few
+from optimizer.analysis.load import RECIPE, LoadRun, measured_percentile, networks, too_few
 from optimizer.charts.spec import Axis, Lines, Point, Reference, Series
 from optimizer.formats import format_ns, format_rate, format_share
 
@@ -62,10 +62,17 @@ def _points(run: LoadRun, network: str, name: str) -> tuple[Point, ...]:
     points = []
     for one in run.points:
         answered = one.answered[network]
-        measure = percentiles(answered)[name]
+        measure = answered.percentiles[name]
         if measure.value is not None:
             words = f"{name} of {network}: {format_ns(measure.value)}"
-            hover = f"{html.escape(words)}<br>{format_rate(one.rate)}, {format_share(answered.busy)} busy"
+            came = measured_percentile(answered, name)
+            hover = "<br>".join(
+                (
+                    html.escape(words),
+                    f"of the {len(answered.times.values):,} requests that came: {format_ns(came)}",
+                    f"{format_rate(one.rate)}, {format_share(answered.busy)} busy",
+                )
+            )
             points.append(
                 Point(
                     one.rate,

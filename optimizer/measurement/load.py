@@ -1,9 +1,10 @@
-"""Send requests at random moments, as users do, and time them from the moment when they came."""
+"""Send requests at random moments, as users do, and time them from the moment when they came, and how long
+the network was taken by each. Percentiles are worked out from the latter."""
 
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -18,6 +19,7 @@ from optimizer.analysis.load import (
     chosen_rates,
     load_key,
 )
+from optimizer.analysis.queueing import response_percentiles
 from optimizer.engine import Runner
 from optimizer.formats import significant
 from optimizer.measurement import visits
@@ -42,8 +44,6 @@ ERRORS = 2.0
 """Standard errors by which more has to come than is answered, for that to be no chance."""
 SLOW_NS = 50_000_000
 """After a call that takes longer, it is looked whether the measurement is still wanted."""
-EMPTY_SHARE = 0.1
-"""Of a turn's requests, which find the queue shorter than it is later: not counted."""
 SPIN_SECONDS = 0.0002
 """Before a request is due, what sleeping may overshoot."""
 MAX_SLEEP_SECONDS = 0.5
@@ -55,7 +55,8 @@ sleep = time.sleep
 @dataclass(frozen=True, slots=True)
 class LoadEffort:
     """How long a rate lasts: so many turns of each network, of at least ``seconds`` and ``min_requests``, but
-    of no more than ``max_seconds``: percentiles for which there are too few requests then are left out."""
+    of no more than ``max_seconds``: percentiles for which there are too few requests then are left out.
+    ``min_requests`` of all turns are enough for a 99th percentile."""
 
     turns: int
     seconds: float
@@ -65,7 +66,7 @@ class LoadEffort:
 
 
 EFFORTS = {
-    True: LoadEffort(2, 0.5, 150, 5.0, VisitEffort(0.1, 0.02, 8, 256)),
+    True: LoadEffort(2, 0.5, 450, 5.0, VisitEffort(0.1, 0.02, 8, 256)),
     False: LoadEffort(4, 2.0, 400, 30.0, VisitEffort(0.3, 0.05, 16, 256)),
 }
 """By whether the request is quick."""
@@ -86,13 +87,18 @@ def measure(workspace: Workspace, request: LoadRequest, report: Report = quiet) 
     with exclusive(report), no_garbage_collection(), stolen_share() as stolen:
         service = {name: _service_ns(runner, images[0], effort.visit) for name, runner in runners.items()}
         rates = chosen_rates(request, service)
-        points = []
+        turns = []
         for number, rate in enumerate(rates):
             report(
                 number / len(rates),
                 f"{significant(rate, 4)} requests a second, {number + 1} of {len(rates)} rates",
             )
-            points.append(LoadPoint(rate, _at_rate(runners, images, rate, service, effort, random)))
+            turns.append((rate, _at_rate(runners, images, rate, service, effort, random)))
+    report(None, "working out percentiles")
+    points = [
+        LoadPoint(rate, {name: _together(found, rate, service[name]) for name, found in by_network.items()})
+        for rate, by_network in turns
+    ]
     return LoadRun(
         key=load_key(request),
         request=request,
@@ -119,7 +125,7 @@ def _at_rate(
     service_ns: dict[str, float],
     effort: LoadEffort,
     random: np.random.Generator,
-) -> dict[str, Answered]:
+) -> dict[str, list["Turn"]]:
     turns: dict[str, list[Turn]] = {name: [] for name in runners}
     count = requests_in_a_turn(rate, effort)
     for _ in range(effort.turns):
@@ -134,7 +140,7 @@ def _at_rate(
                 settle(partial(runners[name].infer, images[0]), effort.visit.settle_seconds)
                 turn = serve(runners[name].infer, images, arrivals, longest, 1e9 * effort.max_seconds)
                 turns[name].append(turn)
-    return {name: _together(found, rate * service_ns[name] / 1e9) for name, found in turns.items()}
+    return turns
 
 
 def requests_in_a_turn(rate: float, effort: LoadEffort) -> int:
@@ -145,11 +151,12 @@ def requests_in_a_turn(rate: float, effort: LoadEffort) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """Nanoseconds from each arrival to its answer, for how long the network computed, and from the first to
-    the last arrival; the share of the time that it was ``busy``. ``behind``: one had waited for too long."""
+    """Nanoseconds of each request, from its arrival to its answer and of the network for it alone, and from
+    the first to the last arrival; the share of the time that the network was ``busy``. ``behind``: one had
+    waited for too long."""
 
     times_ns: list[int]
-    computed_ns: int
+    service_ns: list[int]
     came_ns: int
     busy: float
     behind: bool
@@ -167,7 +174,8 @@ def serve(
     still wait when twice ``max_ns`` are over."""
     begun = ended = visits.clock()
     times: list[int] = []
-    computed = last = 0
+    service: list[int] = []
+    last = 0
     for number, arrival in enumerate(arrivals_ns):
         if arrival > max_ns:
             break
@@ -175,15 +183,16 @@ def serve(
         wait_until(due)
         started = visits.clock()
         if started - due > max_wait_ns or (ended > due and started - begun > 2 * max_ns):
-            return Turn(times, computed, last, 1.0, True)
+            return Turn(times, service, last, 1.0, True)
+        free = max(due, ended)
         infer(images[number % len(images)])
-        ended = visits.clock()
-        computed, last = computed + ended - started, int(arrival)
+        ended, last = visits.clock(), int(arrival)
         times.append(ended - due)
-        if ended - started > SLOW_NS:
+        service.append(ended - free)  # with what waking up took: the next request waits for it too
+        if service[-1] > SLOW_NS:
             stop_if_cancelled()
     passed = visits.clock() - begun
-    return Turn(times, computed, last, computed / passed, False)
+    return Turn(times, service, last, sum(service) / passed, False)
 
 
 def wait_until(due: int) -> None:
@@ -195,15 +204,17 @@ def wait_until(due: int) -> None:
             stop_if_cancelled()
 
 
-def _together(turns: Sequence[Turn], load: float) -> Answered:
-    """``load``: how many requests come while one is answered."""
-    counted = [turn.times_ns[int(EMPTY_SHARE * len(turn.times_ns)) :] for turn in turns]
+def _together(turns: Sequence[Turn], rate: float, call_ns: float) -> Answered:
+    """``call_ns``: how long a call takes by itself."""
+    service = np.array([ns for turn in turns for ns in turn.service_ns], float)
     behind = _fell_behind(turns)
-    return Answered(
-        Times.of(np.concatenate([np.array(times, np.int64) for times in counted])),
+    answered = Answered(
+        Times.of([ns for turn in turns for ns in turn.times_ns]),
         float(np.mean([turn.busy for turn in turns])),
-        load >= 1 if behind is None else behind,
+        rate * call_ns >= 1e9 if behind is None else behind,
+        Times.of(service),
     )
+    return answered if answered.behind else replace(answered, percentiles=response_percentiles(service, rate))
 
 
 def _fell_behind(turns: Sequence[Turn]) -> bool | None:
@@ -215,5 +226,5 @@ def _fell_behind(turns: Sequence[Turn]) -> bool | None:
         return None
     # A queue that empties computes for less than all of the time that requests came. For how long so many of
     # them come is known to one part in the square root of their number.
-    computed = sum(turn.computed_ns for turn in turns)
+    computed = sum(sum(turn.service_ns) for turn in turns)
     return computed > (1 + ERRORS / math.sqrt(requests)) * sum(turn.came_ns for turn in turns)

@@ -7,7 +7,7 @@ import pytest
 from by_request import open_workspace
 from simulated_clock import Clock
 
-from optimizer.analysis.load import RECIPE, UNCOMPRESSED, LoadRequest, percentiles
+from optimizer.analysis.load import RECIPE, UNCOMPRESSED, LoadRequest
 from optimizer.engine import Runner
 from optimizer.measurement import load
 from optimizer.measurement.load import LoadEffort, measure, serve
@@ -50,6 +50,7 @@ def test_a_request_that_finds_the_network_free_takes_a_call_and_one_that_does_no
     moments = np.array([5e6, 5.2e6, 20e6])
     turn = serve(clock.network("one", SERVICE_NS).infer, IMAGES, moments, 1e12)
     assert turn.times_ns == [1_000_000, 1_800_000, 1_000_000]
+    assert turn.service_ns == [1_000_000] * 3, "the wait for another request is not the network's"
     assert clock.now_ns == 21_000_000
 
 
@@ -59,7 +60,7 @@ def test_a_rate_above_what_is_served_is_said_and_ends_early(clock: Clock) -> Non
     assert len(turn.times_ns) < 200
     slowly = serve(clock.network("one", SERVICE_NS).infer, IMAGES, arrivals(1_080, 4_000), max_wait_ns=1e12)
     assert not slowly.behind, "none waited for too long yet"
-    assert load._together([slowly], 1.08).behind, "the queue grew"
+    assert load._together([slowly], 1_080, SERVICE_NS).behind, "the queue grew"
 
 
 def test_a_rate_that_is_served_is_rarely_said_to_be_too_high(clock: Clock) -> None:
@@ -68,7 +69,7 @@ def test_a_rate_that_is_served_is_rarely_said_to_be_too_high(clock: Clock) -> No
     for _ in range(60):
         moments = [np.cumsum(random.exponential(SERVICE_NS / 0.97, 150)) for _ in range(2)]
         turns = [serve(infer, IMAGES, one, 1e12) for one in moments]
-        said.append(load._together(turns, 0.97).behind)
+        said.append(load._fell_behind(turns))
     assert np.mean(said) <= 0.1
 
 
@@ -77,14 +78,17 @@ def test_both_networks_are_served_in_turns_at_every_rate(clock: Clock) -> None:
     effort = LoadEffort(2, 0.0, 100, 10.0, VisitEffort(0.1, 0, 2, 2))
     random = np.random.default_rng(3)
     service = {UNCOMPRESSED: 1e6, RECIPE: 5e5}
-    found = load._at_rate(runners, IMAGES, 500.0, service, effort, random)
-    for name, answered in found.items():
-        assert len(answered.times.values) == 2 * 90, name
+    turns = load._at_rate(runners, IMAGES, 500.0, service, effort, random)
+    for name, found in turns.items():
+        answered = load._together(found, 500.0, service[name])
+        assert len(answered.times.values) == 2 * 100, name
+        assert set(answered.service.values) == {service[name]}
         assert not answered.behind
     assert sorted(clock.sessions) == sorted(
         [f"{name} {end}" for name in runners for end in ("begins", "ends")] * 2
     )
-    fast = load._at_rate(runners, IMAGES, 1_500.0, service, effort, random)
+    turns = load._at_rate(runners, IMAGES, 1_500.0, service, effort, random)
+    fast = {name: load._together(found, 1_500.0, service[name]) for name, found in turns.items()}
     assert (fast[UNCOMPRESSED].behind, fast[RECIPE].behind) == (True, False)
     assert len(fast[UNCOMPRESSED].times.values) <= 100, "one turn is enough to know"
 
@@ -96,7 +100,8 @@ def test_the_turns_of_a_slow_network_end_in_time(clock: Clock, quick: bool) -> N
     service = dict.fromkeys(runners, service_ns)
     for rate, seed in itertools.product((0.01, 0.05, 0.15, 0.6, 5.0), range(8)):
         clock.now_ns = 0
-        found = load._at_rate(runners, IMAGES, rate, service, effort, np.random.default_rng(seed))
+        turns = load._at_rate(runners, IMAGES, rate, service, effort, np.random.default_rng(seed))
+        found = {name: load._together(some, rate, service_ns) for name, some in turns.items()}
         longest = 2 * effort.max_seconds + 3 * 2
         assert clock.now_ns / 1e9 < len(runners) * effort.turns * longest
         assert {answered.behind for answered in found.values()} == {rate > 0.5}
@@ -143,6 +148,6 @@ def test_a_real_network_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     assert run.simulated == (), "int8 kernels ran"
     for point in run.points:
         for answered in point.answered.values():
-            assert len(answered.times.values) == 36
-            assert percentiles(answered)["p95"].value is None, "too few for it"
-            assert percentiles(answered)["p50"].value is None, "for it too"
+            assert len(answered.times.values) == len(answered.service.values) == 40
+            assert (answered.service.values <= answered.times.values).all()
+            assert answered.percentiles["p50"].value is None, "too few for it"

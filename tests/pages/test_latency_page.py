@@ -12,6 +12,7 @@ from test_serving import make_run
 from optimizer.analysis import serving
 from optimizer.analysis.coverage import coverage_key
 from optimizer.analysis.load import RECIPE, UNCOMPRESSED, Answered, LoadPoint, LoadRequest, LoadRun
+from optimizer.analysis.queueing import response_percentiles
 from optimizer.recipe import QuantizeSpec, Recipe
 from optimizer.records import Times, encode
 from optimizer.system.environment import environment
@@ -45,7 +46,8 @@ def test_load_is_measured_when_asked_and_the_highest_rate_under_a_limit_is_named
     assert isinstance(job.request, LoadRequest)
     assert job.request.settings.quick
     times = Times.of(np.random.default_rng(0).normal(2e6, 1e5, 2_000))
-    both = {name: Answered(times, 0.5, False) for name in (RECIPE, UNCOMPRESSED)}
+    found = response_percentiles(times.values.astype(float), 50.0)
+    both = {name: Answered(times, 0.5, False, times, found) for name in (RECIPE, UNCOMPRESSED)}
     service = dict.fromkeys(both, 1e6)
     run = LoadRun(job.key, job.request, environment(), "now", (LoadPoint(500.0, both),), service, 0.0)
     tasks.store().put_document("load", run.key, encode(run))
