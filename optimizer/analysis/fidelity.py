@@ -7,8 +7,8 @@ from typing import Any
 from optimizer.analysis.measures import Measure, sqnr, sqnr_ends
 from optimizer.analysis.metrics import METRICS
 from optimizer.analysis.noise import percent
-from optimizer.analysis.outcomes import skewed_mean_interval
 from optimizer.analysis.rounds import CONFIDENCE
+from optimizer.analysis.skewed import MIN_IMAGES, positive_mean_interval
 from optimizer.formats import MISSING
 from optimizer.records import Accuracy, OutputFidelity, PerImage
 
@@ -18,8 +18,12 @@ def sqnrs(
 ) -> list[tuple[float, float, float]]:
     """Of each output, or of the logits, with both ends, to be held against a limit: infinite where outputs
     are equal, and where an end is not known."""
-    each = (outputs.outputs or (outputs,)) if isinstance(outputs, Accuracy) else outputs
-    return [_sqnr_with_ends(one, confidence) for one in each]
+    return [_sqnr_with_ends(one, confidence) for one in each_of(outputs)]
+
+
+def each_of(outputs: Accuracy | Sequence[OutputFidelity]) -> Sequence[OutputFidelity | Accuracy]:
+    """The outputs one by one; what was recorded of logits stands for itself."""
+    return (outputs.outputs or (outputs,)) if isinstance(outputs, Accuracy) else outputs
 
 
 def _sqnr_with_ends(one: OutputFidelity | Accuracy, confidence: float) -> tuple[float, float, float]:
@@ -27,6 +31,16 @@ def _sqnr_with_ends(one: OutputFidelity | Accuracy, confidence: float) -> tuple[
         lost = isinstance(one, OutputFidelity) and one.was_silent
         return (-math.inf if lost else math.inf,) * 3
     return one.sqnr_db, *sqnr_ends(one, one.sqnr_db, confidence)
+
+
+def no_interval(one: OutputFidelity | Accuracy) -> str:
+    """Why its SQNR has no interval, in words; empty where it has one, or was recorded without the images."""
+    measure = sqnr(one)
+    if measure.value is None or measure.low is not None or one.noise_images is None:
+        return ""
+    if len(one.noise_images.codes) < MIN_IMAGES:
+        return f"an interval takes {MIN_IMAGES} images"
+    return "no interval, as few images carry most of the change"
 
 
 def cosine(one: OutputFidelity) -> Measure:
@@ -48,17 +62,17 @@ def largest_of_an_image(one: OutputFidelity) -> Measure:
 
 
 def _mean_interval(values: PerImage | None) -> tuple[float, float] | None:
-    if values is None or len(values.codes) < 2:
-        return None
-    return skewed_mean_interval(values.values)
+    interval = values and positive_mean_interval(values.values)
+    return interval if interval and math.isfinite(interval[1]) else None
 
 
 def sqnr_text(one: OutputFidelity) -> str:
-    """In dB with its interval, or that the two are equal."""
+    """In dB with its interval or why there is none, or that the two are equal."""
     measure = sqnr(one)
     if measure.value is None:
         return MISSING if one.was_silent else "equal"
-    return METRICS["sqnr"].format(measure.value, measure.low, measure.high)
+    text, why = METRICS["sqnr"].format(measure.value, measure.low, measure.high), no_interval(one)
+    return f"{text} ({why})" if why else text
 
 
 def rows(outputs: Iterable[OutputFidelity]) -> list[dict[str, str]]:

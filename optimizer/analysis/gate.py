@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from optimizer.analysis.comparison import same_baseline
-from optimizer.analysis.fidelity import sqnrs
+from optimizer.analysis.fidelity import each_of, no_interval, sqnrs
 from optimizer.analysis.outcomes import PairedDrop, disagreement, interval_over, paired_drop
 from optimizer.analysis.rounds import CONFIDENCE, t_quantile
 from optimizer.analysis.statistics import mean_of_processes, process_ratios
@@ -248,7 +248,8 @@ def sqnr_check(
 ) -> Check:
     """Of the worst output: the lowest figure, and the lowest of either end."""
     value, low, high = (min(column) for column in zip(*sqnrs(outputs, confidence), strict=True))
-    return Check("SQNR of the outputs", "dB", limit, value, low, high, at_least=True)
+    takes = next(filter(None, map(no_interval, each_of(outputs))), "")
+    return Check("SQNR of the outputs", "dB", limit, value, low, high, takes, at_least=True)
 
 
 def size_check(size_bytes: int, limit: float) -> Check:

@@ -9,6 +9,7 @@ from optimizer.analysis.measures import Measure, all_equal
 from optimizer.analysis.metrics import METRICS
 from optimizer.analysis.outcomes import AccuracyVerdict, PairedDrop
 from optimizer.analysis.realisation import FALLBACK
+from optimizer.analysis.skewed import MIN_IMAGES
 from optimizer.analysis.statistics import LatencyVerdict
 from optimizer.analysis.summary import ScoreSummary, Summary
 from optimizer.formats import (
@@ -155,13 +156,14 @@ def _fidelity(summary: Summary | ScoreSummary) -> Headline:
     value, interval = summary.parts("sqnr")
     equal = all_equal(summary.measures)
     largest = "" if equal else f"largest difference {summary.parts('largest')[0]} of its output's range; "
+    few = f"; an interval takes {MIN_IMAGES}" if not equal and summary.total < MIN_IMAGES else ""
     partial = isinstance(summary, ScoreSummary) and summary.partial
     return Headline(
         label="Fidelity (SQNR)",
         value=value,
         interval=interval,
         change="this is the baseline" if summary.recipe.identity else f"cosine {summary.parts('cosine')[0]}",
-        basis=f"{largest}{summary.images}",
+        basis=f"{largest}{summary.images}{few}",
         help=f"{METRICS['sqnr'].help} Its outputs are no logits, so there are no answers to count. "
         f"{METRICS['largest'].help}" + (" More images are being scored." if partial else ""),
     )

@@ -11,11 +11,10 @@ from optimizer.analysis.metrics import METRICS
 from optimizer.analysis.outcomes import (
     PairedDrop,
     balanced_share,
-    ratio_interval,
     share_interval,
-    skewed_mean_interval,
 )
 from optimizer.analysis.rounds import CONFIDENCE, MIN_ROUNDS
+from optimizer.analysis.skewed import positive_mean_interval, positive_ratio_interval
 from optimizer.analysis.statistics import (
     LatencySummary,
     first_call_ratio,
@@ -118,9 +117,10 @@ def _throughput(mean_ns: Measure, batch: int) -> Measure:
 def _kl(accuracy: Accuracy) -> Measure:
     if accuracy.kl is None:
         return Measure(None)
-    if accuracy.kl_images is None or accuracy.total < 2:
+    interval = accuracy.kl_images and positive_mean_interval(accuracy.kl_images.values)
+    if not interval or not math.isfinite(interval[1]):
         return Measure(accuracy.kl, baseline=0.0)
-    low, high = skewed_mean_interval(accuracy.kl_images.values)
+    low, high = interval
     return Measure(accuracy.kl, max(0.0, min(low, accuracy.kl)), max(high, accuracy.kl), 0.0)
 
 
@@ -158,11 +158,12 @@ def sqnr_ends(
     one: OutputFidelity | Accuracy, db: float, confidence: float = CONFIDENCE
 ) -> tuple[float, float]:
     """Noise over signal has an interval; in dB its ends change places, and one that is not known is infinite:
-    of few images noise may reach 0."""
+    both under MIN_IMAGES, the upper one where noise may reach 0, as few images have most of it."""
     noise, signal = one.noise_images, one.signal_images
-    if not noise or not signal or len(noise.codes) < 2:
+    interval = noise and signal and positive_ratio_interval(noise.values, signal.values, confidence)
+    if not interval:
         return -math.inf, math.inf
-    least, most = ratio_interval(noise.values, signal.values, confidence)
+    least, most = interval
     return min(-10 * math.log10(most), db), max(-10 * math.log10(least), db) if least > 0 else math.inf
 
 

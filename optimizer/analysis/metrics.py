@@ -226,7 +226,8 @@ METRICS: dict[str, Metric] = {
         "sqnr_db",
         Formatter(((1, " dB"),), most=1),
         "Power of the uncompressed model's outputs over the power of the change in them. Of several "
-        "outputs that are no logits: of the worst.",
+        "outputs that are no logits: of the worst. No interval under 20 images, or where few images carry "
+        "most of the change.",
         relative=True,
     ),
     "kl": Metric(
@@ -235,7 +236,8 @@ METRICS: dict[str, Metric] = {
         "lower",
         "kl_nats",
         Formatter(((1, " nats"),), most=9, significant=2),
-        "Mean divergence of the predicted distribution from the uncompressed model's.",
+        "Mean divergence of the predicted distribution from the uncompressed model's. No interval under 20 "
+        "images.",
         relative=True,
     ),
     "cosine": Metric(

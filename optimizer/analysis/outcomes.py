@@ -13,7 +13,7 @@ import scipy
 from numpy.typing import ArrayLike, NDArray
 
 from optimizer.analysis.labels import Labelled
-from optimizer.analysis.rounds import CONFIDENCE, normal_quantile, skewed, t_quantile
+from optimizer.analysis.rounds import CONFIDENCE, normal_quantile, t_quantile
 from optimizer.errors import InputError
 from optimizer.formats import format_points
 
@@ -316,34 +316,3 @@ def _likeliest(lost: float, gained: float, total: int, difference: float) -> flo
     linear = (2 * total - lost + gained) * difference - lost - gained
     constant = -gained * difference * (1 - difference)
     return max((math.sqrt(linear**2 - 8 * total * constant) - linear) / (4 * total), 0.0)
-
-
-# How far the outputs moved
-
-
-def skewed_mean_interval(values: ArrayLike, confidence: float = CONFIDENCE) -> tuple[float, float]:
-    """Interval for the mean of values ``[N]`` of a skewed kind, with as many as they are.
-
-    Student's, with the skewness taken out by Hall's cubic transformation (P. Hall, Journal of the Royal
-    Statistical Society B 54, 1992, 221-228): as accurate as a bootstrap of t, without drawing. Raises
-    InputError for fewer than two values.
-    """
-    sample = np.asarray(values, float)
-    if sample.ndim != 1 or len(sample) < 2:
-        raise InputError(f"values of shape {list(sample.shape)} have no interval: give at least 2")
-    number, mean, spread = len(sample), float(sample.mean()), float(sample.std())
-    if not spread > 0:
-        return mean, mean
-    skew = float((((sample - mean) / spread) ** 3).mean()) / math.sqrt(number)
-    error = spread / math.sqrt(number - 1)
-    quantile = t_quantile(number - 1, confidence)
-    return mean - skewed(quantile, skew) * error, mean - skewed(-quantile, skew) * error
-
-
-def ratio_interval(above: ArrayLike, below: ArrayLike, confidence: float = CONFIDENCE) -> tuple[float, float]:
-    """Interval for the sum of ``above`` over the sum of ``below``, ``[N]`` each: that of the mean of what
-    each pair adds to the ratio. Raises InputError as :func:`skewed_mean_interval` does."""
-    numerator, denominator = np.asarray(above, float), np.asarray(below, float)
-    ratio = numerator.sum() / denominator.sum()
-    influence = ratio + (numerator - ratio * denominator) / denominator.mean()
-    return skewed_mean_interval(influence, confidence)

@@ -23,7 +23,7 @@ from optimizer.records import DataSpec, Latency, Request, Result, Size, decode
 from optimizer.store.results import Store
 from optimizer.store.rows import NOT_A_RECORD
 
-VERSION = 10
+VERSION = 11
 """Of what a summary says. A change of that raises it, and all are made anew."""
 AFRESH = "afresh"
 """The kind of document of times that were taken once more, by the key of the result and the checksum of the

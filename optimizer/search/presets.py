@@ -82,7 +82,8 @@ class _Judged:
 def _by_sqnr(preset: Preset, result: Result, confidence: float) -> _Judged:
     kept = sqnr_check(result.accuracy, preset.sqnr_db, confidence).outcome is Outcome.PASS
     shown = sqnr_check(result.accuracy, preset.sqnr_db)
-    sqnr = metric("sqnr").format(shown.value, shown.low, shown.high)
+    ends = (end if math.isfinite(end) else None for end in (shown.low, shown.high))
+    sqnr = metric("sqnr").format(shown.value, *ends) + (f" ({shown.takes})" if shown.takes else "")
     kept_words = "outputs equal" if shown.value == math.inf else f"SQNR {sqnr}"
     words = f"{kept_words} on {count(result.accuracy.total, 'image')}"
     return _Judged(result, kept, noise(result.accuracy), words)

@@ -9,6 +9,7 @@ from factories import BEFORE, NOISE, PARTS, after, detector, make_result, recipe
 from optimizer.analysis import fidelity
 from optimizer.analysis.comparison import NotComparable
 from optimizer.analysis.frame import frame, table
+from optimizer.analysis.gate import sqnr_check
 from optimizer.analysis.headline import headlines
 from optimizer.analysis.measures import Measure
 from optimizer.analysis.result_json import as_json
@@ -198,3 +199,28 @@ def test_tables_reports_and_the_command_line_say_it_too(capsys: pytest.CaptureFi
     said = capsys.readouterr().out
     assert "agreement" not in said
     assert "boxes" in said
+
+
+def test_few_images_give_no_sqnr_interval_and_it_is_said_why() -> None:
+    few = accuracy_of(after(0.1)[:19], BEFORE[:19], None, "", PARTS)
+    boxes, scores = few.outputs
+    assert fidelity.rows(few.outputs)[0]["SQNR"].endswith("dB (an interval takes 20 images)")
+    assert fidelity.no_interval(scores) == fidelity.no_interval(HALF.accuracy.outputs[0]) == ""
+    assert fidelity.cosine(boxes).low is None
+    check = sqnr_check(few, 1)
+    assert check.outcome == "undecided"
+    assert check.said == "undecided; an interval takes 20 images"
+    summary = summarise(remade(HALF, accuracy=few, baseline_accuracy=few))
+    card = headlines(summary, HALF.inspection)[0]
+    assert (card.interval, card.basis.endswith("an interval takes 20")) == ("", True)
+
+
+def test_where_few_images_carry_the_change_the_best_end_is_not_known_and_it_is_said_why() -> None:
+    moved = BEFORE.copy()
+    moved[7] += 1
+    boxes = accuracy_of(moved, BEFORE, None, "", PARTS).outputs[0]
+    assert "no interval, as few images carry most of the change" in fidelity.sqnr_text(boxes)
+    _, low, high = fidelity.sqnrs([boxes])[0]
+    assert np.isfinite(low)
+    assert high == np.inf
+    assert sqnr_check([boxes], low - 0.1).outcome == "pass"

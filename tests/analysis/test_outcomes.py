@@ -19,10 +19,8 @@ from optimizer.analysis.outcomes import (
     growing_share_interval,
     images_needed,
     paired_drop,
-    ratio_interval,
     share_interval,
     shown_within,
-    skewed_mean_interval,
     wilson,
 )
 from optimizer.errors import InputError
@@ -267,46 +265,7 @@ def test_shares_near_nothing_and_everything_are_covered(total: int) -> None:
     assert share_interval(81, 263) == wilson(81, 263)
 
 
-# How far the outputs moved
-
-
-SKEWED = {
-    "gamma": (lambda random, n: random.gamma(0.5, 2, n), 1.0),
-    "lognormal": (lambda random, n: random.lognormal(0, 0.8, n), np.exp(0.32)),
-    "exponential": (lambda random, n: random.exponential(1, n), 1.0),
-}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("number", "least"), [(20, 0.90), (50, 0.92), (500, 0.935)])
-@pytest.mark.parametrize("kind", SKEWED)
-def test_the_mean_of_skewed_values_is_covered(number: int, least: float, kind: str) -> None:
-    """As good as a bootstrap of t; of twenty values with a long tail no interval knows the tail."""
-    draw, truth = SKEWED[kind]
-    random = np.random.default_rng(5)
-    found = [skewed_mean_interval(draw(random, number)) for _ in range(2_000)]
-    assert least <= np.mean([low <= truth <= high for low, high in found]) <= 0.965
-
-
-def test_the_ratio_of_sums_is_covered() -> None:
-    random = np.random.default_rng(6)
-    found = []
-    for _ in range(2_000):
-        power = random.gamma(4, 1, 500)
-        found.append(ratio_interval(0.01 * power * random.gamma(0.7, 1 / 0.7, 500), power))
-    assert np.mean([low <= 0.01 <= high for low, high in found]) == pytest.approx(0.95, abs=0.015)
-
-
-def test_the_interval_of_a_mean_holds_it_and_scales_with_it() -> None:
-    values = np.random.default_rng(7).exponential(1, 40)
-    low, high = skewed_mean_interval(values)
-    assert low < values.mean() < high
-    assert high - values.mean() > values.mean() - low, "a long tail to the right: further up than down"
-    assert skewed_mean_interval(1e6 * values) == pytest.approx((1e6 * low, 1e6 * high))
-    assert ratio_interval(values, np.ones(40)) == pytest.approx((low, high))
-    assert skewed_mean_interval(np.full(3, 0.25)) == (0.25, 0.25)
-    with pytest.raises(InputError, match="at least 2"):
-        skewed_mean_interval([1.0])
+# Classes with unequal numbers of images
 
 
 @pytest.mark.slow
