@@ -22,7 +22,7 @@ from optimizer.analysis.statistics import (
     summarise_visits,
     time_interval,
 )
-from optimizer.records import Accuracy, Latency, OutputFidelity, Result
+from optimizer.records import Accuracy, Latency, OutputFidelity, Result, Visits
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +45,12 @@ def latency_measures(latency: Latency) -> tuple[LatencySummary, dict[str, Measur
     summary = summarise_visits(baseline, variant, latency.stolen_share, processes)
     times = {
         "latency": time_interval(variant.medians_ns, processes),
-        "mean": mean_time_interval(variant.means_ns, processes),
+        "mean": mean_time_interval(variant.means_ns, processes, variant.timed),
         "first_call": time_interval(variant.first_ns, processes),
     }
     before = {
         "latency": time_interval(np.stack([build.medians_ns for build in baseline], 1), processes)[0],
-        "mean": mean_time_interval(np.mean([build.means_ns for build in baseline], 0), processes)[0],
+        "mean": _mean_of_builds(baseline, processes),
         "first_call": time_interval(np.stack([build.first_ns for build in baseline], 1), processes)[0],
     }
     measures = {name: Measure(*interval, float(before[name])) for name, interval in times.items()}
@@ -62,6 +62,11 @@ def latency_measures(latency: Latency) -> tuple[LatencySummary, dict[str, Measur
         "latency_p99": Measure(summary.p99_ns),
         "first_call_ratio": Measure(*first_call_ratio(baseline, variant, processes), 1.0),
     }
+
+
+def _mean_of_builds(builds: tuple[Visits, Visits], processes: tuple[int, ...]) -> float:
+    """Nanoseconds of a call: of two builds the mean."""
+    return float(np.mean([mean_time_interval(one.means_ns, processes, one.timed)[0] for one in builds]))
 
 
 OF_CLASSES = ("accuracy", "balanced_accuracy", "drop", "agreement")

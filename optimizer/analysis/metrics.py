@@ -190,7 +190,8 @@ METRICS: dict[str, Metric] = {
         "higher",
         "throughput_images_per_s",
         Formatter(((1, " images/s"),)),
-        "Images over the mean time of a call, slow ones among them, when calls follow each other.",
+        "Images over the mean time of a call, all the time over all calls, slow ones among them, when calls "
+        "follow each other.",
         timed=True,
         served=True,
     ),

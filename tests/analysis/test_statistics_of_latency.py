@@ -535,3 +535,69 @@ def test_each_process_has_its_ratio(processes: tuple[int, ...]) -> None:
     )
     middle, low, high = time_interval(made.variant.medians_ns, processes)
     assert low < middle < high
+
+
+def visit_for(seconds_ms: float, calls_ms: np.ndarray) -> tuple[float, int]:
+    """The mean of the calls of a visit that lasts for a time, of 8 calls at least, and how many they are."""
+    count = max(8, int(np.searchsorted(np.cumsum(calls_ms), seconds_ms)) + 1)
+    return float(calls_ms[:count].mean()), len(calls_ms[:count])
+
+
+def with_stalls(random: np.random.Generator) -> np.ndarray:
+    """One call in 500 waits ten milliseconds."""
+    return 0.2 * random.lognormal(0, 0.05, 256) + 10 * (random.random(256) < 0.002)
+
+
+def in_slow_spells(random: np.random.Generator) -> np.ndarray:
+    """A fifth of the time the machine is half as fast."""
+    return 0.2 * random.lognormal(0, 0.05, 256) * (2 if random.random() < 0.2 else 1)
+
+
+def scattered(random: np.random.Generator) -> np.ndarray:
+    return 0.2 * random.lognormal(0, 0.1) * random.lognormal(0, 0.05, 256)
+
+
+@pytest.mark.parametrize(
+    ("draw", "truth_ms"),
+    [
+        (with_stalls, 0.2 * np.exp(0.05**2 / 2) + 0.02),
+        (in_slow_spells, 0.2 * np.exp(0.05**2 / 2) / (0.8 + 0.2 / 2)),
+        (scattered, 0.2 * np.exp(0.05**2 / 2) / np.exp(0.1**2 / 2)),
+    ],
+)
+def test_throughput_is_calls_over_time_however_many_calls_a_visit_had(
+    draw: Callable[[np.random.Generator], np.ndarray], truth_ms: float
+) -> None:
+    """Visits of 20 ms: as many calls as went into all the time that passed."""
+    random = np.random.default_rng(46)
+    found = []
+    for _ in range(400):
+        means, calls = zip(*(visit_for(20, draw(random)) for _ in range(40)), strict=True)
+        found.append(mean_time_interval(means, (), calls))
+    means, lows, highs = np.array(found).T
+    assert means.mean() == pytest.approx(truth_ms, rel=0.007)
+    assert np.mean(highs < truth_ms) <= 0.035
+    assert np.mean(lows > truth_ms) <= 0.035
+
+
+@pytest.mark.parametrize("build_scatter", [0.0, 0.03])
+def test_the_mean_time_of_visits_of_several_processes_covers_95_percent(build_scatter: float) -> None:
+    """Where a build is slower, its visits have fewer calls."""
+    random, count = np.random.default_rng(47), 2_000
+    missed = np.zeros(2)
+    for _ in range(count):
+        pace = np.exp(random.normal(0, build_scatter, 5)).repeat(8)
+        means = 0.2 * pace * np.exp(random.normal(0, 0.01, 40))
+        _, low, high = mean_time_interval(means, (8,) * 5, np.round(20 / means))
+        missed += np.array([low > 0.2, high < 0.2]) / count
+    assert (missed <= 0.035).all()
+    assert missed.sum() == pytest.approx(0.05, abs=0.015)
+
+
+def test_a_mean_time_is_no_shorter_than_the_shortest_visit_s_and_all_time_over_all_calls() -> None:
+    means, calls = np.array([1, *[90] * 7]), np.array([256, *[8] * 7])
+    mean, low, high = mean_time_interval(means, (), calls)
+    assert mean == pytest.approx((256 + 7 * 8 * 90) / (256 + 7 * 8))
+    assert 1 <= low <= mean < high
+    assert mean_time_interval(means[:3], (), calls[:3])[1:] == (1, 90)
+    assert mean_time_interval(means, (), [5] * 8) == pytest.approx(mean_time_interval(means))
