@@ -21,7 +21,8 @@ from optimizer.analysis.frontier import (
     pareto_mask,
     ranked_words,
 )
-from optimizer.analysis.summary import summarise
+from optimizer.analysis.measures import Measure
+from optimizer.analysis.summary import Summary, summarise
 from optimizer.charts import accuracy_info
 from optimizer.errors import InputError
 
@@ -116,6 +117,68 @@ def test_a_point_that_wins_by_luck_is_on_the_frontier_about_half_of_the_time() -
     assert found.optimal.sum() == 1
     assert 0.1 < chance[~found.optimal][0] < 0.9
     assert chance.sum() == pytest.approx(1, abs=0.15)
+
+
+def of_sizes(losses: np.ndarray, error: float) -> list[Summary]:
+    """Results of rising size whose divergence was measured with a standard error."""
+    made = summarise(make_result(recipe(0.5), images=200))
+    return [
+        replace(
+            made,
+            key=str(size),
+            measures=made.measures
+            | {
+                "packed_size": Measure(1_000 + size),
+                "kl": Measure(loss, loss - 1.96 * error, loss + 1.96 * error),
+            },
+        )
+        for size, loss in enumerate(losses.tolist())
+    ]
+
+
+def shares_on_the_true_frontier(
+    falls: float, spread: float, low: float, high: float
+) -> tuple[float, float, float]:
+    """Of 40 results whose true divergence falls by so much from size to size and scatters, measured with an
+    error of 1: of those with a chance near 0, between ``low`` and ``high``, and near 1."""
+    random, found = np.random.default_rng(48), []
+    for _ in range(60):
+        truth = 1_000 - falls * np.arange(40) + random.normal(0, spread, 40)
+        summaries = of_sizes(truth + random.normal(size=40), 1)
+        on = frontier_of(of_sizes(truth, 1), ("kl", "packed_size")).optimal
+        found.append((chances(summaries, ("kl", "packed_size")), on))
+    chance, on = (np.concatenate(one) for one in zip(*found, strict=True))
+    groups = chance < 0.02, (chance >= low) & (chance <= high), chance > 0.98
+    return tuple(float(on[group].mean()) for group in groups)  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize(("falls", "spread"), [(0, 5), (0.5, 3)])
+def test_of_results_with_a_chance_near_one_half_half_are_on_the_true_frontier(
+    falls: float, spread: float
+) -> None:
+    never, half, always = shares_on_the_true_frontier(falls, spread, 0.35, 0.65)
+    assert never <= 0.02
+    assert half == pytest.approx(0.5, abs=0.1)
+    assert always >= 0.98
+
+
+def test_on_a_smooth_curve_a_chance_errs_on_the_low_side() -> None:
+    """Neighbours of a steep curve confirm each other, which no chance counts."""
+    never, half, always = shares_on_the_true_frontier(3, 2, 0.4, 0.6)
+    assert never <= 0.1
+    assert 0.55 <= half <= 0.8
+    assert always >= 0.98
+
+
+def test_what_anything_beats_measurably_is_not_tied_though_the_frontier_s_interval_is_wide() -> None:
+    best, middle, last = of_sizes(np.array([100.0, 200.0, 300.0]), 5)
+    wide = replace(best, measures=best.measures | {"kl": Measure(100.0, 1.0, 900.0)})
+    sized = [
+        replace(one, measures=one.measures | {"packed_size": Measure(7)}) for one in (wide, middle, last)
+    ]
+    found = frontier_of(sized, ("kl", "packed_size"))
+    assert found.optimal.tolist() == [True, False, False]
+    assert found.tied.tolist() == [False, True, False]
 
 
 def test_what_is_clearly_better_is_likely_and_what_shares_a_time_ties() -> None:

@@ -8,7 +8,7 @@ import pytest
 from factories import OTHER_MACHINE, recipe, times_ns
 
 from optimizer.analysis.afresh import alone, timed_afresh
-from optimizer.analysis.noise import NoiseKind
+from optimizer.analysis.noise import SMALL_CHANGE, NoiseKind
 from optimizer.analysis.served import EAGER_EVERY, Configuration, Served, ServedPoint, Side, compare_served
 from optimizer.analysis.serving import (
     MAX_CONFIGURATIONS,
@@ -196,11 +196,25 @@ def test_few_requests_have_no_95th_percentile() -> None:
 
 def test_the_ratio_is_to_the_same_configuration_uncompressed() -> None:
     for point, one in zip(make_run().points, comparisons(make_run()), strict=True):
-        expected = summarise_latency(point.baseline.interval_ns, point.variant.interval_ns[0])
+        expected = summarise_latency(
+            point.baseline.interval_ns, point.variant.interval_ns[0], smallest_change=SMALL_CHANGE
+        )
         assert one.fair == expected
         assert one.fair.verdict == "faster"
         assert one.fair.ratio == pytest.approx(0.5, rel=0.02)
         assert one.eager == pytest.approx(0.125, rel=0.02)
+
+
+def test_builds_of_one_process_that_scatter_by_three_percent_are_not_told_apart() -> None:
+    """Each network was built once: rounds of one build don't say what builds differ by."""
+    random, told = np.random.default_rng(49), []
+    for _ in range(300):
+        builds = np.exp(random.normal(0, 0.03, 3))
+        times = (1e6 * builds[:, None] * np.exp(random.normal(0, 0.01, (3, 40)))).round().astype(int)
+        first, again, variant = (tuple(one) for one in times.tolist())
+        point = ServedPoint(GRID[0], 8, Served((first, again), first), Served((variant,), variant), None)
+        told.append(compare_served(point, 0.0).fair.verdict)
+    assert {*told} == {LatencyVerdict.SAME, LatencyVerdict.NOISY}
 
 
 def test_torch_eager_is_paired_with_the_rounds_of_the_recipe_that_it_took_part_in() -> None:
