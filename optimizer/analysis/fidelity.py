@@ -40,7 +40,7 @@ def no_interval(one: OutputFidelity | Accuracy) -> str:
         return ""
     if len(one.noise_images.codes) < MIN_IMAGES:
         return f"an interval takes {MIN_IMAGES} images"
-    return "no interval, as few images carry most of the change"
+    return "few images carry most of the change, so no upper end is known"
 
 
 def cosine(one: OutputFidelity) -> Measure:

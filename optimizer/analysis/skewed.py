@@ -7,7 +7,8 @@ intervals of 20 to 30 images where 2.5 are promised, and to 15 where tails are h
 also that of a lognormal distribution fitted to the images, unless these contradict it: the ends
 then miss 2 to 4 of 100 from MIN_IMAGES on, without being wider than need be. Divergences (KL) have heavier
 tails still: their upper end misses 5 to 8 of 100 below 50 images, 3 to 5 from 50 on. What no image of a
-sample shows is in no interval: of what one image in 100 suffers from, that takes 300 images.
+sample shows is in no interval: what one image in 100 suffers from takes 300 images to be among them, and
+1,000 to be covered as promised.
 """
 
 import math
