@@ -33,8 +33,11 @@ def wilson(successes: float, total: int, confidence: float = CONFIDENCE) -> tupl
     Raises InputError unless ``0 <= successes <= total`` and ``total >= 1``.
     """
     _check_share(successes, total)
-    share, z = successes / total, normal_quantile(confidence)
-    middle = (successes + z * z / 2) / (total + z * z)
+    return _wilson(successes / total, total, normal_quantile(confidence))
+
+
+def _wilson(share: float, total: float, z: float) -> tuple[float, float]:
+    middle = (total * share + z * z / 2) / (total + z * z)
     reach = z * math.sqrt(total * share * (1 - share) + z * z / 4) / (total + z * z)
     # Rounding must not put the proportion outside its own interval.
     return min(max(middle - reach, 0.0), share), max(min(middle + reach, 1.0), share)
@@ -90,7 +93,9 @@ def balanced_share(outcomes: ArrayLike, classes: ArrayLike) -> tuple[float, floa
     Its variance adds up those of the classes, each with one right and one wrong image more than it has
     (A. Agresti and B. Caffo, The American Statistician 54, 2000, 280-288): a class with a single image has
     some too. How well it is known depends on the classes that it comes from (F. E. Satterthwaite, Biometrics
-    Bulletin 2, 1946, 110-114). Raises InputError as :func:`disagreement` does.
+    Bulletin 2, 1946, 110-114). The interval is Wilson's for as many images as would have this variance were
+    all classes one (E. L. Korn and B. I. Graubard, Survey Methodology 24, 1998, 193-201): one of equal reach
+    to both sides would call shares near 1 too high. Raises InputError as :func:`disagreement` does.
     """
     right = _outcomes(outcomes)
     _, index, images = np.unique(np.asarray(classes), return_inverse=True, return_counts=True)
@@ -98,8 +103,9 @@ def balanced_share(outcomes: ArrayLike, classes: ArrayLike) -> tuple[float, floa
     share, shrunk = float((correct / images).mean()), (correct + 1) / (images + 2)
     variances = shrunk * (1 - shrunk) / images
     freedom = variances.sum() ** 2 / (variances**2 / (images + 1)).sum()
-    reach = t_quantile(float(freedom), CONFIDENCE) * math.sqrt(variances.sum()) / len(images)
-    return share, max(share - reach, 0.0), min(share + reach, 1.0)
+    middle, variance = float(shrunk.mean()), float(variances.sum()) / len(images) ** 2
+    alike = middle * (1 - middle) / variance
+    return share, *_wilson(share, alike, t_quantile(float(freedom), CONFIDENCE))
 
 
 # What a recipe loses

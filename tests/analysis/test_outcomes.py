@@ -290,6 +290,29 @@ def test_the_interval_of_balanced_accuracy_covers(
     assert 0.935 <= np.mean(covered) <= at_most
 
 
+@pytest.mark.parametrize(
+    ("shares", "recalls", "images"),
+    [
+        ([0.7, 0.2, 0.1], [0.9, 0.6, 0.3], 500),
+        ([0.7, 0.2, 0.1], [0.98, 0.95, 0.9], 500),
+        ([0.7, 0.2, 0.1], [0.2, 0.1, 0.05], 500),
+        ([0.97, 0.03], [0.99, 0.6], 300),
+        ([*np.linspace(1, 5, 100) / 300], [0.95] * 100, 1000),
+        ([1 / 60] * 60, [0.8] * 60, 100),
+    ],
+)
+def test_either_end_of_balanced_accuracy_misses_as_rarely_as_it_promises(
+    shares: list[float], recalls: list[float], images: int
+) -> None:
+    random, missed, runs = np.random.default_rng(3), np.zeros(2), 2_000
+    for _ in range(runs):
+        classes = random.choice(len(shares), images, p=shares)
+        truth = np.array(recalls)[np.unique(classes)].mean()
+        _, low, high = balanced_share(random.random(images) < np.array(recalls)[classes], classes)
+        missed += np.array([low > truth, high < truth]) / runs
+    assert (missed <= 0.037).all()
+
+
 # While more images are scored
 
 
