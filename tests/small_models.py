@@ -121,6 +121,54 @@ class Indexed(nn.Module):
         return self.head(torch.relu(self.mix(x)).mean((2, 3)))
 
 
+class Plain(nn.Module):
+    """Two convolutions and, behind a flatten that gives each channel four columns, a linear layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(1, 12, 3, 2, 1)
+        self.second = nn.Conv2d(12, 16, 3, 2, 1, bias=False)
+        self.head = nn.Linear(64, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.relu(self.second(torch.relu(self.first(x)))).flatten(1))
+
+
+class Gated(nn.Module):
+    """Squeeze-and-excitation: two layers make the group's channels, and two read them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.expand = nn.Conv2d(1, 16, 3, 1, 1)
+        self.squeeze = nn.Conv2d(16, 4, 1)
+        self.excite = nn.Conv2d(4, 16, 1)
+        self.project = nn.Conv2d(16, 8, 1)
+        self.head = nn.Linear(8, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.expand(x))
+        gate = torch.sigmoid(self.excite(torch.relu(self.squeeze(x.mean((2, 3), keepdim=True)))))
+        return self.head(self.project(x * gate).mean((2, 3)))
+
+
+class Branches(nn.Module):
+    """What is joined stays; a width that the code relies on, too; and grouped convolutions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left = nn.Conv2d(1, 6, 3)
+        self.right = nn.Conv2d(1, 6, 3)
+        self.grouped = nn.Conv2d(12, 8, 1, groups=2)
+        self.fixed = nn.Conv2d(8, 12, 1)
+        self.free = nn.Linear(12, 20)
+        self.head = nn.Linear(20, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.cat([self.left(x), self.right(x)], 1)
+        x = torch.relu(self.fixed(torch.relu(self.grouped(x))))
+        return self.head(torch.relu(self.free(x.view(len(x), 12, -1).mean(-1))))
+
+
 class InPlace(nn.Module):
     """Its ``way`` of computing changes values in place, or does not."""
 
