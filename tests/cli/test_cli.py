@@ -119,6 +119,23 @@ def test_a_sweep_measures_the_grid_and_prints_a_line_each_and_that_is_exported_a
     assert "fashion-mlp" in page.read_text()
 
 
+@pytest.mark.parametrize(
+    ("command", "extension"), [("report", "report.html"), ("export", "html"), ("export --format csv", "csv")]
+)
+@pytest.mark.parametrize(
+    ("model", "name"), [("fashion-mlp", "fashion-mlp"), ("timm/resnet18.a1_in1k", "timm-resnet18.a1_in1k")]
+)
+def test_without_an_output_a_file_of_the_model_s_name_is_written_here(
+    command: str, extension: str, model: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Store().put(make_result(model=model))
+    assert main([*command.split(), model]) == 0
+    (file,) = tmp_path.glob("*.*")
+    assert file.name == f"{name}.{extension}"
+    assert model in file.read_text()
+
+
 @pytest.mark.slow
 def test_a_sweep_that_was_stopped_is_listed_and_goes_on(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

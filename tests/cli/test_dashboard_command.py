@@ -15,6 +15,9 @@ import pytest
 from ports import free_port
 from refusals import refused
 
+from optimizer.cli.main import main
+from optimizer.system.paths import JOB_LOG_VARIABLE
+
 
 def test_a_port_in_use(capsys: pytest.CaptureFixture[str]) -> None:
     with socket.socket() as taken:
@@ -53,6 +56,29 @@ def test_a_log_of_jobs_that_can_not_be_written_is_refused(
         assert f"can't write --job-log {path} (" in refused(
             ["dashboard", "--port", "0", "--job-log", str(path)], capsys
         )
+
+
+class Ended(Exception):
+    """In the place of a server."""
+
+
+def test_a_log_of_jobs_may_lie_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shells leave ``--job-log=~/jobs.jsonl`` as it is."""
+    given: dict[str, str] = {}
+
+    class Server(Served):
+        def __init__(self, *_: object, env: dict[str, str], **__: object) -> None:
+            given.update(env)
+            raise Ended
+
+    for name in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(name, str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(subprocess, "Popen", Server)
+    with pytest.raises(Ended):
+        main(["dashboard", "--headless", "--port", "0", "--job-log=~/jobs.jsonl"])
+    assert given[JOB_LOG_VARIABLE] == os.path.realpath(tmp_path / "jobs.jsonl")
+    assert (tmp_path / "jobs.jsonl").is_file()
 
 
 @contextmanager

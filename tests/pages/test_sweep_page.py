@@ -18,6 +18,7 @@ from optimizer.search.records import Question
 from optimizer.search.sweep import STARTER_BITS, STARTER_SPARSITIES, Grid
 from optimizer.store import ledger
 from optimizer.store.items import Line
+from optimizer.store.keys import request_key
 from pages import backlog, consent, devices, tasks
 
 GRID = Grid(replace(PLAIN, model="fashion-mlp", recipe=NORMAL), (0.0, 0.5), (32, 4), (32,), ("openvino",))
@@ -67,6 +68,22 @@ def test_a_link_holds_the_grid(started: Started) -> None:
     asked = decode(newest().asked, Grid)
     assert (asked.sparsities, asked.weight_bits) == ((0, 0.5), (32, 4))
     assert asked.base.recipe.prune.method == "channels"
+
+
+def test_the_results_of_a_grid_that_is_measured_already_are_shown_as_a_sweep(started: Started) -> None:
+    for request in GRID.requests():
+        made = make_result(request.recipe, quick=True)
+        tasks.store().put(replace(made, key=request_key(request), request=request))
+    page = open_page(
+        "sweep", {"model": "fashion-mlp", "sweep_bits": ["32", "4"], "sweep_shares": ["0", "50"]}
+    )
+    assert "4 configurations, 0 to measure.**" in words(page)
+    assert "Start" not in [button.label for button in page.button]
+    page = press(page, "Show the results")
+    sweep = newest()
+    assert (sweep.state, sweep.counts) == ("done", {"done": 4})
+    assert page.query_params["sweep"] == str(sweep.id)
+    assert len(page.dataframe[0].value) == 4
 
 
 @pytest.mark.slow

@@ -87,6 +87,18 @@ def test_several_networks_for_one_side_are_refused(page: AppTest) -> None:
     assert "give one network" in words(page)
 
 
+@pytest.mark.parametrize("name", ["weights.safetensors", "WEIGHTS.SafeTensors"])
+def test_weights_without_a_network_are_refused_by_what_to_give_instead(page: AppTest, name: str) -> None:
+    give(page, "A", name, b"x")
+    page.selectbox(key="side B").set_value("fashion-mlp")
+    page.run()
+    assert not page.exception
+    (said,) = page.error
+    assert f"{name} has weights and no network: give its zip, or ONNX" in said.value
+    assert "Compare" not in [button.label for button in page.button]
+    assert not list(cards.folder().iterdir()), "nothing of it is kept"
+
+
 @pytest.mark.parametrize(
     "written", ["²x3x3", "0x0x0", "3x0x8", "3x-8x8", "3x8", "axbxc", f"3x3x{'9' * 5_000}"]
 )
