@@ -5,6 +5,8 @@ takes tokens does. A module holds its own, so that copies of it, in other proces
 same.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -82,14 +84,21 @@ def made_up_images(shape: tuple[int, ...], count: int) -> np.ndarray:
     return found
 
 
+@contextmanager
+def same_draws(seed: int = 0) -> Iterator[None]:
+    """In the block, what a module draws is the same each time; after it, random numbers go on as before."""
+    with torch.random.fork_rng(devices=()):
+        torch.default_generator.manual_seed(seed)  # of no other device: those are not put back
+        yield
+
+
 @torch.inference_mode()
 def answers(
     module: nn.Module, shape: tuple[int, ...], dtype: torch.dtype = torch.float32, seed: int = 0
 ) -> list[Tensor]:
     """All that it gives for one of its :func:`examples`, the same each time; by ``seed`` where it draws."""
     inputs = examples(module, shape).to(dtype)
-    with torch.random.fork_rng(devices=()):
-        torch.default_generator.manual_seed(seed)  # of no other device: those are not put back
+    with same_draws(seed):
         given = module(inputs)
     return [one for one in tree_leaves(given) if isinstance(one, Tensor)]
 

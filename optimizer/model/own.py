@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 from optimizer.errors import InputError
 from optimizer.formats import listed
 from optimizer.model.computed import HOOKS, computed, copied, replace_computed, uncompiled
-from optimizer.model.examples import agree, answers, examples, forget, hold, noise
+from optimizer.model.examples import agree, answers, examples, forget, hold, noise, same_draws
 from optimizer.model.identity import content
 from optimizer.model.layers import tensors, walk
 from optimizer.model.preprocessing import CROP_SHARE
@@ -254,11 +254,11 @@ def _depends_on_batch(module: nn.Module, shape: tuple[int, ...]) -> bool:
     one, others = examples(module, shape), noise(module, shape, 2)
 
     def beside(other: Tensor) -> list[Tensor]:
-        torch.default_generator.manual_seed(0)
-        given = tree_leaves(module(torch.cat([one, other[None]])))
+        with same_draws():
+            given = tree_leaves(module(torch.cat([one, other[None]])))
         return [part[:1] for part in given if isinstance(part, Tensor) and part.shape[:1] == (2,)]
 
-    with torch.inference_mode(), torch.random.fork_rng(devices=()), suppress(Exception):  # of its own code
+    with torch.inference_mode(), suppress(Exception):  # of its own code
         return not agree(beside(others[0]), beside(others[1]))
     return False
 

@@ -8,6 +8,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from optimizer.model.examples import same_draws
 from optimizer.model.operations import Operations
 
 aten = torch.ops.aten
@@ -74,8 +75,7 @@ def _seen_to_multiply(module: Any) -> bool:
     weight = module.weight
     shape = (weight.shape[1],) if isinstance(module, nn.Linear) else small_input(module)
     products = Products({"weight": weight})
-    with torch.random.fork_rng(devices=()), products:
-        torch.default_generator.manual_seed(0)  # of no other device: those are not put back
+    with same_draws(), products:
         try:
             module.forward(torch.randn(1, *shape, dtype=weight.dtype))  # hooks are those of whoever measures
         except Exception:  # a library's own code: anything may come out of it

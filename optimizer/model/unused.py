@@ -11,7 +11,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from optimizer.formats import listed
-from optimizer.model.examples import answers, examples
+from optimizer.model.examples import answers, examples, same_draws
 from optimizer.model.layers import hooked
 from optimizer.model.operations import Operations
 from optimizer.system.threads import thread_count
@@ -105,12 +105,11 @@ def _traced(module: nn.Module, input_shape: tuple[int, ...]) -> tuple[set[int], 
         # One or two inputs: more threads would wait for each other, long where other work goes on.
         with (
             thread_count(1),
-            torch.random.fork_rng(devices=()),
+            same_draws(),
             torch.inference_mode(False),  # in it a branch would be no operation of its own
             torch.no_grad(),
             hooked(watched),
         ):
-            torch.default_generator.manual_seed(0)
             one, two = (examples(module, input_shape, count) for count in (1, 2))
             with decides, reads:
                 module(one)

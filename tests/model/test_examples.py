@@ -13,7 +13,7 @@ from optimizer.data.memory import in_memory
 from optimizer.engine.faithful import prepare
 from optimizer.errors import InputError
 from optimizer.measurement.given import open_given
-from optimizer.model.examples import HELD, examples, hold, noise
+from optimizer.model.examples import HELD, examples, hold, noise, same_draws
 from optimizer.model.own import own_model
 from optimizer.progress import quiet
 from optimizer.recipe import PruneSpec, QuantizeSpec, Recipe
@@ -180,3 +180,14 @@ def test_an_example_that_is_no_array_is_refused_in_words() -> None:
 def test_tokens_as_whole_numbers_are_asked_for_as_floats() -> None:
     with pytest.raises(InputError, match=r"torch.int64.*Tokens are given as floats too.*x = x.long\(\)"):
         in_memory(TOKENS.long())
+
+
+def test_draws_are_the_same_in_each_block_and_go_on_after_it_as_before() -> None:
+    before = torch.get_rng_state()
+    drawn = []
+    for seed in (0, 0, 1):
+        with same_draws(seed):
+            drawn.append(torch.rand(3))
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], drawn[2])
+    assert torch.equal(torch.get_rng_state(), before)
