@@ -5,7 +5,8 @@ Bytes are decimal (1 kB = 1,000 B).
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 MISSING = "–"
 
@@ -32,16 +33,17 @@ class Formatter:
     """Writes a value in the largest of ``units`` (divisor, suffix) that it reaches, and its interval where
     there is one: ``93.4 % (92.9 to 93.9)``, with at most ``most`` decimals.
 
-    What only rounding would make one of ``exact`` has more of them: ``99.998 %``. So has an end of an
-    interval that would read as one of ``apart``, and a value where that one is not in the interval:
-    ``0.9996× (0.999 to 0.9999)``.
+    Only what is one of the ``exact`` values is written as it: what rounding would make 100 has more decimals,
+    ``99.998 %``. So it is with ``exact_ends`` for the ends of an interval, and for a value where they are
+    not in its interval: ``0.9996× (0.999 to 0.9999)``. With a ``sign`` of ``+`` what is above 0 has one too.
     """
 
     units: tuple[tuple[float, str], ...]
     most: int = 4
     significant: int = 3
     exact: tuple[float, ...] = (0.0,)
-    apart: tuple[float, ...] = (0.0,)
+    exact_ends: tuple[float, ...] = (0.0,)
+    sign: Literal["-", "+"] = "-"
 
     def __call__(self, value: float | None, low: float | None = None, high: float | None = None) -> str:
         text, interval = self.parts(value, low, high)
@@ -54,7 +56,7 @@ class Formatter:
         number = value / divisor
         said = len(f"{number:.9f}".rstrip("0").partition(".")[2])
         places = max(said, min(self.most, decimals(number, None, None, self.significant)))
-        return f"{_signed(number, places)}{suffix}"
+        return f"{self._rounded(number, places)}{suffix}"
 
     def unit(self, value: float) -> tuple[float, str]:
         """The largest that it reaches."""
@@ -83,31 +85,30 @@ class Formatter:
         enough = (
             more
             for more in range(places, self.most + 1)
-            if all(_shown(end, more, self.apart) for end in ends)
+            if all(_shown(end, more, self.exact_ends) for end in ends)
         )
         places = next(enough, places)
         exact = (
             self.exact
             if len(ends) < 2
-            else [one for one in {*self.exact, *self.apart} if not min(ends) <= one <= max(ends)]
+            else [one for one in {*self.exact, *self.exact_ends} if not min(ends) <= one <= max(ends)]
         )
         text = f"{self._written(number, places, exact)}{unit[1]}"
         if lower is None or upper is None:
             return text, ""
-        return text, " to ".join(self._written(end, places, self.apart) for end in ends)
+        return text, " to ".join(self._written(end, places, self.exact_ends) for end in ends)
 
     def _written(self, number: float, places: int, exact: Sequence[float]) -> str:
         enough = (more for more in range(places, self.most + 3) if _shown(number, more, exact))
-        return _signed(number, next(enough, places))
+        return self._rounded(number, next(enough, places))
+
+    def _rounded(self, number: float, places: int) -> str:
+        """With a true minus sign, and never a negative zero."""
+        return f"{round(number, places) + 0.0:{self.sign},.{places}f}".replace("-", "−")
 
 
 def _shown(number: float, places: int, exact: Sequence[float]) -> bool:
     return all(number == one or round(number, places) != one for one in exact)
-
-
-def _signed(number: float, places: int) -> str:
-    """With a true minus sign, and never a negative zero."""
-    return f"{round(number, places) + 0.0:,.{places}f}".replace("-", "−")
 
 
 def significant(value: float, digits: int) -> str:
@@ -146,10 +147,11 @@ format_bytes = Formatter(((1, " B"), (1e3, " kB"), (1e6, " MB"), (1e9, " GB")))
 format_ns = Formatter(((1, " ns"), (1e3, " µs"), (1e6, " ms"), (1e9, " s")))
 """``format_ns(612_300) == "612 µs"``."""
 
-format_percent = Formatter(((1, " %"),), most=2, exact=(0.0, 100.0), apart=(0.0, 100.0))
+format_percent = Formatter(((1, " %"),), most=2, exact=(0.0, 100.0), exact_ends=(0.0, 100.0))
 format_rate = Formatter(((1, " requests/s"),))
-format_ratio = Formatter(((1, "×"),), most=3, apart=(0.0, 1.0))
+format_ratio = Formatter(((1, "×"),), most=3, exact_ends=(0.0, 1.0))
 format_points = Formatter(((1, " points"),), most=2, significant=2)
+format_change = replace(format_points, sign="+")
 format_large = Formatter(((1, ""), (1e3, " k"), (1e6, " M"), (1e9, " G")))
 
 

@@ -17,6 +17,7 @@ from optimizer.formats import (
     capital,
     count,
     format_bytes,
+    format_change,
     format_count,
     format_ns,
     format_p,
@@ -142,7 +143,9 @@ def _accuracy(summary: Summary | ScoreSummary | None, otherwise: str) -> Headlin
         label="Accuracy" if labelled else "Agreement",
         value=value,
         interval=interval,
-        change=_same(summary, drop.verdict.label) if same else _points(-drop.points, -drop.high, -drop.low),
+        change=_same(summary, drop.verdict.label)
+        if same
+        else format_change(-drop.points, -drop.high, -drop.low),
         mood=MOODS.get(drop.verdict, "same"),
         basis=_scored_on(summary, labelled),
         help=f"{METRICS['accuracy' if labelled else 'agreement'].help} {_compared(summary)}"
@@ -340,10 +343,3 @@ def _thresholds(inspection: Inspection) -> str:
     if high - low <= 0.1 * high:  # one threshold: each layer's largest weight to go comes close below it
         return f"; pruned: |w| ≤ {high:.3g}"
     return f"; pruned: |w| ≤ {low:.2g} to {high:.2g}"
-
-
-def _points(points: float, low: float, high: float) -> str:
-    all_three = (points, low, high)
-    places = next((more for more in range(2, 6) if all(not one or round(one, more) for one in all_three)), 2)
-    change, low, high = (round(one, places) + 0.0 for one in all_three)  # no zero is negative
-    return f"{change:+.{places}f} points ({low:+.{places}f} to {high:+.{places}f})".replace("-", "−")

@@ -38,10 +38,27 @@ def test_a_drop_is_told_with_its_sign_and_interval() -> None:
     assert summary.drop.low > 0, "the factory's heavy compression loses accuracy"
     card = headlines(summary, result.inspection)[0]
     assert card.mood == "worse"
-    assert card.change.startswith(f"−{summary.drop.points:.2f} points (−{summary.drop.high:.2f} to ")
-    drop = replace(summary.drop, points=0.016, low=0.004, high=0.03)
-    small = headlines(replace(summary, drop=drop), result.inspection)[0]
-    assert small.change == "−0.016 points (−0.030 to −0.004)"
+    assert (card.change, summary.drop.words) == (
+        "−46.8 points (−47.8 to −45.8)",
+        "46.8 points (45.8 to 47.8)",
+    )
+
+
+@pytest.mark.parametrize(
+    ("points", "low", "high", "written"),
+    [
+        (0.016, 0.004, 0.03, "−0.02 points (−0.03 to −0.004)"),
+        (1.84, 0.84, 3.02, "−1.8 points (−3.0 to −0.8)"),
+        (-1.84, -3.02, -0.84, "+1.8 points (+0.8 to +3.0)"),
+    ],
+)
+def test_a_change_has_the_digits_that_its_interval_leaves_it(
+    points: float, low: float, high: float, written: str
+) -> None:
+    result = make_result(recipe(0.9, 3))
+    summary = summarise(result)
+    drop = replace(summary.drop, points=points, low=low, high=high)
+    assert headlines(replace(summary, drop=drop), result.inspection)[0].change == written
 
 
 def test_the_uncompressed_model_differs_in_nothing() -> None:
