@@ -13,6 +13,7 @@ COMPACT = """
 .st-key-title h2 { padding: 0; font-size: 1.5rem; }
 [data-testid="stMetricValue"] { font-size: 1.7rem; }
 [data-testid="stMetricDelta"] [data-testid="stMarkdownContainer"] p { white-space: normal; }
+.stApp:not(:has([data-testid="stExpandSidebarButton"])) :has(> .st-key-chosen) { display: none; }
 @media (max-width: 40rem) { .stMainBlockContainer { padding: 4rem 1rem 2rem; } }
 @media (min-width: 64rem) {
     .stApp:not(:has([data-testid="stExpandSidebarButton"])) .st-key-title {

@@ -38,6 +38,7 @@ PATIENCE_SECONDS = 4.0
 def main() -> None:
     chosen = sidebar.selection()
     title()
+    sidebar.name_chosen(chosen)
     take_link()
     take_preset(chosen)
     visit = session()

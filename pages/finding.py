@@ -1,15 +1,15 @@
 """Ask a question, get a configuration: limits in, the best that keeps to them out. (Not a page.)"""
 
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import streamlit as st
 
 from optimizer import charts
 from optimizer.analysis.badges import BadgeKind
-from optimizer.analysis.limits import MINIMISED, Limits
+from optimizer.analysis.gate import check_limits
+from optimizer.analysis.limits import BOUNDS, MINIMISED, Limits
 from optimizer.analysis.metrics import metric
-from optimizer.analysis.two_files import EQUAL_DB
 from optimizer.errors import InputError
 from optimizer.export.report import answer_report
 from optimizer.formats import MISSING, count
@@ -31,11 +31,59 @@ CHART_PIXELS = 320
 GOAL = "find_minimise"
 
 
+@dataclass(frozen=True, slots=True)
+class LimitInput:
+    """The control of a limit: the ``field`` of Limits that it sets, and its ``key`` in the address."""
+
+    field: str
+    label: str
+    key: str
+    step: float
+    help: str
+
+
+LIMITS = (
+    LimitInput(
+        "drop_points",
+        "Accuracy lost, points",
+        "find_drop",
+        0.1,
+        "At most so much, by the interval's bound.",
+    ),
+    LimitInput(
+        "sqnr_db",
+        "SQNR, dB",
+        "find_sqnr",
+        1.0,
+        "At least so much of the worst output, by the interval's bound: 40 dB is noise of 1 %, 20 dB of "
+        "10 %.",
+    ),
+    LimitInput(
+        "latency_ms",
+        "Latency, ms",
+        "find_ms",
+        0.1,
+        "Median time of a call with one image, at its steady pace.",
+    ),
+    LimitInput(
+        "latency_ratio",
+        "Latency ratio",
+        "find_ratio",
+        0.05,
+        "That time divided by the uncompressed model's on the same engine: 0.5 is twice as fast. A busy "
+        "machine changes it less than the time itself.",
+    ),
+    LimitInput("size_mb", "File, MB", "find_mb", 0.1, "Of the file that would be served."),
+)
+
+
 def ask() -> int | None:
-    """The form; the number of the question that was asked just now."""
+    """The form; the number of the question that was asked just now. Raises InputError for a limit that can't
+    be: nothing is searched under the others."""
     chosen = sidebar.selection()
     if sidebar.show_problem(chosen):
         return None
+    sidebar.name_chosen(chosen, "")
     question = form()
     if question is None:
         st.info("Give at least one limit.", icon=":material/tune:")
@@ -59,42 +107,18 @@ def ask() -> int | None:
 
 
 def form() -> Question | None:
-    """The question, kept in the address; None without a limit."""
+    """The question, kept in the address; None without a limit. Raises InputError for one that can't be."""
     chosen = sidebar.selection()
-    classes, drop, sqnr = chosen.card.classes, None, None
+    classes = chosen.card.classes
     goals = [name for name in MINIMISED if name != ("sqnr" if classes else "drop")]
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
-        if classes:
-            drop = limit(
-                "Accuracy lost, points", "find_drop", 100.0, 0.1, "At most so much, by the interval's bound."
-            )
-        else:
-            sqnr = limit(
-                "SQNR, dB",
-                "find_sqnr",
-                EQUAL_DB,
-                1.0,
-                "At least so much of the worst output, by the interval's bound: 40 dB is noise of 1 %, 20 dB "
-                "of 10 %.",
-            )
-        latency = limit(
-            "Latency, ms",
-            "find_ms",
-            60_000.0,
-            0.1,
-            "Median time of a call with one image, at its steady pace.",
-        )
-        ratio = limit(
-            "Latency ratio",
-            "find_ratio",
-            100.0,
-            0.05,
-            "That time divided by the uncompressed model's on the same engine: 0.5 is twice as fast. A busy "
-            "machine changes it less than the time itself.",
-        )
-        size = limit("File, MB", "find_mb", 100_000.0, 0.1, "Of the file that would be served.")
-        given = any(value is not None for value in (drop, latency, size, sqnr, ratio))
-        limits = Limits(drop, latency, size, sqnr, ratio) if given else None
+        offered = [one for one in LIMITS if one.field != ("sqnr_db" if classes else "drop_points")]
+        given = {one: value for one in offered if (value := limit(one)) is not None}
+    try:
+        check_limits({f"{one.label}:": (value, *BOUNDS[one.field]) for one, value in given.items()})
+        limits, wrong = Limits(**{one.field: value for one, value in given.items()}), None
+    except InputError as error:
+        limits, wrong = None, error if given else None
     follow_the_limits(usual := limits.usual(classes) if limits else "latency")
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
         minimise = st.selectbox(
@@ -121,6 +145,8 @@ def form() -> Question | None:
             lambda name: ENGINES[name].label,
             "Times of different engines are compared in milliseconds, each loss with its own baseline.",
         )
+    if wrong:
+        raise wrong
     if limits is None:
         return None
     space = replace(Space(), engine=tuple(engines or possible[:1]), threads=(chosen.settings.threads,))
@@ -143,17 +169,16 @@ def follow_the_limits(usual: str) -> None:
     visit.usual_goal = usual
 
 
-def limit(label: str, key: str, highest: float, step: float, words: str) -> float | None:
+def limit(asked: LimitInput) -> float | None:
+    """Without bounds: beyond one a browser keeps to itself what is typed, and the page the value before."""
     value: float | None = st.number_input(
-        label,
-        min_value=0.001,
-        max_value=highest - 0.001,
+        asked.label,
         value=None,
-        step=step,
+        step=asked.step,
         placeholder="no limit",
         width=165,
-        **address.in_address(key),
-        help=words,
+        **address.in_address(asked.key),
+        help=asked.help,
     )
     return value
 

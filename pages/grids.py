@@ -54,8 +54,10 @@ def ask() -> int | None:
                 f"Adds to what was asked for: {before.base.model}, {before.base.recipe.prune.pruner.label}."
             )
         )
-    elif sidebar.show_problem(chosen):
-        return None
+    else:
+        if sidebar.show_problem(chosen):
+            return None
+        sidebar.name_chosen(chosen, "")
     runnable = sidebar.runnable_engines()
     left, right = st.columns(2)
     with left:

@@ -34,6 +34,7 @@ CHOICES = {"explore": "recipe of the Explore page", "int8": "int8 weights and ac
 def main() -> None:
     chosen = sidebar.selection()
     st.header("Latency")
+    sidebar.name_chosen(chosen)
     if sidebar.show_problem(chosen):
         return
     recipe = choose_recipe()

@@ -26,6 +26,7 @@ HISTOGRAM_PIXELS, ROW_PIXELS, AROUND_ROWS_PIXELS = 400, 22, 200
 def main() -> None:
     chosen = sidebar.selection()
     st.header("Layers")
+    sidebar.name_chosen(chosen)
     if sidebar.show_problem(chosen):
         return
     recipe = session().recipe.canonical()

@@ -6,6 +6,7 @@ from pathlib import Path
 import streamlit as st
 from streamlit.navigation.page import Page
 
+from optimizer.analysis.summary import describe_images
 from optimizer.data import uploaded
 from optimizer.data.folders import check_allowed, image_folders, opened_roots
 from optimizer.data.selection import recent_fingerprint
@@ -86,6 +87,7 @@ def sidebar() -> None:
             list(cards),
             index=list(cards).index(tasks.FIRST_MODEL),
             **in_address("model"),
+            on_change=forget_sweep,
             help="Bundled models need no download. Models and data shows accuracy and size of them all.",
         )
         st.caption(plain(describe_card(cards[name])))
@@ -108,6 +110,11 @@ def sidebar() -> None:
     session().selection = SidebarChoice(
         cards[name], data, engine, settings, problem, bool(refused), lacks_images
     )
+
+
+def forget_sweep() -> None:
+    """Have the address name no sweep any more: Sweep shows the newest of the model that is chosen."""
+    st.query_params.pop("sweep", None)
 
 
 def leaves() -> str:
@@ -200,6 +207,15 @@ def show_problem(chosen: SidebarChoice) -> bool:
     if chosen.lacks_images:
         adding_images.uploader()
     return bool(chosen.problem)
+
+
+def name_chosen(chosen: SidebarChoice, engine: str | None = None) -> None:
+    """What a page's figures are of, in a quiet line that is shown while the sidebar, which says it, is folded
+    away; "" for an ``engine`` that the page itself asks for."""
+    engine = engine_info(chosen.engine).label if engine is None else engine
+    parts = filter(None, (chosen.card.name, engine, describe_images(chosen.data)))
+    with st.container(key="chosen"):
+        st.caption(plain(" · ".join(parts)))
 
 
 def describe_card(card: ModelCard) -> str:

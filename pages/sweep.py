@@ -8,7 +8,7 @@ import streamlit as st
 
 from optimizer.errors import InputError
 from optimizer.formats import count
-from optimizer.search.answers import describe, outcome_of
+from optimizer.search.answers import describe, model_of, outcome_of
 from optimizer.store import ledger
 from optimizer.store.items import Sweep
 from pages import address, drawing, finding, grids, sidebar, tasks
@@ -26,37 +26,57 @@ ASKING = {"grid": "A grid", "limits": "The best under limits"}
 NUMBER = re.compile("[0-9]{1,80}")
 """Of a sweep, in an address; Python refuses to read one of thousands of digits."""
 
+MAX_OFFERED = 6
+"""Other models, where the chosen one has no sweep; the history has them all."""
 ANSWER_SECONDS, MAX_ANSWERS = 60, 10_000
 """What questions of the history found is read once in that time; so many are known."""
 
 
 def main() -> None:
-    sidebar.selection()
+    model = sidebar.selection().card.name
     st.header("Sweep")
     asking = address.choice(
         "Ask for", ASKING, "grid", "ask", label_visibility="collapsed", on_change=show_newest
     )
     history = ledger.sweeps(tasks.store())
-    shown = shown_of([sweep for sweep in history if (sweep.answer is None) == (asking == "grid")])
+    alike = [sweep for sweep in history if (sweep.answer is None) == (asking == "grid")]
+    shown = shown_of([sweep for sweep in alike if model_of(sweep) == model])
     new = "New sweep" if asking == "grid" else "New question"
-    with st.expander(
-        new if session().extends is None else f"Extend sweep {session().extends}",
-        expanded="sweep" not in st.query_params or session().extends is not None,
-        icon=":material/grid_on:" if asking == "grid" else ":material/tune:",
+    with (
+        st.expander(
+            new if session().extends is None else f"Extend sweep {session().extends}",
+            expanded="sweep" not in st.query_params or session().extends is not None,
+            icon=":material/grid_on:" if asking == "grid" else ":material/tune:",
+        ),
+        tasks.errors_in_words(),
     ):
-        if asking == "grid":
-            show_asked(grids.ask())
-        else:
-            show_asked(finding.ask())
+        show_asked(grids.ask() if asking == "grid" else finding.ask())
     if shown:
+        if (of := model_of(shown)) != model:
+            st.caption(plain(f"Of {of or 'another version'}; {model} is chosen in the sidebar."))
         show(shown)
+    elif alike:
+        offer_others(alike, model)
     if history:
         show_history(history)
 
 
+def offer_others(history: Sequence[Sweep], model: str) -> None:
+    """Say that there is none of the model, and offer the newest of each other one."""
+    newest: dict[str, Sweep] = {}
+    for sweep in history:
+        newest.setdefault(model_of(sweep), sweep)
+    kind = "sweep" if history[0].answer is None else "question"
+    st.info(plain(f"No {kind} of {model} yet. The newest of other models:"), icon=":material/info:")
+    with st.container(horizontal=True):
+        for other, sweep in [*newest.items()][:MAX_OFFERED]:
+            label = f"{plain(other) or 'Of another version'} (entry {sweep.id})"
+            st.button(label, key=f"show {sweep.id}", on_click=go_to, args=(sweep.id,))
+
+
 def show_newest() -> None:
     """Show what the address names no more, but the newest."""
-    st.query_params.pop("sweep", None)
+    sidebar.forget_sweep()
 
 
 def show_asked(number: int | None) -> None:
@@ -67,7 +87,8 @@ def show_asked(number: int | None) -> None:
 
 
 def shown_of(history: Sequence[Sweep]) -> Sweep | None:
-    """The sweep or question that the address names, else the newest that runs, else the newest."""
+    """The sweep or question that the address names, else the newest of ``history`` that runs, else the
+    newest."""
     named = st.query_params.get("sweep", "")
     if named and not NUMBER.fullmatch(named):
         st.info(plain(f"{named[: address.MAX_TOLD]} is not the number of a sweep."), icon=":material/info:")

@@ -45,6 +45,22 @@ MIN_GAIN = 0.05
 MIN_GAIN_POINTS = 0.1
 MIN_GAIN_DB = 1.0
 
+OPTIONS = {
+    "--max-drop": "drop_points",
+    "--max-latency-ms": "latency_ms",
+    "--max-latency-ratio": "latency_ratio",
+    "--max-size-mb": "size_mb",
+    "--min-sqnr": "sqnr_db",
+}
+BOUNDS = {
+    "drop_points": (0.0, 100.0),
+    "latency_ms": (0.0, math.inf),
+    "latency_ratio": (0.0, math.inf),
+    "size_mb": (0.0, math.inf),
+    "sqnr_db": (MIN_LIMIT, EQUAL_DB),
+}
+"""What each limit has to lie between, the ends left out."""
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -60,15 +76,7 @@ class Limits:
     latency_ratio: float | None = None
 
     def __post_init__(self) -> None:
-        check_limits(
-            {
-                "--max-drop": (self.drop_points, 0, 100),
-                "--max-latency-ms": (self.latency_ms, 0, math.inf),
-                "--max-latency-ratio": (self.latency_ratio, 0, math.inf),
-                "--max-size-mb": (self.size_mb, 0, math.inf),
-                "--min-sqnr": (self.sqnr_db, MIN_LIMIT, EQUAL_DB),
-            }
-        )
+        check_limits({option: (getattr(self, name), *BOUNDS[name]) for option, name in OPTIONS.items()})
 
     @property
     def given(self) -> dict[str, float]:

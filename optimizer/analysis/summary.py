@@ -364,18 +364,26 @@ def _pruned_percent(recipe: Recipe, inspection: Inspection, zeros_percent: float
     return asked if found is None or abs(found - asked) < SAME_PERCENT else found
 
 
-def describe_images(data: DataSpec, total: int) -> str:
-    """The images in words: ``10,000 bundled images`` or ``500 images of photographs``; those of a set that
-    was uploaded without the hash behind its name."""
-    if data.content:
-        return f"{count(total, 'image')} given in memory"
-    if data.path is None:
-        return count(total, "bundled image")
-    name = PurePath(data.path).name
+def describe_images(data: DataSpec, total: int | None = None) -> str:
+    """The images in words: ``10,000 bundled images`` or ``500 images of photographs``, and without their
+    ``total`` ``bundled images``; those of a set that was uploaded without the hash behind its name."""
+    name = "" if data.path is None else PurePath(data.path).name
     called = HASH.sub("", name)
-    if called == LOOSE and called != name:
-        return count(total, "uploaded image")
-    return f"{count(total, 'image')} of {called}"
+    if data.content:
+        kind, place = "image", " given in memory"
+    elif data.path is None:
+        kind, place = "bundled image", ""
+    elif called == LOOSE and called != name:
+        kind, place = "uploaded image", ""
+    else:
+        kind, place = "image", f" of {called}"
+    return (f"{kind}s" if total is None else count(total, kind)) + place
+
+
+def describe_asked_images(data: DataSpec) -> str:
+    """Images before they are counted: ``bundled images``, and ``images of photographs (up to 200)``."""
+    most = f" (up to {data.limit:,})" if data.limit != DataSpec().limit else ""
+    return describe_images(data) + most
 
 
 @cache

@@ -16,14 +16,14 @@ from optimizer.analysis.limits import (
     keeping,
 )
 from optimizer.analysis.metrics import metric
-from optimizer.analysis.summary import label_of, summarise
+from optimizer.analysis.summary import describe_asked_images, label_of, summarise
 from optimizer.errors import InputError
 from optimizer.formats import capital, count, format_share
-from optimizer.records import Result
+from optimizer.records import Result, decode
 from optimizer.search.confirming import loses, loses_elsewhere, lost_words
 from optimizer.search.questions import Answered, answer_of, question_of, so_far
 from optimizer.search.records import Confirmed, Outcome, Question
-from optimizer.search.sweep import describe_asked
+from optimizer.search.sweep import Grid, describe_asked
 from optimizer.store.items import Sweep
 from optimizer.store.results import Store
 
@@ -89,10 +89,19 @@ def limit_words(name: str, value: float) -> str:
 def asked_words(question: Question) -> str:
     """What was asked, in a line."""
     engines, goal = ", ".join(map(engine_label, question.space.engine)), metric(question.minimise)
+    images = describe_asked_images(question.data)
     return (
-        f"{question.model} on {engines}: {goal.label} as {goal.direction[:-2]} as possible with "
+        f"{question.model} on {engines}, {images}: {goal.label} as {goal.direction[:-2]} as possible with "
         f"{limits_words(question)}; {question.budget_seconds:g} s"
     )
+
+
+def model_of(sweep: Sweep) -> str:
+    """The model that a sweep or a question of the ledger is of; "" where another version asked for it."""
+    try:
+        return question_of(sweep).model if sweep.answer is not None else decode(sweep.asked, Grid).base.model
+    except InputError:
+        return ""
 
 
 def describe(sweep: Sweep) -> str:

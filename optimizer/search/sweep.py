@@ -7,6 +7,7 @@ from functools import lru_cache
 from itertools import product
 
 from optimizer.analysis.screening import ScreenedOut
+from optimizer.analysis.summary import describe_asked_images
 from optimizer.analysis.view import Failed, Screened
 from optimizer.data.selection import recent_fingerprint
 from optimizer.errors import InputError, words_of
@@ -97,7 +98,9 @@ def describe_asked(asked: bytes) -> str:
     timed = f", timed on {grid.on}" if grid.on else ""
     engine = ", ".join(engines)
     only = ", the frontier only" if grid.frontier_only else ""
-    return f"{grid.base.model} on {engine}: {pruner.label}, {shares} % at {bits} bits{rounded}{timed}{only}"
+    images = describe_asked_images(grid.base.data)
+    what = f"{pruner.label}, {shares} % at {bits} bits{rounded}{timed}{only}"
+    return f"{grid.base.model} on {engine}, {images}: {what}"
 
 
 def is_frontier_only(asked: bytes) -> bool:

@@ -95,6 +95,16 @@ def test_what_to_do_with_a_sweep_is_on_one_line(visit: Visit) -> None:
         assert first["y"] == second["y"], width
 
 
+def test_what_the_figures_are_of_is_said_where_the_sidebar_is_folded(visit: Visit) -> None:
+    page = visit("/latency?model=fashion-resnet")
+    line = page.get_by_test_id("stMain").get_by_text("fashion-resnet · OpenVINO · bundled images")
+    expect(line).to_be_hidden()
+    for width, shown in ((420, True), (1440, False)):
+        page.set_viewport_size({"width": width, "height": 900})
+        act(page, page.reload)
+        expect(line).to_be_visible(visible=shown)
+
+
 def test_charts_follow_a_switch_between_light_and_dark(visit: Visit) -> None:
     page = visit("/?model=fashion-resnet&method=Magnitude&sparsity=50", color_scheme="light")
     titles = page.locator(".js-plotly-plot .gtitle")

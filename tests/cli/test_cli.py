@@ -156,7 +156,8 @@ def test_a_sweep_that_was_stopped_is_listed_and_goes_on(
     assert "`paretoscope sweep --resume 1` goes on with it" in capsys.readouterr().err
     assert main(["sweeps"]) == 0
     (line,) = capsys.readouterr().out.splitlines()
-    assert "fashion-mlp on OpenVINO: Magnitude, 0, 50 % at 32 bits: 2 configurations" in line
+    images = "bundled images (up to 200)"
+    assert f"fashion-mlp on OpenVINO, {images}: Magnitude, 0, 50 % at 32 bits: 2 configurations" in line
     assert line.endswith("1 done, 1 cancelled")
     assert main(["sweeps", "--json"]) == 0
     said = json.loads(capsys.readouterr().out)

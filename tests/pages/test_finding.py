@@ -80,6 +80,38 @@ def test_a_question_needs_a_limit_and_stands_in_the_ledger_as_a_link_says(starte
     assert sweep.state == "queued"
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        (
+            "find_drop",
+            250.0,
+            "Accuracy lost, points: 250 is not allowed: give a number above 0 and below 100",
+        ),
+        ("find_ms", -1.0, "Latency, ms: -1 is not allowed: give a number above 0"),
+        ("find_mb", 0.0, "File, MB: 0 is not allowed: give a number above 0"),
+    ],
+)
+def test_nothing_is_searched_under_a_limit_that_can_not_be(
+    started: Started, key: str, value: float, said: str
+) -> None:
+    """Nor under the limits beside it, as if it were not there."""
+    page = open_page("sweep", LINK | {"find_ratio": "0.5"})
+    assert "Find" in [button.label for button in page.button]
+    page.number_input(key=key).set_value(value).run()
+    assert said in words(page)
+    assert "Find" not in [button.label for button in page.button]
+    page.number_input(key=key).set_value(None).run()
+    assert "Find" in [button.label for button in page.button]
+
+
+@pytest.mark.parametrize("value", ["inf", "nan", "-inf"])
+def test_a_link_to_a_limit_that_is_no_number_says_that_it_is_left_out(started: Started, value: str) -> None:
+    page = open_page("sweep", LINK | {"find_ms": value, "find_ratio": "0.5"})
+    assert page.number_input(key="find_ms").value is None
+    assert page.toast[0].value.startswith("Settings of this link are left out: find\\_ms")
+
+
 def test_the_history_says_that_sweeps_and_questions_are_numbered_together(started: Started) -> None:
     ledger.create(tasks.store(), b"{}", [Request("fashion-mlp")], "ann")
     page, sweep = asked(find_drop="1")

@@ -42,6 +42,22 @@ def test_a_model_in_a_line_has_its_weights_in_a_unit_of_their_size() -> None:
         assert sidebar.describe_card(replace(card, parameters=parameters)).endswith(f" · {written} weights")
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("explore", "fashion-mlp · torch eager · bundled images"),
+        ("layers", "fashion-mlp · torch eager · bundled images"),
+        ("latency", "fashion-mlp · torch eager · bundled images"),
+        ("sweep", "fashion-mlp · bundled images"),  # which asks for the engines itself
+    ],
+)
+def test_a_page_says_itself_what_its_figures_are_of(stored: AppTest, name: str, said: str) -> None:
+    """Where the sidebar is folded away, nothing else does."""
+    stored.query_params |= {"model": "fashion-mlp", "engine": "torch"}
+    page = go_to(stored, name)
+    assert said in [caption.value for caption in page.main.caption]
+
+
 def test_a_model_without_images_says_what_to_do(stored: AppTest) -> None:
     stored.query_params["model"] = "resnet18"
     page = stored.run()

@@ -22,6 +22,7 @@ from optimizer.store.keys import request_key
 from pages import backlog, consent, devices, tasks
 
 GRID = Grid(replace(PLAIN, model="fashion-mlp", recipe=NORMAL), (0.0, 0.5), (32, 4), (32,), ("openvino",))
+ITS_MODEL = {"model": "fashion-mlp"}
 
 
 def measure_next(noisy: bool = False) -> None:
@@ -96,7 +97,7 @@ def test_a_sweep_of_the_frontier_lists_what_it_left_out_and_is_extended_as_one(s
     measure_next()
     ledger.screen_out(tasks.store(), claimed(tasks.store()), "not on the frontier: 9 errors")
     ledger.cancel(tasks.store(), sweep.id)
-    page = open_page("sweep", {})
+    page = open_page("sweep", ITS_MODEL)
     assert len(page.dataframe[0].value) == 1
     assert "1 configuration screened out: can't be on the frontier." in words(page)
     page.segmented_control(key="sweep_view").set_value("not measured").run()
@@ -116,7 +117,7 @@ def test_a_sweep_of_the_frontier_lists_what_it_left_out_and_is_extended_as_one(s
 def test_a_running_sweep_tells_how_far_it_is_and_is_cancelled_and_resumed(started: Started) -> None:
     store_some(3)
     item = claimed(tasks.store())
-    page = open_page("sweep", {})
+    page = open_page("sweep", ITS_MODEL)
     (line,) = page.get("progress")
     assert line.proto.text.startswith("3 of 4 · about 2 seconds left · now: 50 %")
     page = press(page, "Cancel")
@@ -134,7 +135,7 @@ def test_a_running_sweep_of_the_frontier_tells_what_is_screened_out_and_the_most
     for _ in range(3):
         measure_next()
     ledger.screen_out(tasks.store(), claimed(tasks.store()), "not on the frontier: 9 errors")
-    (line,) = open_page("sweep", {}).get("progress")
+    (line,) = open_page("sweep", ITS_MODEL).get("progress")
     assert line.proto.text.startswith("4 of 6 · 1 screened out · at most about 4 seconds left")
 
 
@@ -161,10 +162,42 @@ def test_the_time_left_has_what_a_question_of_others_may_take(
     assert f"about {seconds} seconds left" in told.proto.text
 
 
+def test_the_newest_sweep_of_the_chosen_model_is_shown(started: Started) -> None:
+    store_some(4)
+    other = replace(GRID, base=replace(GRID.base, model="fashion-vit"))
+    ledger.create(tasks.store(), encode(other), other.requests(), "bob")
+    page = open_page("sweep", ITS_MODEL)
+    assert "**Sweep** (entry 1 of the history)" in words(page)
+    assert "fashion-mlp on OpenVINO, bundled images: " in words(page)
+    page.selectbox(key="model").select("fashion-vit").run()
+    assert "**Sweep** (entry 2 of the history)" in words(page)
+
+
+def test_a_model_without_a_sweep_says_so_and_offers_the_others(started: Started) -> None:
+    store_some(4)
+    store_some(0)
+    page = open_page("sweep", {"model": "fashion-resnet"})
+    assert "No sweep of fashion-resnet yet. The newest of other models:" in words(page)
+    assert not page.dataframe
+    page = press(page, "fashion-mlp (entry 2)")
+    assert page.query_params["sweep"] == "2"
+    assert "Of fashion-mlp; fashion-resnet is chosen in the sidebar." in words(page)
+    page.selectbox(key="model").select("fashion-vit").run()
+    assert "sweep" not in page.query_params, "another model is chosen: what is shown is of that"
+    assert "No sweep of fashion-vit yet." in words(page)
+
+
+def test_images_of_a_sweep_are_named_with_the_most_that_it_takes(started: Started) -> None:
+    data = DataSpec("/photographs/clothes 0123456789ab", limit=200)
+    asked = replace(GRID, base=replace(GRID.base, data=data))
+    ledger.create(tasks.store(), encode(asked), [Request("fashion-mlp")], "ann")
+    assert "fashion-mlp on OpenVINO, images of clothes (up to 200): " in words(open_page("sweep", ITS_MODEL))
+
+
 @pytest.mark.slow
 def test_results_are_shown_and_one_is_opened_or_pinned(started: Started) -> None:
     store_some(4)
-    page = open_page("sweep", {})
+    page = open_page("sweep", ITS_MODEL)
     assert len(page.get("plotly_chart")) == 2
     assert len(page.dataframe[0].value) == 4
     assert "Click a point or tick a row to open it" in words(page)
@@ -228,7 +261,7 @@ def test_sweeps_without_calm_times_are_compared_by_size(started: Started) -> Non
 def test_noisy_times_are_left_out_of_the_frontier_in_words(started: Started) -> None:
     ledger.create(tasks.store(), encode(GRID), GRID.requests(), "ann")
     measure_next(noisy=True)
-    page = open_page("sweep", {})
+    page = open_page("sweep", ITS_MODEL)
     page.segmented_control(key="sweep_view").set_value("on the frontier").run()
     assert "Ranked by accuracy lost and zstd size, as every latency is noisy." in words(page)
     assert len(page.dataframe[0].value) == 1
@@ -240,7 +273,7 @@ def test_noisy_times_are_left_out_of_the_frontier_in_words(started: Started) -> 
 def test_what_was_not_measured_says_why(started: Started) -> None:
     store_some(3)
     ledger.fail(tasks.store(), claimed(tasks.store()), "no *such* engine")
-    page = open_page("sweep", {})
+    page = open_page("sweep", ITS_MODEL)
     page.segmented_control(key="sweep_view").set_value("not measured").run()
     row = ["50 % of layer weights pruned · 4-bit weights", "OpenVINO", "no *such* engine"]
     assert page.dataframe[0].value[["recipe", "engine", "why"]].values.tolist() == [row]
@@ -249,7 +282,7 @@ def test_what_was_not_measured_says_why(started: Started) -> None:
 @pytest.mark.slow
 def test_a_sweep_is_repeated_and_extended(started: Started) -> None:
     store_some(3)
-    page = press(open_page("sweep", {}), "Cancel")
+    page = press(open_page("sweep", ITS_MODEL), "Cancel")
     page = press(page, "Repeat")
     assert (newest().id, newest().state, newest().total) == (2, "running", 4)
     measure_next()
@@ -276,13 +309,13 @@ def test_the_time_that_a_sweep_would_take_is_that_of_its_own_model(
         return seconds_of(requests, each, card)
 
     monkeypatch.setattr(consent, "seconds_of", noted)
-    press(open_page("sweep", {"model": "fashion-vit"}), "Extend")
+    press(open_page("sweep", {"model": "fashion-vit", "sweep": "1"}), "Extend")
     assert (asked[0], asked[-1]) == ("fashion-vit", "fashion-mlp")
 
 
 def test_for_what_is_timed_on_other_machines_the_command_is_shown(started: Started) -> None:
     ledger.create(tasks.store(), encode(GRID), GRID.requests(), "ann", OTHER_MACHINE.key)
-    page = open_page("sweep", {})
+    page = open_page("sweep", ITS_MODEL)
     assert page.code[0].value == "paretoscope sweep --resume 1 --cluster ADDRESS"
     page = press(page, "Cancel")
     assert newest().state == "cancelled"
@@ -397,15 +430,15 @@ def test_time_left_counts_the_slots_that_something_fills(lent: Lent) -> None:
 
 def test_while_the_cluster_is_lost_a_sweep_says_so(lent: Lent) -> None:
     ledger.create(tasks.store(), encode(GRID), GRID.requests(), "ann", OTHER_MACHINE.key)
-    assert not open_page("sweep", {}).warning
+    assert not open_page("sweep", ITS_MODEL).warning
     lent.problem = "the scheduler answers no more"
-    assert "the scheduler answers no more" in open_page("sweep", {}).warning[0].value
+    assert "the scheduler answers no more" in open_page("sweep", ITS_MODEL).warning[0].value
 
 
 def test_what_is_left_to_another_server_says_so(started: Started, monkeypatch: pytest.MonkeyPatch) -> None:
     store_some(1)
     monkeypatch.setattr(ledger, "lacking", lambda store: {1: "the model *mine*"})
-    assert "Waiting for a server that has the model *mine*." in words(open_page("sweep", {}))
+    assert "Waiting for a server that has the model *mine*." in words(open_page("sweep", ITS_MODEL))
 
 
 def test_questions_say_where_they_are_searched(lent: Lent) -> None:
