@@ -95,6 +95,14 @@ def label_of(task: str) -> str:
     return _kind_of(task).label
 
 
+def describe_job(task: str, request: object) -> str:
+    """What a job does and of which model, in words that every visitor may read. Raises InputError for an
+    unknown task."""
+    parts = request if isinstance(request, tuple) else (request,)
+    models = [part.model for part in parts if isinstance(part, Request | ServingRequest | LoadRequest)]
+    return f"{label_of(task)} ({models[0]})" if models else label_of(task)
+
+
 def _kind_of(task: str) -> "JobKind":
     if task not in JOB_KINDS:
         raise unknown("task", task, JOB_KINDS)

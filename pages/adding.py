@@ -3,11 +3,12 @@
 import pandas as pd
 import streamlit as st
 
+from optimizer.data.classes import describe_names, written_names
 from optimizer.data.example import example_image
 from optimizer.data.selection import recent_fingerprint
-from optimizer.errors import ParetoscopeError
+from optimizer.errors import InputError, ParetoscopeError
 from optimizer.model.added import cards, uploads
-from optimizer.model.added.cards import AddedModel, Choices, Examined, Refused, Trial
+from optimizer.model.added.cards import Choices, Examined, Refused, Trial
 from optimizer.model.added.containers import MODEL_FILES
 from optimizer.model.added.hub import check_id
 from optimizer.model.preprocessing import CHANNELS, INTERPOLATIONS, MAX_SIDE, PRESETS, RANGES, Preprocessing
@@ -89,15 +90,11 @@ def _add(task: str, asked: object, data: DataSpec) -> None:
         tasks.move_on([trial] if trial else [])
         tasks.pool().forget(key)  # it may have been removed since
         tasks.start("interactive", "add", (about, choices), key)
+        visit.adding = key, visit.upload[1]
     adding = tasks.pool().get(key)
     if adding and adding.state == "done":
-        tasks.pool().forget(key)
-        visit.chosen = tasks.finished(adding, AddedModel).name
-        if visit.upload[1]:
-            uploads.forget_upload(visit.upload[1])
-            visit.upload = "", ""
-        visit.uploads += 1  # an uploader of its own, with nothing in it
-        st.rerun()
+        visit.adding = key, visit.upload[1]  # another visitor may have added the same
+        st.rerun()  # the sidebar chooses it, on whichever page
     elif adding and adding.over:
         tasks.show_failure(adding)
     elif adding:
@@ -141,8 +138,8 @@ def _choose(about: Examined, data: DataSpec) -> Choices | None:
             key=f"classes {about.file}",
             placeholder=f"Those in the file: {', '.join(about.class_names[:20])}"
             if about.class_names
-            else "One a line, in the order of the outputs. Without them, as many class folders as "
-            "the model has outputs are taken in alphabetical order.",
+            else "One a line, in the order of the outputs, or each with its output: tench 0. Without "
+            "them, as many class folders as the model has outputs are taken in alphabetical order.",
         )
         classifier = st.checkbox(
             "It is a classifier",
@@ -159,7 +156,13 @@ def _choose(about: Examined, data: DataSpec) -> Choices | None:
         except ParetoscopeError as error:
             st.error(plain(error), icon=":material/error:")
             return None
-    names = tuple(line.strip() for line in classes.splitlines() if line.strip())
+    try:
+        names = written_names(classes)
+    except InputError as error:
+        left.error(plain(error), icon=":material/error:")
+        return None
+    if names:
+        left.caption(f"{plain(describe_names(names))}.")
     return Choices(name.strip(), "", preprocessing, names, classifier)
 
 

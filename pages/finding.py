@@ -224,6 +224,8 @@ def goes_on(item: Item, sweep: Sweep) -> None:
         words += f" · {job.message}"
     elif before := ledger.line(tasks.store(), sweep.id).before_next:
         words += f" · {count(before, 'configuration')} of others first"
+        if now := tasks.doing_now("measure"):
+            words += f" · now: {now}"
     st.progress(min(1.0, progress.seconds / question.budget_seconds), plain(words))
     if progress.steps:
         draw_steps(progress.steps, question)

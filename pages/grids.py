@@ -263,10 +263,13 @@ def standing(sweep: Sweep) -> str:
     for item in items:
         if item.state == "running" and item.request:
             job = tasks.pool().get(screening_key(item)) or tasks.pool().get(item.key)
-            doing = f", {job.message}" if job and job.message else ""
-            words.append(f"now: {item.request.recipe.describe(details=False)}{doing}")
+            words.append(f"now: {item.request.recipe.describe(details=False)}")
+            if job and (message := tasks.waiting_words(job) if job.state == "queued" else job.message):
+                words[-1] += f", {message}"
     if line.before_next:
         words.append(f"{count(line.before_next, 'configuration')} of others first")
+        if not sweep.device and (now := tasks.doing_now("measure")):
+            words.append(f"now: {now}")
     return " · ".join(words)
 
 

@@ -47,8 +47,9 @@ class Session:
     ``chosen`` is a model that the sidebar is yet to be set to, and ``chosen_images`` a folder of images;
     ``images_removed`` says that the chosen ones were removed. ``upload`` is the file that lies in the
     uploader, by Streamlit's name and by ours, after ``uploads`` that became models, and ``image_uploads``
-    that became sets of images; ``trial`` is the key of the job that tries its preprocessing; ``kept_uploads``
-    are where those of Compare lie, by Streamlit's names.
+    that became sets of images; ``trial`` is the key of the job that tries its preprocessing; ``adding`` is
+    that of the job that makes it a model, and what that file is called here; ``kept_uploads`` are where those
+    of Compare lie, by Streamlit's names.
     ``swept`` is the result of a sweep that was clicked, ``extends`` the sweep that the controls are to
     extend.
     ``usual_goal`` is what a search is to optimise for, as the limits given last suggest.
@@ -83,6 +84,7 @@ class Session:
     chosen_images: str = ""
     images_removed: bool = False
     upload: tuple[str, str] = ("", "")
+    adding: tuple[str, str] = ("", "")
     uploads: int = 0
     image_uploads: int = 0
     kept_uploads: dict[str, str] = field(default_factory=dict)

@@ -14,6 +14,8 @@ from optimizer.errors import ParetoscopeError
 from optimizer.formats import count, format_bytes, format_large
 from optimizer.methods.engines import ENGINES, engine_info
 from optimizer.model.added import cards as added
+from optimizer.model.added import uploads
+from optimizer.model.added.cards import AddedModel
 from optimizer.records import DataSpec, ModelCard, Request, Settings, digest
 from optimizer.system.environment import describe, environment, threads_available
 from optimizer.system.paths import asset
@@ -78,6 +80,7 @@ def navigation() -> Page:
 
 def sidebar() -> None:
     """Model, images, engine and threads; kept in the address, so that a link restores them."""
+    take_added()
     with st.sidebar:
         cards = catalogue().cards
         if (chosen := session().chosen) and chosen in cards:
@@ -110,6 +113,23 @@ def sidebar() -> None:
     session().selection = SidebarChoice(
         cards[name], data, engine, settings, problem, bool(refused), lacks_images
     )
+
+
+def take_added() -> None:
+    """Choose the model that this visitor had added, on whichever page they are by then."""
+    visit = session()
+    key, upload = visit.adding
+    job = tasks.pool().get(key)
+    if job is None or job.state != "done":
+        return
+    tasks.pool().forget(key)
+    visit.chosen, visit.adding = tasks.finished(job, AddedModel).name, ("", "")
+    if visit.upload[1] == upload:  # else another file lies in the uploader by now
+        visit.uploads += 1  # one of its own, with nothing in it
+        visit.upload = "", ""
+        if upload:
+            uploads.forget_upload(upload)
+    st.toast(plain(f"{visit.chosen} is added, and chosen in the sidebar."), icon=":material/check:")
 
 
 def forget_sweep() -> None:
@@ -311,7 +331,9 @@ def _choose_images(card: ModelCard) -> DataSpec:
         class_index = st.text_input(
             "Class index file",
             **in_address("class_index"),
-            help="Maps folder names to the model's outputs. WordNet ids and class names need none.",
+            help='Which output each folder is: JSON such as `{"tench": 0}`, or text with a name a line in '
+            "the order of the outputs, or a name and its output, `tench 0`. WordNet ids and class names need "
+            "none.",
         )
         limit = whole_number(
             "Maximum images to evaluate", (1, MAX_IMAGES), 1_000, "limit", **by_hand("limit")

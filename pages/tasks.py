@@ -15,7 +15,7 @@ from optimizer.records import Known, Request
 from optimizer.store.keys import request_key
 from optimizer.store.results import Store
 from optimizer.system.process_pool import PATIENT, SERVER, Job, Pool
-from optimizer.work import TARGET, label_of, limits
+from optimizer.work import TARGET, describe_job, label_of, limits
 from pages import consent, job_log
 from pages.markup import plain
 from pages.session import session
@@ -248,8 +248,23 @@ def waiting_words(job: Job) -> str:
     """What a job does that can't tell its share, or what it waits for."""
     if job.state == "running":
         return job.message or label_of(job.task)
-    number = pool().before(job)
-    return f"queued behind {count(number, 'job')}" if number else "queued, next in line"
+    if not (number := pool().before(job)):
+        return "queued, next in line"
+    now = doing_now(job.lane)
+    return f"queued behind {count(number, 'job')}" + (f", now: {now}" if now else "")
+
+
+def doing_now(lane: str) -> str:
+    """What a lane runs, and for whom, in words that every visitor may read; "" where it runs nothing."""
+    running = next((job for job in pool().jobs() if job.lane == lane and job.state == "running"), None)
+    if running is None:
+        return ""
+    doing = describe_job(running.task, running.request)
+    if asked_for(running):
+        return f"{doing} for you"
+    if running.visitors - {SERVER}:
+        return f"{doing} for another visitor"
+    return f"{doing} for a sweep" if running.priority == BACKGROUND and running.task != "find" else doing
 
 
 def conclude_button(job: Job) -> None:

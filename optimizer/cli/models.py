@@ -67,7 +67,8 @@ def add_add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--classes",
         metavar="FILE",
-        help="names of the classes: a text file with one a line, JSON, or a folder with one subfolder each",
+        help="names of the classes: a text file with one a line (in the order of the outputs, or with its "
+        "output, such as `tench 0`), JSON, or a folder with one subfolder each",
     )
     parser.add_argument(
         "--fidelity",

@@ -58,7 +58,8 @@ def add_data_options(parser: argparse.ArgumentParser, default: str) -> None:
     images.add_argument(
         "--class-index",
         metavar="FILE",
-        help="JSON of each folder's output, or text with a folder a line, in the order of the outputs",
+        help="JSON of each folder's output, or text with a folder a line: in the order of the outputs, or "
+        "with its output, such as `tench 0`",
     )
     images.add_argument("--limit", type=int, default=10_000, help="evaluate at most so many images")
 

@@ -17,7 +17,7 @@ JSON_FORMATS = (
     'use JSON such as {"tench": 0}, {"n01440764": {"index": 0, "name": "tench"}} or '
     '{"0": ["n01440764", "tench"]}'
 )
-INDEX_FORMATS = f"{JSON_FORMATS}, or a text file with one class name a line"
+INDEX_FORMATS = f"{JSON_FORMATS}, or a text file with one class name a line, or one and its output: tench 0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +43,8 @@ def read_class_index(path: str | Path) -> list[tuple[str, int]]:
 
     JSON: ``{"n01440764": {"index": 0, "name": "tench"}}``, ``{"0": ["n01440764", "tench"]}``,
     ``{"0": "tench"}`` or ``{"tench": 0}``. Text: one class a line, in the order of the outputs, as a name or
-    as a WordNet id and names. Raises InputError, which says where in the file and never what stands there:
-    any file may be named.
+    as a WordNet id and names; or in any order as a name and its output, ``tench 0`` or ``0: tench``. Raises
+    InputError, which says where in the file and never what stands there: any file may be named.
     """
     file = expand(path)
     is_json = file.suffix.lower() == ".json"
@@ -59,25 +59,47 @@ def read_class_index(path: str | Path) -> list[tuple[str, int]]:
         raise InputError(f"{file} has more than {INDEX_MAX_BYTES:,} bytes, too many for a class index file")
     try:
         text = content.decode("utf-8-sig")
-        entries = json.loads(text) if is_json else None
     except UnicodeDecodeError as error:
         reason = f"not UTF-8 at byte {error.start:,}"
         raise InputError(f"{file} is not a class index file ({reason}): {INDEX_FORMATS}") from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{file} is not a class index file ({error}): {INDEX_FORMATS}") from error
+    return _pairs(text, is_json, f"{file} is not a class index file")
+
+
+def _pairs(text: str, is_json: bool, refused: str) -> list[tuple[str, int]]:
+    """Names and outputs of a class index. Raises InputError, which begins with ``refused``."""
     if not is_json:
-        return [pair for index, line in enumerate(text.splitlines()) for pair in _line_names(line, index)]
+        return _pairs_of_lines(text.splitlines())
+    try:
+        entries = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{refused} ({error}): {INDEX_FORMATS}") from error
     if not isinstance(entries, dict):
-        raise InputError(f"{file} is not a class index file (not a JSON object): {INDEX_FORMATS}")
+        raise InputError(f"{refused} (not a JSON object): {INDEX_FORMATS}")
     pairs = []
     for number, (key, value) in enumerate(entries.items(), 1):
         names = _entry_names(key, value)
         if names is None:
-            raise InputError(
-                f"{file} is not a class index file (entry {number:,} says no output): {INDEX_FORMATS}"
-            )
+            raise InputError(f"{refused} (entry {number:,} says no output): {INDEX_FORMATS}")
         pairs += names
     return pairs
+
+
+NUMBERED = re.compile(
+    r"(?P<first>\d{1,8})[\s,;:=]+(?P<named>\S.*)|(?P<name>.*[^\s,;:=])[\s,;:=]+(?P<last>\d{1,8})"
+)
+"""A line such as ``0: airplane``, ``airplane 0`` or ``airplane,0``."""
+
+
+def _pairs_of_lines(lines: Sequence[str]) -> list[tuple[str, int]]:
+    """Lines with a number each, if all have one and neither names nor numbers are there twice; else names in
+    the order of the outputs, as ``Boeing 707`` beside ``Boeing 747`` are."""
+    found = [NUMBERED.fullmatch(line.strip()) for line in lines if line.strip()]
+    pairs = [(one["named"] or one["name"], int(one["first"] or one["last"])) for one in found if one]
+    names, outputs = {name for name, _ in pairs}, {output for _, output in pairs}
+    apart = len(names) == len(outputs) == len(found) > 1
+    if apart and min(outputs) < len(outputs):  # those of types and years begin higher
+        return pairs
+    return [pair for index, line in enumerate(lines) for pair in _line_names(line, index)]
 
 
 def class_names(path: str | Path) -> tuple[str, ...]:
@@ -85,11 +107,29 @@ def class_names(path: str | Path) -> tuple[str, ...]:
     classes, in alphabetical order. Raises InputError for a file that leaves one out."""
     if expand(path).is_dir():
         return tuple(sorted(list_folder(path).classes))
-    names: dict[int, str] = {}
-    for name, index in read_class_index(path):
-        names[index] = name  # of several the last: a WordNet id comes before the name
+    return _names_of_all(read_class_index(path), str(expand(path)))
+
+
+def written_names(text: str) -> tuple[str, ...]:
+    """A name for each of a model's outputs, as somebody wrote or pasted them: what a class index file holds.
+    Raises InputError for JSON that is none of it, and for names that leave an output out."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    written = "\n".join(lines)
+    pairs = _pairs(written, written.startswith(("{", "[")), "what is written is no list of class names")
+    return _names_of_all(pairs, "what is written")
+
+
+def describe_names(names: Sequence[str]) -> str:
+    """How names were read: ``10 names, from airplane (output 0) to truck (output 9)``."""
+    if len(names) < 2:
+        return "".join(f"1 name: {name} (output 0)" for name in names)
+    return f"{len(names):,} names, from {names[0]} (output 0) to {names[-1]} (output {len(names) - 1:,})"
+
+
+def _names_of_all(pairs: Sequence[tuple[str, int]], where: str) -> tuple[str, ...]:
+    names = {index: name for name, index in pairs}  # of several the last: a WordNet id comes before the name
     if sorted(names) != list(range(len(names))):
-        raise InputError(f"{expand(path)} leaves outputs out: a name is needed for each, from 0 on")
+        raise InputError(f"{where} leaves outputs out: a name is needed for each, from 0 on")
     return tuple(names[index] for index in range(len(names)))
 
 

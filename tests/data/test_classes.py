@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from image_folders import CLASSES, IDS, Fill, write
 
-from optimizer.data.classes import map_classes
+from optimizer.data.classes import describe_names, map_classes, read_class_index, written_names
 from optimizer.errors import InputError
 
 
@@ -56,6 +56,9 @@ def test_a_class_s_own_name_maps_to_it_whatever_the_others_are(names: list[str])
         {"1": "shoe", "2": "a fish, shark"},
         "first\nshoe\nshark\n\n",
         "first\nn12345678 shoe, boot\nn12345679 a fish, shark\n",
+        "shoe 1\nshark 2\n",
+        "2: shark\n1: shoe\n",
+        "shoe,1\nfirst,0\n\nshark,2\n",
     ],
 )
 def test_every_kind_of_class_index_file_is_read(tmp_path: Path, content: object) -> None:
@@ -148,3 +151,37 @@ def test_a_class_index_file_in_the_folder_or_beside_it_is_found(fill: Fill) -> N
     assert targets(["shoe"], beside=top / "set") == {"shoe": 2}
     write(top / "set" / "class_index.json", {"shoe": 2, "other": 999})  # of a larger model
     assert targets(["shoe"], beside=top / "set") == {}
+
+
+@pytest.mark.parametrize(
+    "lines", ["Boeing 707\nAirbus 320\n", "class 0\nclass 1\n", "1st 0\n2nd\n", "tench 0\n"]
+)
+def test_numbers_that_belong_to_names_stay_with_them(tmp_path: Path, lines: str) -> None:
+    path = write(tmp_path / "classes.txt", lines)
+    assert read_class_index(path) == [(name, place) for place, name in enumerate(lines.splitlines())]
+
+
+def test_names_that_somebody_pasted_are_read_as_a_class_index_file() -> None:
+    names = ("airplane", "great white shark", "cat")
+    for text in (
+        "airplane\n\n great white shark \ncat",
+        "cat 2\nairplane 0\ngreat white shark 1\n",
+        '{"cat": 2, "airplane": 0, "great white shark": 1}',
+    ):
+        assert written_names(text) == names
+    assert describe_names(names) == "3 names, from airplane (output 0) to cat (output 2)"
+    assert written_names(" \n") == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("cat 1\nairplane 2\n", "leaves outputs out: a name is needed for each, from 0 on"),
+        ('{"cat": "dog"}', "what is written is no list of class names .entry 1 says no output."),
+        ('["cat"]', "not a JSON object"),
+        ("{", "what is written is no list of class names"),
+    ],
+)
+def test_names_that_can_not_be_read_as_meant_are_refused(text: str, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        written_names(text)

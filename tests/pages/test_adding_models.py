@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from page_runs import press, words
-from started import Started
+from started import Started, go_to
 from streamlit.testing.v1 import AppTest
 
 from optimizer.errors import InputError
@@ -16,6 +16,7 @@ from optimizer.model.added import cards, files, onnx_file, tensors, uploads
 from optimizer.model.added.cards import Examined
 from optimizer.model.cifar_resnet import CifarResNet
 from optimizer.system.uploads import UPLOADS_VARIABLE
+from pages import tasks
 
 NAME = "my net (best).pt"
 
@@ -69,6 +70,38 @@ def test_a_checkpoint_is_looked_into_added_chosen_and_removed(
     assert "cifar-resnet20, weights of your own" in words(page)
     press(page, "Remove")
     assert not cards.added_models()
+
+
+def test_a_model_is_chosen_also_by_a_visitor_who_has_left_the_page(
+    page: AppTest, started: Started, content: bytes
+) -> None:
+    give(page, started, NAME, content)
+    press(page, "Add")
+    page = go_to(page, "complexity")
+    assert page.sidebar.selectbox(key="model").value == tasks.FIRST_MODEL
+    started.do("add")
+    started.catalogue = listed()
+    page.run()
+    assert page.sidebar.selectbox(key="model").value == "my-net-best"
+    assert page.toast[0].value == "my-net-best is added, and chosen in the sidebar."
+    page.selectbox(key="model").select("fashion-vit").run()
+    assert page.run().selectbox(key="model").value == "fashion-vit", "it is chosen once"
+    cards.remove("my-net-best")
+
+
+def test_class_names_say_how_they_are_read(page: AppTest, started: Started, content: bytes) -> None:
+    give(page, started, NAME, content)
+    area = next(area for area in page.text_area if area.label == "Class names")
+    area.set_value("cat 2\nairplane 0\n*ship* 1").run()
+    assert "3 names, from airplane (output 0) to cat (output 2)." in words(page)
+    assert has_button(page, "Add")
+    next(area for area in page.text_area if area.label == "Class names").set_value('{"cat": "x"}').run()
+    assert "what is written is no list of class names (entry 1 says no output)" in page.error[0].value
+    assert not has_button(page, "Add")
+
+
+def has_button(page: AppTest, label: str) -> bool:
+    return any(button.label == label for button in page.button)
 
 
 @pytest.mark.slow

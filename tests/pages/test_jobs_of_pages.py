@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 from factories import make_result
+from started import Started
 
+from optimizer.analysis.two_files import CompareRequest, NetworkRef
 from optimizer.errors import UnavailableError
 from optimizer.recipe import PruneSpec, Recipe
 from optimizer.records import Request
@@ -31,6 +33,45 @@ def test_the_pool_calls_tasks_what_the_screen_calls_them(monkeypatch: pytest.Mon
     monkeypatch.setattr(tasks, "Pool", NoPool)
     tasks.pool.__wrapped__()  # type: ignore[attr-defined]
     assert made[0]["labels"]("measure for") == "measuring"
+
+
+@pytest.mark.parametrize(
+    ("task", "asked", "visitors", "priority", "said"),
+    [
+        ("measure", Request("fashion-vit"), {"ann"}, 0, "measuring (fashion-vit) for another visitor"),
+        ("measure", Request("fashion-vit"), {"", "bob"}, 10, "measuring (fashion-vit) for you"),
+        ("measure", Request("fashion-vit"), {""}, 10, "measuring (fashion-vit) for a sweep"),
+        ("find", 3, {""}, 10, "searching for a configuration"),
+        ("anatomy", (Request("fashion-vit"), "a layer"), {"ann"}, 0, "compressing (fashion-vit) for another"),
+        (
+            "compare",
+            CompareRequest(NetworkRef("my secret"), NetworkRef("b")),
+            {"ann"},
+            0,
+            "comparing two files",
+        ),
+    ],
+)
+def test_what_waits_says_what_it_waits_for(
+    started: Started,
+    monkeypatch: pytest.MonkeyPatch,
+    task: str,
+    asked: object,
+    visitors: set[str],
+    priority: int,
+    said: str,
+) -> None:
+    """Nothing that another visitor named: neither files nor folders nor recipes."""
+    monkeypatch.setattr(tasks, "visitor", lambda: "bob")
+    started.listed["first"] = Job("first", task, asked, "measure", priority, visitors=frozenset(visitors))
+    waits = started.submit("measure", "measure", Request("fashion-mlp"), "second", visitor="bob")
+    assert tasks.waiting_words(waits) == "queued behind 1 job"
+    started.listed["first"].state = "running"
+    words = tasks.waiting_words(waits)
+    assert words.startswith(f"queued behind 1 job, now: {said}")
+    assert "secret" not in words
+    started.listed["other lane"] = Job("x", "measure", asked, "interactive", 0, state="running")
+    assert tasks.waiting_words(waits) == words
 
 
 def test_what_a_worker_keeps_under_another_key_is_not_asked_for_for_ever(
