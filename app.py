@@ -20,7 +20,9 @@ COMPACT = """
         margin: -4.2rem 0 -1.5rem; position: relative; z-index: 1000000; pointer-events: none;
     }
 }
+.swipe { margin: 0; font-size: 0.875rem; opacity: 0.6; }
 @media (min-width: 40rem) {
+    [data-testid="stElementContainer"]:has(.swipe) { display: none; }
     [data-testid="stColumn"]:has([data-testid="stMetric"]) { min-width: min(9rem, 100%); }
     [data-testid="stColumn"]:has(.stPlotlyChart) { min-width: min(22rem, 100%); }
     [class*="st-key-charts-"] [data-testid="stColumn"] { min-width: min(27rem, 100%); }

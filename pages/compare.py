@@ -105,7 +105,7 @@ def configurations() -> None:
     same = COLUMNS[: COLUMNS.index(Column.RECIPE)]
     alike = [column.label for column in same if table[column.label].nunique() == 1]
     shown = [one.label for one in COLUMNS if one.label in table and one.label not in alike]
-    st.dataframe(table, column_order=shown, column_config=drawing.RECIPE_COLUMN, hide_index=True)
+    drawing.table(table, column_order=shown, column_config=drawing.RECIPE_COLUMN)
     if reference:
         st.caption(AGAINST)
     with st.container(horizontal=True):

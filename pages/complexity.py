@@ -9,6 +9,7 @@ from optimizer.analysis.conclusions import as_json, lesson, of_each
 from optimizer.analysis.scaling import STACK, ComplexityRequest, ComplexityRun, ExecutionKind
 from optimizer.analysis.statistics import LatencyVerdict
 from optimizer.charts.complexity import Quantity
+from optimizer.charts.spec import Lines
 from optimizer.formats import format_ns, format_ratio, format_share
 from optimizer.records import ModelCard
 from pages import address, consent, drawing, sidebar, tasks
@@ -51,16 +52,14 @@ def main() -> None:
         )
     effects(run, request.removed_share)
     points, fits, n_label = growth.frame(run), growth.fits(run), scaling.n_label(run)
-    for column, quantity in zip(st.columns(2), QUANTITIES, strict=True):
-        with column:
-            info = charts.complexity_info(points, fits, quantity, n_label)
-            drawing.chart(info, quantity, height=380)
+    drawn: dict[str, Lines] = {one: charts.complexity_info(points, fits, one, n_label) for one in QUANTITIES}
+    drawing.chart_row(drawn, 380)
     st.subheader("What the numbers say")
     drawing.sentences(lesson(run))
     with st.expander("Each execution in words, and the slopes"):  # which the cards say in short
         drawing.sentences(of_each(run, runs.values()))
     with st.expander("Operations, layer by layer"):
-        st.dataframe(scaling.counts(run), hide_index=True)
+        drawing.table(scaling.counts(run))
         for reason in run.skipped:
             st.caption(plain(reason))
     drawing.take_away("complexity", run, growth.frame, as_json)

@@ -7,17 +7,18 @@ from typing import Any, Literal, TypeVar
 
 import pandas as pd
 import streamlit as st
+from plotly.graph_objects import Figure
 
 from optimizer.analysis import stored
 from optimizer.analysis.badges import BadgeKind
 from optimizer.analysis.frame import Column
 from optimizer.analysis.headline import Headline, Mood
 from optimizer.analysis.summary import Summary
-from optimizer.charts import alternative, figure
+from optimizer.charts import align, alternative, figure
 from optimizer.charts.spec import Lines, Parallel, Stacks
 from optimizer.export.pictures import chrome
 from optimizer.export.tables import file_name
-from optimizer.formats import capital
+from optimizer.formats import capital, count
 from optimizer.methods.artifacts import ARTIFACTS, as_zip
 from optimizer.methods.exporters import EXPORTERS, ExporterInfo
 from optimizer.records import Request
@@ -29,6 +30,8 @@ from pages.markup import plain
 T = TypeVar("T")
 RECIPE_COLUMN = {Column.RECIPE.label: st.column_config.TextColumn(width=272)}
 """Of a table: it would else stay as wide as the first results need it, and hide what is right of it."""
+MAX_NARROW = 2
+"""Columns that a telephone shows beside each other."""
 MAX_DRAWN = 3_000
 """Results of one model in a chart, those that were measured last: a browser is sent each of them."""
 Colour = Literal["red", "orange", "green", "violet", "gray"]
@@ -134,7 +137,27 @@ def chart(
 
     ``on_click`` is given the key of the result whose point was clicked.
     """
+    _draw(_figure(info, height), info, key, on_click)
 
+
+def chart_row(
+    infos: Mapping[str, Lines], height: int = 240, on_click: Callable[[str], None] | None = None
+) -> None:
+    """Charts by their keys, side by side, as :func:`chart` each: of one height, their plots at one level."""
+    figures = [_figure(info, height) for info in infos.values()]
+    align(figures)
+    for column, drawn, (key, info) in zip(st.columns(len(infos)), figures, infos.items(), strict=True):
+        with column:
+            _draw(drawn, info, key, on_click)
+
+
+def _figure(info: Lines | Stacks | Parallel, height: int) -> Figure:
+    return figure(info, dark=st.context.theme.type == "dark", height=height)
+
+
+def _draw(
+    drawn: Figure, info: Lines | Stacks | Parallel, key: str, on_click: Callable[[str], None] | None
+) -> None:
     def clicked() -> None:
         keys = [point.get("customdata") for point in st.session_state[key].selection.points]
         for one in filter(None, keys):
@@ -142,7 +165,7 @@ def chart(
             on_click(one if isinstance(one, str) else one[0])
 
     st.plotly_chart(
-        figure(info, dark=st.context.theme.type == "dark", height=height),
+        drawn,
         theme=None,
         key=key,
         alt=alternative(info),
@@ -179,6 +202,24 @@ def badge_row(found: Mapping[BadgeKind, str]) -> None:
     with st.container(horizontal=True, gap="xsmall"):
         for kind, words in found.items():
             st.badge(kind.label, color=BADGE_COLOURS[kind], help=plain(words))
+
+
+def table(
+    rows: pd.DataFrame | Sequence[Mapping[str, object]],
+    column_order: Sequence[str] | None = None,
+    **more: Any,
+) -> None:
+    """A table, and where it is narrow how to come to the columns that it hides."""
+    made = pd.DataFrame(rows)
+    st.dataframe(made, column_order=column_order, hide_index=True, **more)
+    shown = made.columns if column_order is None else made.columns.intersection(list(column_order))
+    how_to_swipe(len(shown))
+
+
+def how_to_swipe(columns: int) -> None:
+    """On a telephone alone (the style of ``swipe`` in the entry)."""
+    if columns > MAX_NARROW:
+        st.html(f'<p class="swipe">{count(columns, "column")}: swipe the table sideways to see them all.</p>')
 
 
 def sentences(words: Iterable[str]) -> None:

@@ -253,18 +253,23 @@ def draw(
     (``cursor``, in percent): latency of what was ``timed`` alike, on any engine; the others of ``results``,
     with however many threads. ``busy`` says whether something of it is being measured."""
 
-    def curve(info: Lines, name: str) -> None:
-        waits = busy and info.empty == NO_RESULTS
-        drawing.chart(replace(info, empty=BEING_MEASURED) if waits else info, name)
+    def curve(info: Lines) -> Lines:
+        return replace(info, empty=BEING_MEASURED) if busy and info.empty == NO_RESULTS else info
 
-    engine = sidebar.selection().engine
-    left, right = st.columns(2)
-    with left:
-        curve(charts.accuracy_info(results, key, cursor), "accuracy")
-        curve(charts.latency_info(timed, key, cursor, engine=engine), "latency")
-    with right:
-        curve(charts.size_info(results, key), "size")
-        curve(charts.frontier_info(results, key), "frontier")
+    chosen = sidebar.selection()
+    score, loss = ("accuracy", "drop") if chosen.card.classes else ("sqnr", "sqnr")
+    drawing.chart_row(
+        {
+            "accuracy": curve(charts.accuracy_info(results, key, cursor, score)),
+            "size": curve(charts.size_info(results, key)),
+        }
+    )
+    drawing.chart_row(
+        {
+            "latency": curve(charts.latency_info(timed, key, cursor, engine=chosen.engine)),
+            "frontier": curve(charts.frontier_info(results, key, loss=loss)),
+        }
+    )
 
 
 def toolbar(

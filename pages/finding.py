@@ -10,6 +10,7 @@ from optimizer.analysis.badges import BadgeKind
 from optimizer.analysis.gate import check_limits
 from optimizer.analysis.limits import BOUNDS, MINIMISED, Limits
 from optimizer.analysis.metrics import metric
+from optimizer.charts.spec import Lines
 from optimizer.errors import InputError
 from optimizer.export.report import answer_report
 from optimizer.formats import MISSING, count
@@ -228,12 +229,11 @@ def goes_on(item: Item, sweep: Sweep) -> None:
             words += f" · now: {now}"
     st.progress(min(1.0, progress.seconds / question.budget_seconds), plain(words))
     if progress.steps:
-        draw_steps(progress.steps, question)
+        drawing.chart(steps_info(progress.steps, question), "search", CHART_PIXELS)
 
 
-def draw_steps(steps: tuple[Step, ...], question: Question) -> None:
-    limit = question.limits.given.get(question.minimise)
-    drawing.chart(charts.search_info(steps, question.minimise, limit), "search", CHART_PIXELS)
+def steps_info(steps: tuple[Step, ...], question: Question) -> Lines:
+    return charts.search_info(steps, question.minimise, question.limits.given.get(question.minimise))
 
 
 def show_answer(found: Answered) -> None:
@@ -255,17 +255,12 @@ def show_answer(found: Answered) -> None:
                 f"the best with {'less' if one.limit == 'sqnr' else 'more'} {relaxed(found, one)}",
             )
     if found.measured:
-        left, right = st.columns(2)
-        with left:
-            cost = "file_size" if answer.question.minimise == "file_size" else "latency"
-            info = charts.frontier_info(found.shown, best.key if best else None, cost=cost)
-            drawing.chart(info, "found", CHART_PIXELS)
-        with right:
-            draw_steps(answer.progress.steps, answer.question)
+        cost = "file_size" if answer.question.minimise == "file_size" else "latency"
+        frontier = charts.frontier_info(found.shown, best.key if best else None, cost=cost)
+        steps = steps_info(answer.progress.steps, answer.question)
+        drawing.chart_row({"found": frontier, "search": steps}, CHART_PIXELS)
     with st.expander("Everything that was tried"):
-        st.dataframe(
-            trial_frame(found), hide_index=True, placeholder=MISSING, alt="Everything that was tried"
-        )
+        drawing.table(trial_frame(found), placeholder=MISSING, alt="Everything that was tried")
 
 
 def buttons(sweep: Sweep, found: Answered | None) -> int | None:

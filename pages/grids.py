@@ -283,13 +283,13 @@ def draw(results: Sequence[Summary], others: Mapping[str, Sequence[Summary]]) ->
         drawing.chart(charts.parallel_info(results), "sweep parallel", 340)
         return
     taken = session().swept or None
-    for column, cost in zip(st.columns(2), ("compressed_size", "latency"), strict=True):
-        with column:
-            if others:
-                info = charts.frontiers_info({"this sweep": results, **others}, taken, cost)
-            else:
-                info = charts.frontier_info(results, taken, cost)
-            drawing.chart(info, f"sweep {cost}", 300, on_click=take)
+    drawn = {
+        f"sweep {cost}": charts.frontiers_info({"this sweep": results, **others}, taken, cost)
+        if others
+        else charts.frontier_info(results, taken, cost)
+        for cost in ("compressed_size", "latency")
+    }
+    drawing.chart_row(drawn, 300, on_click=take)
     for name, theirs in others.items():
         st.caption(sweep_comparison.words(results, theirs, name))
 
@@ -324,7 +324,7 @@ def table(
         )
     if view == "not measured":
         rows = rows_of([item for item in items if item.key not in results])
-        st.dataframe(pd.DataFrame(rows), hide_index=True) if rows else st.caption("Everything is measured.")
+        drawing.table(pd.DataFrame(rows)) if rows else st.caption("Everything is measured.")
         return
     if not measured:
         st.caption("Nothing is measured yet.")
@@ -345,11 +345,10 @@ def table(
         for number in st.session_state["sweep_table"].selection.rows:
             take(keys[number])
 
-    st.dataframe(
+    drawing.table(
         made,
         column_order=wanted,
         column_config=drawing.RECIPE_COLUMN,
-        hide_index=True,
         on_select=take_row,
         selection_mode="single-row",
         key="sweep_table",

@@ -53,9 +53,7 @@ def show_unreadable(rows: list[Unreadable]) -> None:
         return
     st.subheader("Can't be read")
     st.warning(plain(describe_unreadable(rows)), icon=":material/warning:")
-    st.dataframe(
-        pd.DataFrame([{"what": row.kind, "row": row.row, "why": row.reason} for row in rows]), hide_index=True
-    )
+    drawing.table(pd.DataFrame([{"what": row.kind, "row": row.row, "why": row.reason} for row in rows]))
     if st.button("Remove what can't be read", icon=":material/delete:"):
         tasks.store().forget_unreadable(rows)
         tasks.pool().forget(CHECK)
@@ -67,7 +65,7 @@ def show_failures(failures: list[Failure]) -> None:
         return
     st.subheader("Failed")
     newest = {failure.key: failure for failure in reversed(failures)}
-    st.dataframe(pd.DataFrame([row(failure) for failure in newest.values()]), hide_index=True)
+    drawing.table(pd.DataFrame([row(failure) for failure in newest.values()]))
     key = st.selectbox("Failed measurement", list(newest), format_func=lambda key: label(newest[key]))
     st.text(newest[key].message)
     with st.container(horizontal=True):

@@ -89,15 +89,12 @@ def serve(request: Request) -> None:
         empty = charts.serving_info(None)
         drawing.chart(replace(empty, empty=BEING_MEASURED) if waits else empty, "serving", 200)
         return
-    left, right = st.container(key="charts-serving").columns(2)
-    with left:
-        drawing.chart(charts.serving_info(run, limit_ns, best), "serving", CHART_PIXELS)
-    with right:
-        height = max(CHART_PIXELS, AROUND_ROWS_PIXELS + ROW_PIXELS * len(grid))
-        drawing.chart(charts.gains_info(run), "gains", height)
+    drawn = {"serving": charts.serving_info(run, limit_ns, best), "gains": charts.gains_info(run)}
+    with st.container(key="charts-serving"):
+        drawing.chart_row(drawn, max(CHART_PIXELS, AROUND_ROWS_PIXELS + ROW_PIXELS * len(grid)))
     drawing.sentences(serving.conclusions(run))
     with st.expander("Every configuration, and torch eager beside it"):
-        st.dataframe(serving.rows(run), hide_index=True, alt="Every configuration that was served")
+        drawing.table(serving.rows(run), alt="Every configuration that was served")
         st.caption(
             "Ratios are to the uncompressed model on the same engine, with the same batch size, threads, "
             "streams and folding. The last column is the ratio to torch eager, another engine: no baseline."
@@ -274,9 +271,8 @@ def kernels(request: Request) -> None:
         height = max(CHART_PIXELS, AROUND_ROWS_PIXELS + ROW_PIXELS * len(info.y.categories))
         drawing.chart(info, "kernels", height)
     with st.expander("Every operation"):
-        st.dataframe(
+        drawing.table(
             coverage.frame(run),
-            hide_index=True,
             placeholder=MISSING,
             alt="Every operation that ran",
             column_config={"share": st.column_config.NumberColumn(format="percent")},

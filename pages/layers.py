@@ -105,9 +105,8 @@ def coupled(job: Job) -> None:
         "Layers whose output channels are tied. Divergence of the outputs (KL, nats) when all of them are "
         "pruned together to their share of 60 % sparsity, and the sum of when each is pruned alone."
     )
-    st.dataframe(
+    drawing.table(
         group_rows(found),
-        hide_index=True,
         alt="Coupled layers: divergence when all of them change, and when each does alone",
         column_config={
             "layers": st.column_config.TextColumn(width="large"),
@@ -165,6 +164,7 @@ def edit(request: Request, inspection: Inspection) -> None:
             ),
         },
     )
+    drawing.how_to_swipe(len(shown.columns))
     with tasks.errors_in_words():
         wanted = overrides_of(edited.assign(layer=table["layer"]).to_dict("records"))
         if wanted != overrides_of(table.to_dict("records")):

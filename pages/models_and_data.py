@@ -40,9 +40,8 @@ def main() -> None:
     st.subheader("Models")
     for problem in catalogue.problems:
         st.warning(plain(problem), icon=":material/extension_off:")
-    st.dataframe(
+    drawing.table(
         pd.DataFrame([row(card) for card in catalogue.cards.values()]),
-        hide_index=True,
         placeholder=MISSING,
         column_config={
             "top-1": st.column_config.NumberColumn(
@@ -170,7 +169,7 @@ def read_images(chosen: SidebarChoice) -> bool:
     if report.mapping.mapped:
         mapped = count(len(report.mapping.mapped), "class", "classes")
         with st.expander(f"{mapped} mapped, {len(report.mapping.unmapped):,} not"):
-            st.dataframe(pd.DataFrame(report.mapping.mapped), hide_index=True)
+            drawing.table(pd.DataFrame(report.mapping.mapped))
             if report.mapping.unmapped:
                 st.markdown("Not mapped: " + ", ".join(map(plain, report.mapping.unmapped)))
     return True

@@ -165,9 +165,8 @@ def show_history(history: Sequence[Sweep]) -> None:
             for number in st.session_state["sweep_history"].selection.rows:
                 go_to(history[number].id)
 
-        st.dataframe(
+        drawing.table(
             pd.DataFrame(rows),
-            hide_index=True,
             on_select=go,
             selection_mode="single-row",
             key="sweep_history",

@@ -144,10 +144,10 @@ def _compare(request: CompareRequest) -> None:
 
 def _show(run: TwoFiles) -> None:
     st.markdown(f"**{plain(two_files_words.sentence(run))}**")
-    st.dataframe(two_files_words.figures(run), hide_index=True, alt="The two beside each other")
+    drawing.table(two_files_words.figures(run), alt="The two beside each other")
     drawing.sentences(two_files_words.conclusions(run))
     st.subheader("Outputs")
-    st.dataframe(fidelity.rows(run.outputs), hide_index=True, alt="How far each output lies from the other's")
+    drawing.table(fidelity.rows(run.outputs), alt="How far each output lies from the other's")
     where = f"On {two_files_words.images_words(run)}, by {engine_label(run.engine)}"
     st.caption(plain(f"{where}. Intervals are of 95 %, over the images."))
     if run.layers:
@@ -155,9 +155,8 @@ def _show(run: TwoFiles) -> None:
         height = AROUND_ROWS_PIXELS + ROW_PIXELS * len(run.layers)
         drawing.chart(charts.parting_info(run), "parting", height)
         with st.expander("Every layer that both have"):
-            st.dataframe(
+            drawing.table(
                 two_files_words.layer_frame(run),
-                hide_index=True,
                 placeholder=MISSING,
                 alt="Every layer that both have",
                 column_config={"SQNR": st.column_config.NumberColumn("SQNR, dB", format="%.1f")},

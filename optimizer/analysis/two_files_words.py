@@ -178,7 +178,8 @@ def figures(run: TwoFiles) -> list[dict[str, str]]:
         found.insert(0, ("accuracy", first, second, f"{drop.words} lost, {drop.verdict.label}"))
     if alike:
         found.insert(0, ("same top-1 class", "", "", format_percent(alike.value, alike.low, alike.high)))
-    return [dict(zip(("", *names(run), "B against A"), row, strict=True)) for row in found]
+    heads = ("", f"A: {run.a.name}", f"B: {run.b.name}", "B against A")
+    return [dict(zip(heads, row, strict=True)) for row in found]
 
 
 def _ran(side: Side) -> str:

@@ -8,7 +8,7 @@ from optimizer.charts.accuracy import accuracy_info
 from optimizer.charts.alternative import alternative
 from optimizer.charts.compare import compare_info
 from optimizer.charts.complexity import complexity_info
-from optimizer.charts.drawing import figure
+from optimizer.charts.drawing import align, figure
 from optimizer.charts.frontier import frontier_info, frontiers_info
 from optimizer.charts.histogram import histogram_info
 from optimizer.charts.kernels import kernels_info, parts_info
@@ -25,6 +25,7 @@ from optimizer.charts.two_files import parting_info
 
 __all__ = [
     "accuracy_info",
+    "align",
     "alternative",
     "brief",
     "compare_info",

@@ -18,15 +18,19 @@ from optimizer.formats import count
 
 
 def accuracy_info(
-    results: Iterable[Measured], selected: str | None = None, cursor: float | None = None
+    results: Iterable[Measured],
+    selected: str | None = None,
+    cursor: float | None = None,
+    score: str = "accuracy",
 ) -> Lines:
     """Accuracy against sparsity, one line a bit width.
 
     ``selected`` is a result's key; ``cursor`` is the sparsity in percent of one that is not measured yet.
+    ``score`` is the metric before there are results, which tell it: ``sqnr`` of a network without classes.
     """
     summaries = [summarise(result) for result in results]
     agreement = bool(summaries) and all(summary.reference == "baseline" for summary in summaries)
-    name = quality("accuracy", summaries)
+    name = quality(score, summaries)
     title = "agreement with the uncompressed model" if agreement else "top-1 accuracy"
     heading = f"{'Agreement' if agreement else 'Accuracy'} against sparsity"
     if name == "sqnr":

@@ -31,6 +31,8 @@ MAX_LETTERS = 56
 LINE_PIXELS = 16
 LEGEND_PIXELS = 42
 """From the axis down to the legend: tick labels and the axis title lie between."""
+AROUND_LEGEND_PIXELS = 22
+"""What plotly adds to a legend's rows: 10 inside it, and 12 below."""
 LEGEND_WIDTH, ENTRY_PIXELS, LETTER_PIXELS, ROW_PIXELS = 420, 46, 5.6, 19
 """How wide a legend is taken to be, which only the browser knows; what each of its entries takes beside its
 letters, and each of its rows."""
@@ -147,6 +149,7 @@ def _figure_of_stacks(info: Stacks, dark: bool = False, height: int | None = Non
                 "hovertext": [one.hover if one else "" for one in found],
             }
         )
+    layout["height"] += ROW_PIXELS * (_legend_rows([style.name for style in info.parts.values()]) - 1)
     layout |= {
         "barmode": "stack",
         "bargap": 0.35,
@@ -191,6 +194,24 @@ def _figure_of_parallel(info: Parallel, dark: bool = False, height: int | None =
         "rangefont": {"size": 1, "color": "rgba(0,0,0,0)"},  # the ends stand on the axis as ticks
     }
     return go.Figure([trace], layout)
+
+
+def align(figures: Sequence[go.Figure]) -> None:
+    """Give figures that stand side by side one height, and their plots one level: above and below each as
+    much room as the one takes that has most lines in its heading or rows in its legend."""
+    height = max(one.layout.height for one in figures)
+    top = max(one.layout.margin.t for one in figures)
+    rows = max(_legend_rows(names) if (names := _named(one)) else 0 for one in figures)
+    bottom = LEGEND_PIXELS + AROUND_LEGEND_PIXELS + ROW_PIXELS * rows if rows else MARGIN["b"]
+    for one in figures:
+        one.update_layout(height=height, margin={"t": top, "b": bottom})
+        one.update_layout(legend_y=-LEGEND_PIXELS / max(LEGEND_PIXELS, height - top - bottom))
+
+
+def _named(of: go.Figure) -> list[str]:
+    """The entries of its legend, where it has one."""
+    names = [trace.name for trace in of.data if trace.showlegend is not False]
+    return [] if of.layout.showlegend is False or len(names) < 2 else names
 
 
 def row_pixels(axis: Axis) -> int:

@@ -11,7 +11,7 @@ from optimizer.charts.points import bits_role
 from optimizer.charts.spec import Axis, Parallel
 
 FOUND = ("accuracy", "compressed_size", "latency")
-HOW_TO = "drag along an axis to see only what lies there"
+HOW_TO = "arrow: better · drag along an axis to filter"
 
 
 def parallel_info(results: Iterable[Measured]) -> Parallel:

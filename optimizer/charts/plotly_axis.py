@@ -2,9 +2,7 @@
 
 import html
 import math
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from optimizer.charts.spec import Axis
@@ -17,6 +15,7 @@ PREFIXED = {"B": format_bytes, "ns": format_ns, "": format_large}
 ON_TICKS = ("B", "ns", "×")
 """The other units are in the title."""
 ARROWS_UP = {"lower": "↓ better", "higher": "↑ better", "": ""}
+ARROWS = {"lower": "↓", "higher": "↑", "": ""}
 ARROWS_ACROSS = {"lower": "← better", "higher": "better →", "": ""}
 
 
@@ -56,16 +55,17 @@ def x_layout(axis: Axis) -> dict[str, Any]:
 
 
 def parallel_axis(axis: Axis, values: Sequence[float]) -> dict[str, Any]:
-    """One axis of parallel coordinates: the better end is told in its name. Its ticks have no unit, so times
-    are in ms and sizes in what the largest reaches: 4.2m would have to be put together with the title's s."""
+    """One axis of parallel coordinates: an arrow below its name points to the better end. Its ticks have no
+    unit, so times are in ms and sizes in what the largest reaches: 4.2m would have to be put together with
+    the title's s."""
     unit, factor = {"ns": ("ms", 1e-6)}.get(axis.unit, (axis.unit, 1.0))
     if axis.unit == "B":
         divisor, suffix = format_bytes.unit(max(values, default=0.0))
         unit, factor = suffix.strip(), 1 / divisor
-    named = axis if axis.unit not in ON_TICKS else replace(axis, title=f"{axis.title}, {unit}", unit="ns")
-    title, *better = axis_title(named, ARROWS_UP).split(" · ")
+    name, *rest = axis.title.split(" ", 1) if not axis.better else [axis.title]
+    below = " ".join(filter(None, (", ".join(filter(None, (*rest, unit))), ARROWS[axis.better])))
     made: dict[str, Any] = {
-        "label": "<br>".join([title, *better]) if better else re.sub(r"(?<!,) ", "<br>", title, count=1),
+        "label": "<br>".join(filter(None, (name, below))),
         "values": [value * factor for value in values],
     }
     if axis.span:

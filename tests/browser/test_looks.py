@@ -105,6 +105,14 @@ def test_what_the_figures_are_of_is_said_where_the_sidebar_is_folded(visit: Visi
         expect(line).to_be_visible(visible=shown)
 
 
+def test_a_telephone_says_how_to_come_to_a_table_s_other_columns(visit: Visit) -> None:
+    page = visit("/sweep?model=fashion-resnet")
+    hint = page.get_by_text(re.compile("columns: swipe the table sideways to see them all")).last
+    expect(hint).to_be_hidden()
+    page.set_viewport_size({"width": 420, "height": 900})
+    expect(hint).to_be_visible()
+
+
 def test_charts_follow_a_switch_between_light_and_dark(visit: Visit) -> None:
     page = visit("/?model=fashion-resnet&method=Magnitude&sparsity=50", color_scheme="light")
     titles = page.locator(".js-plotly-plot .gtitle")

@@ -17,6 +17,7 @@ from optimizer.analysis.serving import best_under
 from optimizer.analysis.slopes import Fit
 from optimizer.charts import (
     accuracy_info,
+    align,
     alternative,
     compare_info,
     complexity_info,
@@ -30,7 +31,7 @@ from optimizer.charts import (
     serving_info,
     size_info,
 )
-from optimizer.charts.drawing import HEIGHT, MAX_LETTERS, ROW_PIXELS
+from optimizer.charts.drawing import HEIGHT, LEGEND_PIXELS, MAX_LETTERS, ROW_PIXELS
 from optimizer.charts.spec import Axis, Lines, Point, Series, Stacks
 from optimizer.charts.theme import DARK, LIGHT
 from optimizer.errors import InputError
@@ -145,6 +146,29 @@ def test_a_long_heading_is_broken_between_its_parts_and_the_plot_makes_room() ->
     assert long.title.text.count("<br>") == 2
     assert long.margin.t > short.margin.t
     assert max(len(re.sub("<.*?>", "", line)) for line in long.title.text.split("<br>")) <= MAX_LETTERS
+
+
+def test_charts_side_by_side_are_of_one_height_with_their_plots_at_one_level() -> None:
+    """Whichever of them has the longer heading, and whichever the longer legend."""
+    frontier, accuracy = ALL["frontier"], ALL["accuracy"]
+    assert isinstance(frontier, Lines)
+    assert isinstance(accuracy, Lines)
+    long = replace(
+        frontier, note=" · ".join(["more"] * 20), series=frontier.series[:1], shapes=(), selected=None
+    )
+    point = next(line.points[0] for line in accuracy.series if line.points)
+    many = replace(accuracy, series=tuple(Series(f"{one:020}", "accent", (point,)) for one in range(9)))
+    empty = accuracy_info([])
+    drawn = [figure(info, height=300) for info in (long, many, empty)]
+    apart = [(one.layout.height, one.layout.margin.t) for one in drawn]
+    assert len(set(apart)) > 1
+    align(drawn)
+    rooms = {(one.layout.height, one.layout.margin.t, one.layout.margin.b) for one in drawn}
+    ((height, top, bottom),) = rooms
+    assert height == max(height for height, _ in apart)
+    assert top == max(top for _, top in apart)
+    plot = height - top - bottom
+    assert drawn[1].layout.legend.y * plot == pytest.approx(-LEGEND_PIXELS), "where it was below the axis"
 
 
 def test_rows_of_a_legend_are_not_taken_from_the_plot() -> None:
@@ -267,3 +291,10 @@ def test_unknown_metrics_are_refused() -> None:
     for draw in (lambda: frontier_info(SWEEP, cost="price"), lambda: compare_info(SWEEP, "price")):
         with pytest.raises(InputError, match="unknown metric 'price'"):
             draw()
+
+
+def test_empty_charts_of_a_network_without_classes_name_its_metric() -> None:
+    empty = accuracy_info([], score="sqnr")
+    assert (empty.title, empty.y.title) == ("Fidelity against sparsity", "SQNR of the outputs")
+    assert frontier_info([], loss="sqnr").title.startswith("Frontier: SQNR against ")
+    assert accuracy_info([]).title == "Accuracy against sparsity"

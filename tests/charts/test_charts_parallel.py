@@ -47,9 +47,9 @@ def test_a_line_has_the_colour_of_its_bits_and_units_their_prefixes(dark: bool) 
     shades = dict(trace.line.colorscale)
     assert set(shades.values()) == {theme(dark).colours[role] for role in info.colours}
     latency = trace.dimensions[-1]
-    assert latency.label == "latency, ms<br>↓ better"
+    assert latency.label == "latency<br>ms ↓"
     assert trace.dimensions[0].label == "weights<br>removed, %"
-    assert trace.dimensions[-2].label == "zstd size, MB<br>↓ better"
+    assert trace.dimensions[-2].label == "zstd size<br>MB ↓"
     assert trace.dimensions[-2].values == pytest.approx([row[-2] / 1e6 for row in info.rows])
     assert latency.values == pytest.approx([row[-1] / 1e6 for row in info.rows])
     assert not any(dimension.tickformat for dimension in trace.dimensions), "no prefix beside ms or MB"

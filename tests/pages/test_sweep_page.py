@@ -200,6 +200,8 @@ def test_results_are_shown_and_one_is_opened_or_pinned(started: Started) -> None
     page = open_page("sweep", ITS_MODEL)
     assert len(page.get("plotly_chart")) == 2
     assert len(page.dataframe[0].value) == 4
+    hints = [html.proto.body for html in page.get("html") if "swipe" in html.proto.body]
+    assert "11 columns: swipe the table sideways" in hints[0], "of those that are there"
     assert "Click a point or tick a row to open it" in words(page)
     together = page.segmented_control(key="sweep_chart").set_value("parallel coordinates").run()
     assert (

@@ -40,7 +40,7 @@ def test_two_uploads_are_compared_and_a_link_shows_it_again(page: AppTest, start
     assert "new.onnx " in words(page)
     assert "gives the outputs of old.onnx exactly on 64 made-up images" in words(page)
     assert "made-up images (noise, and smooth shapes), by OpenVINO." in words(page)
-    assert list(page.dataframe[0].value.columns)[1:3] == ["old.onnx", "new.onnx"]
+    assert list(page.dataframe[0].value.columns)[1:3] == ["A: old.onnx", "B: new.onnx"]
     assert len(page.get("plotly_chart")) == 1
     assert page.query_params["files"]
     again = open_page("compare", {"of": "Two files", "files": page.query_params["files"]})
