@@ -282,8 +282,11 @@ th, td { padding: 6px 10px 6px 0; text-align: left; vertical-align: top;
          border-bottom: 1px solid var(--grid); }
 th { color: var(--muted); font-weight: 600; }
 td.number { white-space: nowrap; }
+td.words { min-width: 9rem; }
 td.long { min-width: 200px; }
+.swipe { display: none; }
 @media (max-width: 64rem) { td.long { min-width: 26rem; } }
+@media screen and (max-width: 36rem) { .swipe { display: block; } }
 @media (max-width: 36rem) { .modebar-group:not(:first-child) { display: none; } }
 </style>
 </head>
@@ -304,6 +307,8 @@ Measured with Paretoscope {{ version }}{% if measured %} on {{ measured | join("
 <td class="long">{{ text }}</td>
 {% elif text | length < 30 and text[:1] in "−0123456789" %}
 <td class="number">{{ text | replace(" (", interval) }}</td>
+{% elif text | length > 24 %}
+<td class="words">{{ text }}</td>
 {% else %}
 <td>{{ text }}</td>
 {% endif %}
@@ -312,6 +317,9 @@ Measured with Paretoscope {{ version }}{% if measured %} on {{ measured | join("
 {% endfor %}
 </tbody>
 </table></div>
+{% if frame.columns | length > 2 %}
+<p class="muted swipe">{{ frame.columns | length }} columns: swipe the table sideways to see them all.</p>
+{% endif %}
 {% endmacro %}
 {% macro show(section) %}
 <section>

@@ -49,6 +49,17 @@ def test_no_chart_is_drawn_twice(several: bool) -> None:
     assert ("accuracy" in drawn, "compare-accuracy" in drawn) == (True, not several)
 
 
+def test_every_table_says_how_to_come_to_its_other_columns_and_none_has_figures_in_a_narrow_pile() -> None:
+    text = report(make_sweep()[:3])
+    tables = text.count("<table>")
+    hints = re.findall(r'<p class="muted swipe">(\d+) columns: swipe the table sideways', text)
+    assert len(hints) == tables >= 3
+    assert all(int(hint) > 2 for hint in hints)
+    plain = [html.unescape(cell) for cell in re.findall(r"<td>(.*?)</td>", text)]
+    assert max(map(len, plain)) <= 24, "longer ones have a width of their own"
+    assert '<td class="words">' in text
+
+
 def test_a_loss_is_said_with_its_interval_and_p() -> None:
     sentence = accuracy_sentence(summarise(with_flips(30, 6)))
     assert re.fullmatch(
