@@ -23,7 +23,7 @@ from optimizer.errors import InputError
 from optimizer.formats import MISSING, capital, columns, format_ns, format_rate, format_share, significant
 from optimizer.methods.engines import DEFAULT_ENGINE
 from optimizer.recipe import Recipe
-from optimizer.records import DataSpec, Environment, Request, Settings, Times, digest
+from optimizer.records import DataSpec, Environment, Execution, Request, Settings, Times, digest
 from optimizer.store.keys import request_key
 from optimizer.system.environment import environment, threads_available
 
@@ -111,9 +111,8 @@ class LoadPoint:
 
 @dataclass(frozen=True, slots=True)
 class LoadRun:
-    """Every rate, ascending. ``service_ns``: the median time of a call by itself, by network. ``simulated``:
-    what of the recipe other kernels only computed the values of; None of runs from before that was recorded.
-    """
+    """Every rate, ascending. ``service_ns``: the median time of a call by itself, by network. ``execution``:
+    of the recipe, what the kernels did; None of runs from before that was recorded."""
 
     key: str
     request: LoadRequest
@@ -123,7 +122,7 @@ class LoadRun:
     service_ns: dict[str, float]
     stolen_share: float
     schema: int = SCHEMA
-    simulated: tuple[str, ...] | None = None
+    execution: Execution | None = None
 
 
 def networks(run: LoadRun) -> tuple[str, ...]:
@@ -140,7 +139,11 @@ def measured_percentile(answered: Answered, name: str) -> float | None:
 def badges(run: LoadRun) -> dict[BadgeKind, str]:
     """How far the times can be trusted: badges as of a result, and why."""
     why = "; ".join(one.words for one in stolen_noise(run.stolen_share))
-    return badges_of(run.simulated, why, run.request.settings.quick, run.environment)
+    return badges_of(_simulated(run), why, run.request.settings.quick, run.environment)
+
+
+def _simulated(run: LoadRun) -> tuple[str, ...] | None:
+    return run.execution.simulated if run.execution else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,7 +307,7 @@ def as_json(run: LoadRun) -> dict[str, Any]:
         "service_ns": dict(run.service_ns),
         "rates": table.where(table.notna(), None).to_dict("records"),
         "conclusions": list(conclusions(run)),
-        "simulated": run.simulated,
+        "simulated": _simulated(run),
         "stolen_share": run.stolen_share,
         "created": run.created,
     }

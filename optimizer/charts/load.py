@@ -4,6 +4,7 @@ import html
 from dataclasses import replace
 
 from optimizer.analysis.load import RECIPE, LoadRun, measured_percentile, networks, too_few
+from optimizer.analysis.realisation import realisation
 from optimizer.charts.spec import Axis, Lines, Point, Reference, Series
 from optimizer.formats import format_ns, format_rate, format_share
 
@@ -22,7 +23,7 @@ def load_info(run: LoadRun | None, limit_ns: float | None = None) -> Lines:
     series = [
         Series(
             f"{name} {network}",
-            "accent" if network == RECIPE else "baseline",
+            _colour(run) if network == RECIPE else "baseline",
             _points(run, network, name),
             line=DASHES[name],  # type: ignore[arg-type]
         )
@@ -40,9 +41,14 @@ def load_info(run: LoadRun | None, limit_ns: float | None = None) -> Lines:
         replace(y, span=(min(ends) / 1.4, max(ends) * 1.4)) if points else y,
         tuple(one for one in series if one.points),
         reference=reference,
-        note="; ".join(_behind(run)),
+        note=" · ".join(_behind(run)),
         empty="<br>".join(["No time of a request can be given:", *_behind(run), *_too_few(run)]),
     )
+
+
+def _colour(run: LoadRun) -> str:
+    """Of what the kernels did, as in every chart."""
+    return realisation(run.execution, run.request.recipe.prune.shrinks) if run.execution else "accent"
 
 
 def _behind(run: LoadRun) -> list[str]:

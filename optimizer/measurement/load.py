@@ -107,7 +107,7 @@ def measure(workspace: Workspace, request: LoadRequest, report: Report = quiet) 
         points=tuple(points),
         service_ns=service,
         stolen_share=stolen(),
-        simulated=made.runner.execution.simulated,
+        execution=made.runner.execution,
     )
 
 

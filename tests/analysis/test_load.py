@@ -32,11 +32,12 @@ from optimizer.analysis.load import (
 )
 from optimizer.analysis.measures import Measure
 from optimizer.analysis.queueing import PERCENTILES, response_percentiles, response_times
+from optimizer.analysis.realisation import Realisation
 from optimizer.analysis.rounds import median_interval, quantile_interval
 from optimizer.charts import figure, load_info
 from optimizer.errors import InputError
 from optimizer.recipe import QuantizeSpec, Recipe
-from optimizer.records import Settings, Times, decode, encode
+from optimizer.records import Execution, LayerExecution, Settings, Times, decode, encode
 from optimizer.system.environment import environment, threads_available
 
 INT8 = Recipe(quantize=QuantizeSpec(weight_bits=8, activation_bits=8))
@@ -194,8 +195,8 @@ def test_a_queue_that_grows_at_a_lower_rate_alone_is_not_blamed_on_the_rate() ->
 
 def test_badges_say_what_is_simulated() -> None:
     assert not {BadgeKind.MEASURED, BadgeKind.SIMULATED} & set(badges(RUN)), "of a run that did not record it"
-    assert BadgeKind.MEASURED in badges(replace(RUN, simulated=()))
-    rounded = badges(replace(RUN, simulated=("4-bit weights: the kernels are float32",)))
+    assert BadgeKind.MEASURED in badges(replace(RUN, execution=Execution((), ())))
+    rounded = badges(replace(RUN, execution=Execution((), ("4-bit weights: the kernels are float32",))))
     assert rounded[BadgeKind.SIMULATED] == "4-bit weights: the kernels are float32"
     assert BadgeKind.MEASURED not in rounded
 
@@ -238,6 +239,9 @@ def test_the_chart_has_a_line_for_each_percentile_and_leaves_out_what_falls_behi
     assert info.y.span[0] < min(point.low or point.y for line in info.series for point in line.points)
     assert info.y.span[1] > 20.125e6
     assert info.note == "uncompressed: the queue grows, first at 150 requests/s"
+    int8 = Execution((LayerExecution("fc", "i8", "brgemm"),), ())
+    kinds = {line.colour for line in load_info(replace(RUN, execution=int8)).series}
+    assert kinds == {"baseline", Realisation.INT8}, "as in every chart"
     assert load_info(None).empty == "Not measured yet."
     last = RUN.points[-1]
     lost = replace(last, answered=dict.fromkeys(last.answered, last.answered[UNCOMPRESSED]))

@@ -145,7 +145,7 @@ def test_a_real_network_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     run = measure(open_workspace("fashion-mlp", data), request, lambda share, message: words.append(message))
     assert [point.rate for point in run.points] == [50.0, 200.0]
     assert "50 requests a second, 1 of 2 rates" in words
-    assert run.simulated == (), "int8 kernels ran"
+    assert run.execution.simulated == (), "int8 kernels ran"
     for point in run.points:
         for answered in point.answered.values():
             assert len(answered.times.values) == len(answered.service.values) == 40
