@@ -132,6 +132,15 @@ def test_bad_input_is_one_error_that_says_what_to_do(
         )
 
 
+def test_a_module_is_refused_without_the_images_that_it_needs(net: nn.Module, images: Tensor) -> None:
+    """Calibration images alone are not what it is scored on; to be compressed, they are what it needs."""
+    with pytest.raises(InputError, match="a model of your own needs images: give data$"):
+        measured(net, None, calibration=images)
+    compensated = px.Recipe.of(sparsity=0.5, pruning="compensated")
+    with pytest.raises(InputError, match="a model of your own needs images: give calibration$"):
+        px.compress(net, compensated, input_shape=(3, 16, 16), progress=False)
+
+
 def test_images_of_a_wrong_size_are_refused(net: nn.Module, images: Tensor) -> None:
     with pytest.raises(InputError, match=r"images of shape \[3, 16, 16\] don't fit"):
         measured(net, images, input_shape=(3, 20, 20))

@@ -30,9 +30,10 @@ from optimizer.engine.opened import InnerLayer, Network, Opened
 from optimizer.errors import InputError, WorkError
 from optimizer.export.artifacts import networks
 from optimizer.measurement import two_files as measurement
+from optimizer.measurement import two_files_prepared
 from optimizer.measurement.two_files import key_of
 from optimizer.measurement.two_files_layers import clipped, matching
-from optimizer.measurement.two_files_prepared import Candidate, Comparison, paired
+from optimizer.measurement.two_files_prepared import Candidate, Comparison, like_of, paired
 from optimizer.model.added import cards, files, onnx_file
 from optimizer.model.added.network_reading import read_ir, read_zip
 from optimizer.model.added.onnx_reading import read_onnx
@@ -40,7 +41,7 @@ from optimizer.model.preprocessing import IMAGENET
 from optimizer.model.sources import LoadedModel
 from optimizer.progress import Report
 from optimizer.recipe import QuantizeSpec, Recipe
-from optimizer.records import DataSpec, Request, Settings
+from optimizer.records import DataSpec, ModelCard, Request, Settings
 
 QUICK = Settings(threads=1, quick=True)
 RANDOM = np.random.default_rng(0)
@@ -498,6 +499,26 @@ def test_files_that_leave_their_size_open_are_given_what_a_measurement_gives_one
     preprocessing = onnx_file.usual_for(3, 224, 224).at_size((32, 32))
     assert preprocessing.resize == 37
     assert preprocessing.describe() in prepared(request).notes[0]
+
+
+def test_images_are_preprocessed_as_for_the_model_that_a_file_was_exported_from(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Where no folder is given, only for one that comes with images."""
+    known = [ModelCard(name, "", "", None, (1, 2, 2), 5) for name in ("with", "without", "elsewhere")]
+    known = [replace(one, bundled_images=one.name == "with", ready=one.name != "elsewhere") for one in known]
+    monkeypatch.setattr(two_files_prepared, "catalogue", lambda: {one.name: one for one in known})
+
+    def like(of_a: str, of_b: str, bundled: bool) -> str:
+        a, b = (Candidate("", "", "", 1, Network(), (1, 2, 2), made_of=one) for one in (of_a, of_b))
+        return like_of(a, b, bundled)
+
+    assert [like("with", "", one) for one in (False, True)] == ["with", "with"]
+    assert [like("", "without", one) for one in (False, True)] == ["without", ""]
+    assert [like("without", "with", one) for one in (False, True)] == ["without", "with"]
+    assert [like(one, one, False) for one in ("elsewhere", "nowhere", "")] == ["", "", ""]
+    wider = Candidate("", "", "", 1, Network(), (1, 4, 4), made_of="with")
+    assert like_of(wider, wider) == ""
 
 
 def test_another_model_under_the_name_that_images_are_preprocessed_for_has_another_key() -> None:

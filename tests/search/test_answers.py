@@ -98,3 +98,14 @@ def test_where_nothing_is_found_it_is_said_whether_the_budget_was_too_short(
         answer=replace(found.answer, is_early=is_early, progress=replace(progress, trials=trials)),
     )
     assert ("budget was too short to judge" in details(found)[-1]) == short
+
+
+@pytest.mark.parametrize("noisy", [False, True])
+def test_a_time_that_is_noisy_when_it_is_taken_afresh_is_called_so(noisy: bool) -> None:
+    bench = Bench()
+    bench.confirm = lambda result, seconds: make_result(quick=True, noisy=noisy, seed=1).latency  # type: ignore[method-assign]
+    said = details(bench.ask(Limits(size_mb=1)))
+    (times,) = [one for one in said if "Time as first measured" in one]
+    assert "timed afresh" in times
+    assert times.endswith(", noisy.") == noisy
+    assert any("timed afresh, is noisy: " in one for one in said) == noisy

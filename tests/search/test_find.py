@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 from search_bench import BASE, SECONDS, SMALL, Bench, question, trials, winner
 
-from optimizer.analysis.limits import MIN_CONFIRMING, Limits, bound, halves, keeping
+from optimizer.analysis.limits import MIN_CONFIRMING, Limits, bound, covered, halves, keeping
 from optimizer.analysis.summary import summarise
 from optimizer.errors import EngineError, InputError, UnavailableError, WorkError
 from optimizer.formats import count
@@ -255,6 +255,18 @@ def test_what_was_no_faster_than_a_best_that_holds_no_more_is_tried_when_a_searc
     bench.results = {key: replace(bench.result(one.request), key=key) for key, one in bench.results.items()}
     found = bench.go_on(question(Limits(drop_points=1), budget=2000), first.answer.progress)
     assert is_int8(winner(found).request)
+
+
+@pytest.mark.parametrize("ratio", [None, 0.5])
+def test_without_a_limit_of_time_coverage_is_counted_up_to_the_uncompressed_model_s(
+    ratio: float | None,
+) -> None:
+    found = Bench().ask(Limits(drop_points=1, latency_ratio=ratio))
+    summaries = [summarise(one) for one in found.measured]
+    before = summaries[0].measures["latency"].baseline
+    assert before is not None
+    points = [(one.drop.points, one.measures["latency"].value or 0) for one in summaries]
+    assert found.answer.progress.steps[-1].covered == covered(points, (1, (ratio or 1) * before)) > 0
 
 
 def test_where_nothing_keeps_to_the_limits_the_nearest_to_each_is_told() -> None:
