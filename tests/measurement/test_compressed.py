@@ -2,12 +2,17 @@
 
 import copy
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from optimizer.compression.apply import compress
+from optimizer.compression.calibration.cache import statistics_of
+from optimizer.compression.calibration.statistics import Statistics
 from optimizer.data.memory import for_calibration
+from optimizer.measurement import compressed
 from optimizer.measurement.compressed import (
     compressed_model,
     inspection_of,
@@ -19,7 +24,8 @@ from optimizer.measurement.compressed import (
 from optimizer.measurement.workspace import Workspace, open_model
 from optimizer.model.catalogue import LoadedModel
 from optimizer.model.own import own_model
-from optimizer.recipe import PruneSpec, Recipe
+from optimizer.progress import quiet
+from optimizer.recipe import PruneSpec, QuantizeSpec, Recipe
 
 
 def recipe(bits: int) -> Recipe:
@@ -93,6 +99,31 @@ def test_it_is_told_where_the_channels_that_can_go_are_a_small_part(side: int, t
     notes = notes_on_channels(workspace.model, made, inspection_of(workspace.model, made))
     words = "50 % of the channels that can go is 2.9 % of layer weights: 1 of 3 layers gave up channels"
     assert notes == ((words,) if told else ())
+
+
+@pytest.mark.parametrize(("rounding", "calls"), [("compensated", 1), ("nearest", 0)])
+def test_what_lost_channels_is_rounded_by_what_its_own_layers_see(
+    rounding: str, calls: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[nn.Module] = []
+
+    def noted(network: nn.Module, *others: Any) -> Statistics:
+        seen.append(network)
+        return statistics_of(network, *others)
+
+    monkeypatch.setattr(compressed, "statistics_of", noted)
+    torch.manual_seed(0)
+    images = for_calibration(torch.randn(24, 1, 12, 12))
+    workspace = Workspace(open_model(own_model(FewCanGo(1), (1, 12, 12))), given=images)
+    channels, rounded = PruneSpec("channels", sparsity=0.5, allocation="uniform"), QuantizeSpec(rounding, 3)
+    made = compressed_model(workspace, Recipe(channels, rounded))
+    small = [one for one in seen if one.get_parameter("first.weight").shape[0] == 2]
+    assert len(small) == calls
+    statistics = statistics_of(small[0], workspace.statistics_images, quiet) if small else None
+    network = compressed_model(workspace, Recipe(channels)).module
+    alone = compress(network, Recipe(quantize=rounded), statistics=statistics)
+    for name, weight in made.weights.items():
+        assert torch.equal(weight.values, alone.weights[name].values)
 
 
 @pytest.mark.parametrize(("percent", "told"), [(56, True), (40, False)])
