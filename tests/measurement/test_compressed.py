@@ -25,7 +25,7 @@ from optimizer.measurement.workspace import Workspace, open_model
 from optimizer.model.catalogue import LoadedModel
 from optimizer.model.own import own_model
 from optimizer.progress import quiet
-from optimizer.recipe import PruneSpec, QuantizeSpec, Recipe
+from optimizer.recipe import Override, PruneSpec, QuantizeSpec, Recipe
 
 
 def recipe(bits: int) -> Recipe:
@@ -62,6 +62,34 @@ def test_whole_weights_of_small_layers_are_no_ties() -> None:
     found = inspection_of(workspace.model, compressed_model(workspace, uniform))
     assert found.pruned_percent == pytest.approx(200 / 3)
     assert not notes_on_ties(uniform, found)
+
+
+def test_each_layer_may_round_its_share_by_half_a_weight() -> None:
+    """Two of three weights go of each of six layers."""
+    layers = [one for _ in range(3) for one in (nn.Linear(3, 1), nn.Linear(1, 3, bias=False))]
+    module = nn.Sequential(nn.Flatten(), *layers)
+    workspace = Workspace(open_model(own_model(module, (3, 1, 1))))
+    uniform = Recipe(PruneSpec(sparsity=0.5, allocation="uniform"))
+    found = inspection_of(workspace.model, compressed_model(workspace, uniform))
+    assert found.pruned_percent == pytest.approx(200 / 3)
+    assert not notes_on_ties(uniform, found)
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        (Recipe(PruneSpec(sparsity=0.5)), True),
+        (Recipe(PruneSpec(sparsity=0.5), layers=(Override("1.weight", sparsity=0.9),)), False),
+        (Recipe(PruneSpec(sparsity=0.5, pattern="2:4")), False),
+        (Recipe(PruneSpec("channels", sparsity=0.5)), False),
+        (Recipe(PruneSpec(threshold=0.5)), False),
+    ],
+)
+def test_only_where_a_share_of_all_weights_was_asked_for_more_are_ties(asked: Recipe, told: bool) -> None:
+    workspace = Workspace(open_model(own_model(nn.Sequential(nn.Flatten(), nn.Linear(300, 1)), (3, 10, 10))))
+    found = inspection_of(workspace.model, compressed_model(workspace, Recipe(PruneSpec(sparsity=0.7))))
+    assert found.pruned_percent == pytest.approx(70)
+    assert bool(notes_on_ties(asked, found)) == told
 
 
 def test_what_a_gain_of_zero_leaves_was_not_pruned_of_a_network_whose_outputs_were_matched() -> None:
