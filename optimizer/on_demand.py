@@ -13,6 +13,8 @@ from functools import cache, partial
 from typing import TYPE_CHECKING
 
 from optimizer.analysis import stored
+from optimizer.analysis.earlier import Conditions
+from optimizer.analysis.gate import GateLimits, check_against, no_accuracy
 from optimizer.analysis.screening import Bar, Screen, bar_for
 from optimizer.analysis.statistics import LatencyVerdict
 from optimizer.analysis.two_files import CompareRequest, TwoFiles, time_taken
@@ -29,9 +31,9 @@ from optimizer.search.space import Space
 from optimizer.search.sweep import grid_keys, is_frontier_only
 from optimizer.store import ledger
 from optimizer.store.items import Item
-from optimizer.store.keys import request_key
+from optimizer.store.keys import request_key, short_version
 from optimizer.store.results import ANSWER, EARLY_ANSWER, SEARCH, UNFINISHED, Store
-from optimizer.system.environment import resolve_threads, timestamp
+from optimizer.system.environment import environment, resolve_threads, timestamp
 
 if TYPE_CHECKING:
     from optimizer.data.loading import Datasets
@@ -201,6 +203,36 @@ def check_request(request: Request, store: Store, report: Report = quiet) -> Non
     workspace = open_workspace(request.model, request.data, report)
     report(None, "reading the images")
     report(None, f"{len(workspace.images.evaluation.images):,} images to evaluate")
+
+
+def check_gate(
+    request: Request, limits: GateLimits, against: Result | None, store: Store, report: Report = quiet
+) -> None:
+    """Whether limits can be held against a request, and ``against`` with it where that is the measure: what
+    would refuse the verdict once all is measured. Raises as :func:`check_request`."""
+    from optimizer.model import catalogue
+
+    if limits.drop_points is not None and not catalogue.card(request.model).classes:
+        raise no_accuracy(request.model)
+    if against is None or store.get(request_key(request)) is not None:
+        return
+    check_request(request, store, report)
+    from optimizer.measurement.runners import checked
+    from optimizer.measurement.workspace import open_workspace
+
+    workspace, settings = open_workspace(request.model, request.data, report), checked(request).settings
+    images = workspace.images.evaluation
+    # A longer time may answer a quick request; not the reverse.
+    timed = replace(settings, quick=settings.quick and against.latency.quick)
+    now = Conditions(
+        replace(request, settings=timed),
+        environment().key,
+        short_version(request.model),
+        workspace.files,
+        len(images.images),
+        "baseline" if images.labels is None else "labels",
+    )
+    check_against(now, against, limits)
 
 
 def check_space(space: Space) -> None:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Protocol
 
 from optimizer.analysis.labels import Labelled
 from optimizer.analysis.measures import Measure
@@ -11,11 +12,21 @@ from optimizer.analysis.metrics import metric
 from optimizer.analysis.noise import MIN_CHANGE, SMALL_CHANGE, mean_noise
 from optimizer.analysis.outcomes import AccuracyVerdict, PairedDrop, disagreement, paired_drop
 from optimizer.analysis.statistics import MIN_PROCESSES, LatencyVerdict, change_of
-from optimizer.analysis.summary import Measured, Summary
-from optimizer.records import unpacked
+from optimizer.analysis.summary import Summary
+from optimizer.records import Request, unpacked
 
 PAIRED = ("accuracy", "drop")
 """Metrics that are compared image by image."""
+
+
+class OfModel(Protocol):
+    """A result, its summary, or what will be one."""
+
+    @property
+    def request(self) -> Request: ...
+
+    @property
+    def weights(self) -> str: ...
 
 
 class NotComparable(Labelled):
@@ -96,7 +107,7 @@ def _drop(summary: Summary, reference: Summary) -> tuple[PairedDrop | None, NotC
     return paired_drop(its, own), None
 
 
-def same_baseline(one: Measured, other: Measured) -> bool:
+def same_baseline(one: OfModel, other: OfModel) -> bool:
     """Whether both are held against the same uncompressed model. Another network may have had the name
     before: what is known of the weights must not differ."""
     if one.weights and other.weights and one.weights != other.weights:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from optimizer.analysis.comparison import same_baseline
+from optimizer.analysis.earlier import Conditions, check_scored_alike, check_timed_alike
 from optimizer.analysis.fidelity import each_of, no_interval, sqnrs
 from optimizer.analysis.outcomes import PairedDrop, disagreement, interval_over, paired_drop
 from optimizer.analysis.rounds import CONFIDENCE, t_quantile
@@ -68,6 +68,12 @@ class GateLimits:
     size_mb: float | None = None
     sqnr_db: float | None = None
     instructions_percent: float | None = None
+
+    @property
+    def of_time(self) -> list[str]:
+        """The options of those that are given and need what was timed."""
+        timed = {"--max-slowdown": self.slowdown_percent, "--max-instructions": self.instructions_percent}
+        return [option for option, limit in timed.items() if limit is not None]
 
     def __post_init__(self) -> None:
         check_limits(
@@ -194,6 +200,16 @@ def images_to_decide(drop: PairedDrop, limit: float) -> int:
     return most
 
 
+def check_against(now: Conditions, against: Result, limits: GateLimits) -> None:
+    """Whether an earlier result says anything of one under these conditions, as far as the limits ask for it.
+    Raises InputError where it does not."""
+    before = Conditions.of(against)
+    if limits.drop_points is not None:
+        check_scored_alike(now, before)
+    if options := limits.of_time:
+        check_timed_alike(now, before, " and ".join(options))
+
+
 def no_accuracy(
     name: str,
     instead: str = "--min-sqnr (min_sqnr_db in Python) in place of --max-drop (max_drop)",
@@ -209,28 +225,8 @@ def drop_of(result: Result, against: Result | None) -> PairedDrop:
         raise no_accuracy(result.request.model)
     if against is None:
         return summarise(result).drop
-    before, after = against.accuracy, result.accuracy
-    if _scored_on(against) != _scored_on(result):
-        raise InputError(
-            f"the earlier result was scored on {count(before.total, 'image')} against {before.reference}, "
-            f"this one on {count(after.total, 'image')} against {after.reference}, which are not the same: "
-            "give the same --data, --limit and --seed"
-        )
-    if after.reference == "baseline" and not same_baseline(result, against):
-        here, earlier = (f"{one.request.model} on {one.request.engine}" for one in (result, against))
-        raise InputError(
-            "without labels the answers are held against those of the uncompressed model, which is another "
-            f"one here ({here}) than in the earlier result "
-            f"({earlier if earlier != here else 'other weights of that name'}): give images with labels, or "
-            "an earlier result of the same model and engine"
-        )
-    return paired_drop(before.outcomes, after.outcomes)
-
-
-def _scored_on(result: Result) -> tuple[object, ...]:
-    """Which images in which order, wherever they lie, and what their answers are held against."""
-    scored, data = result.accuracy, result.request.data
-    return scored.images, scored.total, scored.reference, data.seed, data.calibration_share
+    check_scored_alike(Conditions.of(result), Conditions.of(against))
+    return paired_drop(against.accuracy.outcomes, result.accuracy.outcomes)
 
 
 def drop_of_files(run: TwoFiles) -> PairedDrop:
@@ -310,43 +306,6 @@ def instructions_check(latency: Latency, against: Result | None, limit: float) -
     several = "counts of several processes would decide it" + ": leave out --quick" * latency.quick
     takes = several if half == math.inf else ""
     return Check("instructions added", "%", limit, value, low, high, takes)
-
-
-def check_comparable(result: Result, against: Result, options: str) -> None:
-    """Whether the times of two results say anything of each other. Raises InputError where they don't;
-    ``options`` are those that ask for it."""
-    if against.environment.key != result.environment.key:
-        raise InputError(
-            "the earlier result was timed on another machine or with other libraries: leave out "
-            f"{options}, or time it here"
-        )
-    for name in ("engine", "model"):
-        before, now = getattr(against.request, name), getattr(result.request, name)
-        if before != now:
-            raise InputError(
-                f"the earlier result is of {name} {before}, this one of {now}: times are compared through "
-                f"the same uncompressed model. Leave out {options}, or give an earlier result of {now}"
-            )
-    before, now = ((one.latency.batch, one.latency.threads, one.latency.quick) for one in (against, result))
-    if before != now:
-        raise InputError(
-            f"the earlier result was timed with batch size {before[0]} and {count(before[1], 'thread')}"
-            f"{', quickly' if before[2] else ''}: give the same --batch-size, --threads and --quick"
-        )
-
-
-def check_same_network(result: Result, against: Result) -> None:
-    """Whether the uncompressed models that two results of one name were timed beside are one network. Raises
-    InputError where another one had the name before."""
-    before, now = (
-        sorted((layer.shape, layer.macs) for layer in one.inspection.layers) for one in (against, result)
-    )
-    if before != now:
-        raise InputError(
-            f"the earlier result is of another network that had the name {result.request.model}: times are "
-            "compared through the same uncompressed model. Leave out --max-slowdown, or give both networks "
-            "as files"
-        )
 
 
 def _logs(latency: Latency) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -55,10 +56,11 @@ def add_gate_options(parser: argparse.ArgumentParser) -> None:
     limits.add_argument("--max-size", type=float, metavar="MB", help="size of the file")
     limits.add_argument(
         "--against",
-        metavar="FILE",
-        help="an earlier result, as --save writes it, in place of the uncompressed model: its accuracy on "
-        "the same images, its time on the machine that it was taken on. Or a network to compare with: an "
-        ".onnx file, an OpenVINO .xml, a .zip of `save`; then the model may be such a file too",
+        metavar="WHAT",
+        help="the measure, in place of the uncompressed model: an earlier result, a file that --save has "
+        "written (its accuracy on the same images, its time on the machine that it was taken on); or a "
+        "network, run beside this one: an .onnx file, an OpenVINO .xml, a .zip of `save`, a model's name. A "
+        "model that is given as such a file needs a network",
     )
     limits.add_argument(
         "--budget",
@@ -91,16 +93,13 @@ def run_gate(options: argparse.Namespace) -> int:
             pass
     if not options.budget > 0:
         raise InputError(f"--budget {options.budget:g} is not allowed: give seconds above 0")
-    files = bool(options.against) and is_network_file(options.against)
-    if is_network_file(options.model) and not files:
-        given = f", and {options.against} is none" if options.against else ""
-        raise InputError(f"{options.model} has to be compared with a file{given}: give --against FILE")
-    if files and options.save:
-        raise InputError("--save writes the result of a recipe, and two files give none: leave it out")
+    network = _is_network(options.against, options.model)
+    if network and options.save:
+        raise InputError("--save writes the result of a recipe, and two networks give none: leave it out")
     for option, path in (("--save", options.save), ("--junit", options.junit)):
         if path:
             check_writable(option, expand(path))
-    verdict = _against_file(options, limits) if files else _against_result(options, limits)
+    verdict = _against_network(options, limits) if network else _against_result(options, limits)
     end_of_line()
     if options.json:
         print(json.dumps(as_json(verdict)))
@@ -130,9 +129,10 @@ def _write(path: str, content: bytes) -> None:
 
 def _against_result(options: argparse.Namespace, limits: GateLimits) -> Verdict:
     against = _earlier(options.against) if options.against else None
-    store = Store()
+    request, store = request_of(options, recipe_to_run(options)), Store()
+    on_demand.check_gate(request, limits, against, store, tell)
     return judge(
-        request_of(options, recipe_to_run(options)),
+        request,
         limits,
         lambda request: on_demand.load_or_measure(request, store, tell),
         lambda request: on_demand.time_again(request, tell),
@@ -142,8 +142,27 @@ def _against_result(options: argparse.Namespace, limits: GateLimits) -> Verdict:
     )
 
 
-def _against_file(options: argparse.Namespace, limits: GateLimits) -> Verdict:
-    """A model's file, or that of a recipe of one, as the engine runs it, against another file."""
+def _is_network(against: str | None, model: str) -> bool:
+    """Whether the measure is a network: a file of one, or the name of a model where no file has it. Raises
+    InputError for a ``model`` that is a file, where it is none."""
+    if against and is_network_file(against):
+        return True
+    is_file = is_network_file(model)
+    if against is None or os.path.isfile(expand(against)):
+        given = f"{against} is none" if against else "none is given"
+        if is_file:
+            raise InputError(
+                f"{model} has to be compared with a network, and {given}: give --against a file of one, or a "
+                "model's name"
+            )
+        return False
+    from optimizer.model.catalogue import catalogue
+
+    return is_file or against in catalogue()  # of a name that is mistyped `opened` says so
+
+
+def _against_network(options: argparse.Namespace, limits: GateLimits) -> Verdict:
+    """A model or a file, or the file of a recipe of a model, as the engine runs it, against another."""
     recipe = recipe_to_run(options).canonical()
     place, called = options.model, ""
     if is_network_file(place) and not recipe.identity:
@@ -162,7 +181,7 @@ def _against_file(options: argparse.Namespace, limits: GateLimits) -> Verdict:
 
 
 def _earlier(path: str) -> Result:
-    content = read_file(path, "that --save has written")
+    content = read_file(path, "that --save has written, or a network: a file of one or a model's name")
     try:
         return decode(content, Result)
     except InputError as error:

@@ -278,13 +278,14 @@ def _preprocessed_for(
 ) -> tuple[LoadedModel, tuple[str, ...]]:
     """The model whose preprocessing and classes are those of the images, and what is to be said of it."""
     if like is None and (model := a.loaded or b.loaded):
-        return model, ()
+        return model, _taken_otherwise(model, a, b)
     if like is not None:
         name = like.card.name
         made = dict.fromkeys(one.name for one in (a, b) if one.made_of == name and not one.loaded)
         were = "was" if len(made) == 1 else "were"
         why = f": {' and '.join(made)} {were} exported from it" if made else ""
-        return like, (f"Images are preprocessed and classes named as for {name}{why}.",)
+        words = f"Images are preprocessed and classes named as for {name}{why}."
+        return like, (words, *_taken_otherwise(like, a, b))
     model, preprocessing = _model_of_files((a, b), pair)
     told = [one for one in (a, b) if one.declared]
     if not told:
@@ -296,6 +297,24 @@ def _preprocessed_for(
     apart = len({one.preprocessing for one in told}) > 1
     but = f" {told[1].name} says otherwise: {told[1].preprocessing.describe()}." if apart else ""
     return model, (f"Images are preprocessed as {told[0].name} says: {preprocessing.describe()}.{but}",)
+
+
+def _taken_otherwise(model: LoadedModel, a: Candidate, b: Candidate) -> tuple[str, ...]:
+    """Notes on those of the two that are known to take other values of pixels than ``model``, as for which
+    images are preprocessed. (How they are scaled a file often leaves open.)"""
+    used, notes = model.preprocessing, list[str]()
+    for one in (a, b):
+        own = one.loaded.preprocessing if one.loaded else one.preprocessing if one.declared else None
+        if used and own and _values(own) != _values(used):
+            notes.append(
+                f"Images are preprocessed as for {model.card.name} ({used.describe()}), and {one.name} takes "
+                f"them otherwise ({own.describe()}): its accuracy may suffer by that."
+            )
+    return tuple(dict.fromkeys(notes))
+
+
+def _values(preprocessing: Preprocessing) -> tuple[object, ...]:
+    return preprocessing.channels, preprocessing.range, preprocessing.mean, preprocessing.std
 
 
 def _model_of_files(both: tuple[Candidate, Candidate], pair: Pair) -> tuple[LoadedModel, Preprocessing]:

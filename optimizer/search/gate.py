@@ -5,12 +5,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 
+from optimizer.analysis.earlier import Conditions, check_same_network
 from optimizer.analysis.gate import (
     Check,
     GateLimits,
     Outcome,
-    check_comparable,
-    check_same_network,
+    check_against,
     drop_check,
     drop_of,
     drop_of_files,
@@ -70,10 +70,8 @@ def judge(
         return drop_check(drop_of(result, against), limit, result.accuracy.reference == "labels")
 
     others = _checks(limits, lost, result.accuracy, size_bytes)
-    timed = {"--max-slowdown": limits.slowdown_percent, "--max-instructions": limits.instructions_percent}
-    options = [option for option, limit in timed.items() if limit is not None]
-    if against is not None and options:
-        check_comparable(result, against, " and ".join(options))
+    if against is not None:
+        check_against(Conditions.of(result), against, limits)
         if limits.slowdown_percent is not None:
             check_same_network(result, against)
     verdict = Verdict(result, others, 0, clock() - begun, against)

@@ -8,6 +8,8 @@ import pytest
 from hostile_graphs import SIDES, classifier, save
 
 import optimizer as px
+from optimizer import on_demand
+from optimizer.analysis.two_files import CompareRequest
 from optimizer.cli.main import main
 from optimizer.errors import InputError
 from optimizer.records import Settings
@@ -73,6 +75,53 @@ def test_a_gate_takes_a_file_as_its_baseline(file: str, capsys: pytest.CaptureFi
     assert capsys.readouterr().out.startswith("FAIL: mine.onnx against mine.onnx on openvino")
     assert main(["gate", file, "--max-size", "1"]) == 2
     assert main(["gate", file, "--against", file, "--max-size", "1", "--weight-bits", "8"]) == 2
+
+
+@pytest.mark.slow
+def test_a_gate_takes_a_model_as_the_baseline_of_a_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = str(tmp_path / "mine.onnx")
+    assert main(["save", "fashion-mlp", "--format", "onnx", "-o", file]) == 0
+    capsys.readouterr()
+    limits = ["--max-drop", "1", "--min-sqnr", "60", "--limit", "500"]
+    assert main(["gate", file, "--against", "fashion-mlp", *limits, *TIMED, "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert (said["model"], said["against"]) == ("mine.onnx", "fashion-mlp")
+    lost, noise = said["checks"]
+    assert lost["name"] == "accuracy lost", "on the model's own images, with their labels"
+    assert (lost["value"], noise["outcome"]) == (0, "pass")
+    assert any("500 of 10,000 images" in note for note in said["notes"])
+
+
+def test_what_a_gate_is_held_against_is_told_by_what_it_is(
+    file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[CompareRequest] = []
+
+    def comparison(request: CompareRequest, report: object) -> None:
+        asked.append(request)
+        raise InputError("asked")
+
+    monkeypatch.setattr(on_demand, "comparison", comparison)
+    monkeypatch.chdir(tmp_path)
+    Path("fashion-vit").write_text("a file that has a model's name")
+    result, limits = Path("fashion-vit"), ["--max-size", "1"]
+    for model, against in ((file, "fashion-mlp"), ("fashion-resnet", "fashion-mlp"), (file, "mistyped")):
+        assert main(["gate", model, "--against", against, *limits]) == 2
+        assert (asked[-1].a.place, asked[-1].b.place) == (against, model)
+    assert [one.like for one in asked] == ["", "fashion-resnet", ""]
+    capsys.readouterr()
+    for model, against, words in (
+        (file, None, "none is given: give --against a file of one, or a model's name"),
+        (file, str(result), "fashion-vit is none: give --against a file of one, or a model's name"),
+        ("fashion-mlp", str(result), "fashion-vit is no result that --save has written"),
+        ("fashion-mlp", "mistyped", "or a network: a file of one or a model's name"),
+    ):
+        given = [] if against is None else ["--against", against]
+        assert main(["gate", model, *given, *limits]) == 2
+        assert words in capsys.readouterr().err
+    assert len(asked) == 3
 
 
 @pytest.mark.slow

@@ -2,14 +2,21 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 from xml.etree import ElementTree
 
 import pytest
+from factories import make_result, recipe, remade
 
 from optimizer.cli import gate
 from optimizer.cli.main import main
-from optimizer.errors import WorkError
+from optimizer.data.selection import fingerprint
+from optimizer.errors import InputError, WorkError
+from optimizer.model.added import cards
+from optimizer.model.preprocessing import IMAGENET
+from optimizer.records import DataSpec, encode
 from optimizer.search.gate import Verdict, judge
 
 GATE = ["gate", "fashion-mlp", "--prune", "magnitude", "--sparsity", "0.9", "--limit", "200", "--quick"]
@@ -49,6 +56,46 @@ def test_a_saved_result_is_a_later_gates_measure_and_reports_are_read_by_others(
     bad = int(suite.get("failures", "")) + int(suite.get("errors", ""))
     assert bad == sum(len(case) for case in suite)
     assert (code == 0) == (bad == 0)
+
+
+def test_images_that_are_not_the_earlier_result_s_are_seen_before_anything_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(gate, "judge", lambda *_: pytest.fail("measured"))
+    data = DataSpec(limit=200)
+    earlier = make_result(recipe(0.5), model="fashion-mlp", images=200)
+    scored = replace(earlier.accuracy, images=fingerprint(data))
+    request, latency = replace(earlier.request, data=data), replace(earlier.latency, threads=1)
+    alike = remade(earlier, request=request, accuracy=scored, latency=latency)
+    saved = tmp_path / "before.json"
+    given, drop = [*GATE, "--threads", "1", "--against", str(saved)], ["--max-drop", "1"]
+    others = replace(scored, images="other pictures")
+    for result, asked, words in (
+        (alike, [*drop, "--limit", "300"], "on 200 images against labels, this one on 300 images"),
+        (alike, [*drop, "--seed", "1"], "give the same --data, --limit and --seed"),
+        (remade(alike, accuracy=others), drop, "give the same --data, --limit and --seed"),
+        (alike, ["--max-slowdown", "1", "--engine", "torch"], "is of engine openvino, this one of torch"),
+        (alike, ["--max-slowdown", "1", "--batch-size", "4"], "batch size 1"),
+    ):
+        saved.write_bytes(encode(result))
+        assert main([*given, *asked]) == 2
+        assert words in capsys.readouterr().err
+    monkeypatch.setattr(gate, "judge", wanted := Mock(side_effect=InputError("judged")))
+    saved.write_bytes(encode(alike))
+    assert main([*given, *drop, "--max-slowdown", "1"]) == 2
+    assert "judged" in capsys.readouterr().err, "what fits is measured"
+    saved.write_bytes(encode(remade(alike, accuracy=others)))
+    assert main([*given, "--max-size", "1"]) == 2, "images count for nothing but accuracy"
+    assert wanted.call_count == 2
+
+
+def test_a_network_without_an_accuracy_is_seen_before_anything_is_measured(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(gate, "judge", lambda *_: pytest.fail("measured"))
+    cards.save_card(cards.AddedModel("depth", "onnx", f"{'0' * 20}.onnx", IMAGENET, classes=0))
+    assert main(["gate", "depth", "--max-drop", "1"]) == 2
+    assert "depth is no classifier" in capsys.readouterr().err
 
 
 def test_what_is_no_result_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

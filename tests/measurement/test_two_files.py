@@ -34,6 +34,7 @@ from optimizer.measurement import two_files_prepared
 from optimizer.measurement.two_files import key_of
 from optimizer.measurement.two_files_layers import clipped, matching
 from optimizer.measurement.two_files_prepared import Candidate, Comparison, like_of, paired
+from optimizer.model import catalogue
 from optimizer.model.added import cards, files, onnx_file
 from optimizer.model.added.network_reading import read_ir, read_zip
 from optimizer.model.added.onnx_reading import read_onnx
@@ -489,6 +490,27 @@ def test_that_preprocessing_is_guessed_or_said_is_told(tmp_path: Path) -> None:
     assert "differs.zip says otherwise: " in both.notes[0]
     assert both.a.content == both.b.content, "the same network"
     assert key_of(both.a, both.b, request) != key_of(both.a, both.a, request)
+
+
+@HERE
+def test_a_file_that_takes_images_otherwise_than_the_model_beside_it_is_named(tmp_path: Path) -> None:
+    """Both are given the same images."""
+    said = catalogue.load("fashion-mlp").preprocessing
+    assert said is not None
+    like = {"mean": json.dumps(list(said.mean)), "std": json.dumps(list(said.std))}
+    alike = of_clothes(tmp_path / "alike.zip", like)
+    other = of_clothes(tmp_path / "other.zip", {"mean": "[0.1]", "std": "[0.1]"})
+    unsaid = of_clothes(tmp_path / "unsaid.zip", {})
+    request = CompareRequest(NetworkRef("fashion-mlp"), alike, DataSpec(limit=50), settings=QUICK)
+    for file, asked in ((alike, ""), (unsaid, ""), (unsaid, "fashion-mlp")):
+        made = prepared(replace(request, b=file, like=asked))
+        assert not any("otherwise" in note for note in made.notes), made.notes
+    for asked in ("", "fashion-mlp"):
+        (found,) = (
+            one for one in prepared(replace(request, b=other, like=asked)).notes if "otherwise" in one
+        )
+        assert "as for fashion-mlp (" in found
+        assert "and other.zip takes them otherwise (" in found
 
 
 @HERE
