@@ -89,6 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.store is not None:
         os.environ[STORE_VARIABLE] = options.store  # workers and the dashboard's server read it too
     failed: int | None = getattr(options, "failed", None)  # where 0 and 1 say something else
+    _tell_of_plugins()
     try:
         return options.run(options) or 0
     except BrokenPipeError:  # the reader has seen enough
@@ -109,6 +110,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         traceback.print_exc()
         print(f"paretoscope: {words_of(error)}", file=sys.stderr)
         return failed
+
+
+def _tell_of_plugins() -> None:
+    """On standard error, which methods are missing here, and why; `models` tells of missing models itself."""
+    from optimizer.methods import plugins  # imported by what adds options
+
+    for problem in dict.fromkeys(plugins.problems):
+        print(f"paretoscope: {problem}", file=sys.stderr)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -31,7 +31,9 @@ def add_installed() -> None:
         try:
             _add(point)
         except Exception as error:  # a stranger's code: whatever it raises, the other methods stay
-            problems.append(f"plugin {point.name} ({point.value}) is left out: {error}")
+            problems.append(
+                f"plugin {point.name} ({point.value}) is left out: {type(error).__name__}: {error}"
+            )
 
 
 def _add(point: EntryPoint) -> None:

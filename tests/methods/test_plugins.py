@@ -1,6 +1,8 @@
 """An installed package adds a pruner, a quantizer and an engine: with no other edit they are everywhere."""
 
 import json
+import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -337,6 +339,25 @@ def test_what_is_no_entry_or_takes_a_name_is_left_out_and_reported(
         assert any(f"plugin {name} (" in told and words in told for told in plugins.problems), (
             plugins.problems
         )
+
+
+def test_a_command_names_what_is_left_out_and_why_once(tmp_path: Path) -> None:
+    """In a process of its own, as it is started in a shell."""
+    folder = tmp_path / "site"
+    install(folder, POINTS | {"lacking": "MISSING"})
+    entries = folder / "toy-1.0.dist-info" / "entry_points.txt"
+    entries.write_text(entries.read_text() + "runtime2 = toy_lacking:ENGINE\n")
+    (folder / "toy_lacking.py").write_text("import a_package_that_is_gone\n")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(folder), *sys.path))}
+    for arguments in (["doctor", "--json"], ["models", "--source", "bundled", "--json"]):
+        command = [sys.executable, "-m", "optimizer.cli", *arguments]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        json.loads(done.stdout)
+        lacking, runtime = sorted(line for line in done.stderr.splitlines() if "left out" in line)
+        assert lacking.startswith("paretoscope: plugin lacking (toy_entries:MISSING) is left out: ")
+        assert "AttributeError" in lacking
+        assert runtime.startswith("paretoscope: plugin runtime2 (toy_lacking:ENGINE) is left out: ")
+        assert runtime.endswith("ModuleNotFoundError: No module named 'a_package_that_is_gone'")
 
 
 def test_an_engine_whose_code_is_broken_is_told_and_the_others_stay(monkeypatch: pytest.MonkeyPatch) -> None:
