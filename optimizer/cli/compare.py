@@ -12,12 +12,15 @@ from optimizer.cli.options import add_data_options, add_timing_options, data_of,
 from optimizer.cli.terminal import end_of_line, tell
 from optimizer.data.folders import expand
 
-NETWORK = "an .onnx file, an OpenVINO .xml with its .bin beside it, a .zip of `save`, or a model's name"
+NETWORK = (
+    "an .onnx file, an OpenVINO .xml with its .bin beside it, a .zip that `paretoscope save` has written, or "
+    "a model's name"
+)
 
 
 def add_compare_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("a", help=NETWORK)
-    parser.add_argument("b", help="the same; results are B relative to A")
+    parser.add_argument("b", help=f"{NETWORK}; results are B relative to A")
     add_data_options(parser, "those that come with the model, or that a file was saved from; else made up")
     add_files_options(parser)
     add_timing_options(parser, "openvino or onnxruntime; without it the first that runs both")
@@ -34,7 +37,11 @@ def add_files_options(parser: argparse.ArgumentParser) -> None:
         "saved from, or as the file says",
     )
     files.add_argument(
-        "--input-shape", type=shape_of, default=(), metavar="CxHxW", help="of files that leave it open"
+        "--input-shape",
+        type=shape_of,
+        default=(),
+        metavar="CxHxW",
+        help="channels, height and width, such as 3x224x224, of files that leave them open",
     )
 
 

@@ -5,7 +5,8 @@ import json
 
 from optimizer import on_demand
 from optimizer.analysis.limits import MINIMISED, Limits
-from optimizer.cli.options import add_image_options, add_limits, check_alone, data_of, numbers, settings_of
+from optimizer.cli.options import add_image_options, add_limits, check_alone, data_of, settings_of
+from optimizer.cli.parser import ListOf
 from optimizer.cli.sweeps import work_off
 from optimizer.cli.terminal import end_of_line, first_interrupt, say
 from optimizer.errors import InputError, WorkError
@@ -13,6 +14,7 @@ from optimizer.methods.engines import ENGINES
 from optimizer.methods.pruners import PRUNERS
 from optimizer.methods.quantizers import QUANTIZERS
 from optimizer.progress import Cancelled, ended_by
+from optimizer.recipe import PRECISIONS
 from optimizer.search.answer_data import OPTIONS, answer_json
 from optimizer.search.answers import details, headline
 from optimizer.search.drain import works_on
@@ -31,16 +33,16 @@ def add_find_options(parser: argparse.ArgumentParser) -> None:
     add_image_options(parser, "?")
     limits = add_limits(parser, "limits, kept by the bound of the 95 % interval")
     limits.add_argument(
-        "--max-latency-ms", type=float, metavar="MS", help="median time of a call, at its steady pace"
+        "--max-latency-ms", type=float, metavar="MS", help="largest median time of a call, at its steady pace"
     )
     limits.add_argument(
         "--max-latency-ratio",
         type=float,
         metavar="X",
-        help="that time divided by the uncompressed model's on the same engine: 0.5 is twice as fast. A busy "
-        "machine changes it less than the time itself",
+        help="largest time of a call divided by the uncompressed model's on the same engine: 0.5 is twice "
+        "as fast. A busy machine changes it less than the time itself",
     )
-    limits.add_argument("--max-size-mb", type=float, metavar="MB", help="size of the file")
+    limits.add_argument("--max-size-mb", type=float, metavar="MB", help="largest size of the file")
     limits.add_argument(
         "--minimise",
         choices=MINIMISED,
@@ -49,21 +51,23 @@ def add_find_options(parser: argparse.ArgumentParser) -> None:
     )
     axes = {OPTIONS.get(name, name.replace("_", "-")): choices for name, choices in Space().axes.items()}
     space = parser.add_argument_group("what is searched, each a list such as 8,4")
-    engines = f"of {', '.join(ENGINES)} (those of {', '.join(map(str, axes['engine']))} that run here)"
-    space.add_argument("--engine", type=numbers(str), metavar="E,E", help=engines)
+    engines = (
+        f"what runs it: {', '.join(ENGINES)} (those of {', '.join(map(str, axes['engine']))} that run here)"
+    )
+    space.add_argument("--engine", type=ListOf(str), metavar="E,E", help=engines)
     for name, kind, words in (
-        ("threads", int, "0: every core"),
-        ("prune", str, f"of {', '.join((UNPRUNED, *PRUNERS))}"),
-        ("sparsity", float, "shares of the weights, or of the channels that can go"),
-        ("weight-bits", int, ""),
-        ("activation-bits", int, ""),
-        ("rounding", str, f"of {', '.join(QUANTIZERS)}"),
-        ("precision", str, "what layers outside int8 compute in"),
+        ("threads", int, "CPU threads; 0: every core"),
+        ("prune", str, f"pruning methods: {', '.join((UNPRUNED, *PRUNERS))}"),
+        ("sparsity", float, "shares of the weights to remove, or of the channels that can go"),
+        ("weight-bits", int, "bits of a weight; 32: as they are"),
+        ("activation-bits", int, "bits of activations; 8 with 8-bit weights is int8"),
+        ("rounding", str, f"rounding methods: {', '.join(QUANTIZERS)}"),
+        ("precision", str, f"what layers outside int8 compute in: {', '.join(PRECISIONS)}"),
     ):
         default = list(axes[name])
         shown = f"{default[0]} to {default[-1]}" if len(default) > 8 else ", ".join(map(str, default))
         space.add_argument(
-            f"--{name}", type=numbers(kind), default=default, metavar="X,X", help=f"{words} ({shown})".strip()
+            f"--{name}", type=ListOf(kind), default=default, metavar="X,X", help=f"{words} ({shown})"
         )
     parser.add_argument(
         "--search", choices=tuple(STRATEGIES), default="guided", help="how the next one is chosen (guided)"
@@ -73,10 +77,10 @@ def add_find_options(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=DEFAULT_BUDGET_SECONDS,
         metavar="SECONDS",
-        help=f"in all, with timing the winner afresh ({DEFAULT_BUDGET_SECONDS:g})",
+        help=f"for the whole search, with timing the winner afresh ({DEFAULT_BUDGET_SECONDS:g})",
     )
     parser.add_argument(
-        "--batch-size", "--batch", type=int, dest="batch", default=1, help="images a call (1)"
+        "--batch-size", "--batch", type=int, dest="batch", default=1, help="images a timed call (1)"
     )
     parser.add_argument(
         "--full",
@@ -88,7 +92,8 @@ def add_find_options(parser: argparse.ArgumentParser) -> None:
         "--resume",
         type=int,
         metavar="ID",
-        help="show the answer to a question of `paretoscope sweeps`, or go on with it where it has none",
+        help="in place of a model and all else: show the answer to a question that "
+        "`paretoscope sweeps` lists, or go on with it where it has none",
     )
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
 

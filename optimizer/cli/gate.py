@@ -13,8 +13,13 @@ from optimizer.analysis.gate import GateLimits, Outcome
 from optimizer.analysis.two_files import TwoFiles, is_network_file
 from optimizer.cli.compare import add_files_options, compare_request
 from optimizer.cli.options import (
-    add_experiment_options,
+    ENGINE_HELP,
+    MODEL,
+    OF_BUNDLED,
+    add_data_options,
     add_limits,
+    add_recipe_options,
+    add_timing_options,
     check_writable,
     read_file,
     recipe_to_run,
@@ -25,6 +30,7 @@ from optimizer.data.folders import expand
 from optimizer.errors import InputError, UnavailableError
 from optimizer.formats import capital
 from optimizer.methods.artifacts import ARTIFACTS
+from optimizer.methods.engines import DEFAULT_ENGINE
 from optimizer.records import Result, decode, encode
 from optimizer.search.gate import Verdict, judge, judge_files
 from optimizer.store.results import Store
@@ -38,29 +44,32 @@ DEFAULT_BUDGET_SECONDS = 300.0
 
 
 def add_gate_options(parser: argparse.ArgumentParser) -> None:
-    add_experiment_options(parser)
+    parser.add_argument("model", help=f"{MODEL}, or, with a network as --against, a network's file")
+    add_data_options(parser, OF_BUNDLED)
+    add_recipe_options(parser)
+    add_timing_options(parser, ENGINE_HELP, DEFAULT_ENGINE)
     limits = add_limits(parser, "limits")
     limits.add_argument(
         "--max-slowdown",
         type=float,
         metavar="PERCENT",
-        help="slowdown allowed; below 0: the speed-up required",
+        help="largest slowdown allowed; below 0: the speed-up required",
     )
     limits.add_argument(
         "--max-instructions",
         type=float,
         metavar="PERCENT",
-        help="additional CPU instructions allowed per call: other programs hardly change their number; needs "
-        "Linux performance counters (rare in virtual machines), and no --quick",
+        help="most CPU instructions that may be added to a call: other programs hardly change their number; "
+        "needs Linux performance counters (rare in virtual machines), and no --quick",
     )
-    limits.add_argument("--max-size", type=float, metavar="MB", help="size of the file")
+    limits.add_argument("--max-size", type=float, metavar="MB", help="largest size of the file")
     limits.add_argument(
         "--against",
         metavar="WHAT",
         help="the measure, in place of the uncompressed model: an earlier result, a file that --save has "
         "written (its accuracy on the same images, its time on the machine that it was taken on); or a "
-        "network, run beside this one: an .onnx file, an OpenVINO .xml, a .zip of `save`, a model's name. A "
-        "model that is given as such a file needs a network",
+        "network, run beside this one: an .onnx file, an OpenVINO .xml, a .zip that `paretoscope save` "
+        "has written, a model's name. A model that is given as such a file needs a network",
     )
     limits.add_argument(
         "--budget",
@@ -73,7 +82,7 @@ def add_gate_options(parser: argparse.ArgumentParser) -> None:
     output = parser.add_argument_group("output")
     output.add_argument("--json", action="store_true", help="one JSON object on standard output")
     output.add_argument("--markdown", action="store_true", help="a table, for a job's summary")
-    output.add_argument("--junit", metavar="FILE", help="write a test report, a limit each")
+    output.add_argument("--junit", metavar="FILE", help="write a JUnit test report, a case a limit")
     output.add_argument("--save", metavar="FILE", help="write the result, for a later --against")
     parser.set_defaults(failed=NO_VERDICT)
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from optimizer import __version__
+from optimizer.cli.parser import ListOf
 from optimizer.cli.terminal import told
 from optimizer.data.folders import ROOTS_VARIABLE, check_allowed, joined_roots
 from optimizer.errors import InputError, ParetoscopeError, UnavailableError, unknown
@@ -31,35 +32,84 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Verb:
-    """How a command is a tool: in which ``lane`` of workers it runs, whether it prints ``many`` things, as a
-    list or one a line, and how long one that was cancelled has to end by itself."""
+    """How a command is a tool: what an assistant is told ``about`` it, in which ``lane`` of workers it runs,
+    whether it prints ``many`` things, as a list or one a line, and how long one that was cancelled has to end
+    by itself."""
 
+    about: str
     lane: str = "measure"
     many: bool = False
     stop_seconds: float = STOP_SECONDS
 
 
 VERBS = {
-    "models": Verb("look", many=True),
-    "measure": Verb(),
-    "sweep": Verb(many=True, stop_seconds=60),  # killed, it would stay open in the ledger,
-    "find": Verb(stop_seconds=60),  # and another process would go on with it
-    "compare": Verb(),
-    "gate": Verb(),
+    "models": Verb(
+        "List the models that can be measured, each with its name, which the other tools take, what it is "
+        "for, its input shape, published accuracy and size, and whether its weights are here (`ready`).",
+        "look",
+        many=True,
+    ),
+    "measure": Verb(
+        "Prune and quantize a model by one recipe and measure its accuracy, size and latency here, beside "
+        "the uncompressed model's, with 95 % intervals. Without arguments for pruning and quantizing it "
+        "measures the uncompressed model."
+    ),
+    "sweep": Verb(
+        "Measure a grid of recipes of a model: every sparsity in `sparsities` with every number of bits in "
+        "`bits`. Each configuration is answered as `measure` answers it.",
+        many=True,
+        stop_seconds=60,  # killed, it would stay open in the ledger,
+    ),
+    "find": Verb(
+        "Search recipes and engines for the best configuration of a model that keeps to limits, within "
+        "`budget` seconds. `found` is null where nothing is shown to keep to them.",
+        stop_seconds=60,  # and another process would go on with it
+    ),
+    "compare": Verb(
+        "Run two networks, files or models, as they are on the same images: how far the outputs of `b` lie "
+        "from those of `a`, accuracy, sizes, time in turns, and where the tensors inside part ways."
+    ),
+    "gate": Verb(
+        "Say whether a recipe of a model, or a network's file, keeps to limits: the `outcome` is pass, fail "
+        "or undecided, by the bounds of 95 % intervals. Give at least one of the limits, which are "
+        "`max_drop`, `min_sqnr`, `max_slowdown`, `max_instructions` and `max_size`."
+    ),
+    "sweeps": Verb(
+        "List sweeps and questions that `sweep` and `find` were asked, newest first, with their numbers, "
+        "states and outcomes.",
+        "look",
+        many=True,
+    ),
 }
 """The commands that are tools: another is one more entry."""
 OUTPUT = {"help", "json", "markdown"}
 """Options that say what is printed."""
 ELSEWHERE = {"cluster", "on"}
 """Options that lead to other machines, which an assistant is not led to."""
+OF_OTHERS = {"cancel"}
+"""Options that end what others have asked for."""
 WRITTEN = {"save", "junit"}
 """Options that name a file to write."""
+MEANINGS = {
+    "POINTS": "in percentage points",
+    "PERCENT": "in percent",
+    "DB": "in dB",
+    "MB": "in megabytes of 10^6 bytes",
+    "MS": "in milliseconds",
+    "SECONDS": "in seconds",
+    "ID": "its number",
+    "PATH": "the path of a folder",
+    "FILE": "the path of a file",
+}
+"""What the help of a command leaves to the name of an option's value."""
+KINDS: dict[Any, str] = {int: "integer", float: "number", str: "string"}
 POLL_SECONDS = 0.1
 INSTRUCTIONS = (
     "Measures what pruning and quantizing a model costs and gains on this machine: accuracy, size and "
     "latency against the uncompressed model, with 95 % intervals. `models` lists names; `measure` takes one "
-    "recipe, `sweep` a grid of them, `find` the best under limits, `compare` any two files, `gate` says "
-    "whether limits are kept. Without `quick` it takes minutes."
+    "recipe, `sweep` a grid of them, `find` the best under limits, `compare` any two networks, `gate` says "
+    "whether limits are kept. Without `quick` a measurement takes minutes. Paths are those of the machine "
+    "that measures, best given whole."
 )
 
 
@@ -102,7 +152,7 @@ async def _serve(pool: Pool, parsers: Mapping[str, argparse.ArgumentParser]) -> 
     tools = [
         types.Tool(
             name=verb,
-            description=parsers[verb].description,
+            description=VERBS[verb].about,
             input_schema=schema(parsers[verb]),
             annotations=hints,
         )
@@ -183,7 +233,7 @@ def options_of(parser: argparse.ArgumentParser) -> dict[str, argparse.Action]:
     return {
         (action.option_strings or [action.dest])[0].lstrip("-").replace("-", "_"): action
         for action in parser._actions
-        if action.help != argparse.SUPPRESS and action.dest not in OUTPUT | ELSEWHERE
+        if action.help != argparse.SUPPRESS and action.dest not in OUTPUT | ELSEWHERE | OF_OTHERS
     }
 
 
@@ -192,24 +242,36 @@ def schema(parser: argparse.ArgumentParser) -> dict[str, Any]:
     actions = options_of(parser)
     return {
         "type": "object",
-        "properties": {name: _property(action) for name, action in actions.items()},
+        "properties": {name: _property(name, action) for name, action in actions.items()},
         "required": [name for name, action in actions.items() if action.required],
         "additionalProperties": False,
     }
 
 
-def _property(action: argparse.Action) -> dict[str, Any]:
-    found: dict[str, Any] = {"description": action.help.replace("%%", "%")} if action.help else {}
+def _property(name: str, action: argparse.Action) -> dict[str, Any]:
+    found: dict[str, Any] = {"description": _description(name, action)}
     default = action.default
     if isinstance(default, bool):
         return found | {"type": "boolean"}
-    if isinstance(default, list):
-        kind = {int: "integer", float: "number"}.get(type(default[0]), "string")
-        return found | {"type": "array", "items": {"type": kind}, "default": default}
+    shown = {"default": default} if default not in (None, "", ()) else {}
+    if isinstance(action.type, ListOf):
+        items = {"type": KINDS[action.type.kind]}
+        return found | {"type": "array", "items": items, "minItems": 1} | shown
     if action.choices:
         found["enum"] = list(action.choices)
-    kind = {int: "integer", float: "number"}.get(action.type, "string")  # type: ignore[call-overload]
-    return found | {"type": kind} | ({} if default in (None, ()) else {"default": default})
+    return found | {"type": KINDS.get(action.type, "string")} | shown
+
+
+def _description(name: str, action: argparse.Action) -> str:
+    """The help of an option, with what its value is; other options and commands as a client knows them."""
+    words = re.sub(r"--([a-z][a-z-]*)", lambda found: f"`{found[1].replace('-', '_')}`", action.help or "")
+    words = re.sub(
+        r"`paretoscope (\w+)`", lambda found: found[0] if found[1] not in VERBS else f"`{found[1]}`", words
+    )
+    more = [MEANINGS[str(action.metavar)]] if action.metavar in MEANINGS else []
+    if name in WRITTEN:
+        more.append("below a folder that `paretoscope mcp --allow FOLDER` opened")
+    return "; ".join([words.replace("%%", "%"), *more])
 
 
 def command_line(parser: argparse.ArgumentParser, arguments: Mapping[str, Any]) -> list[str]:
@@ -224,23 +286,44 @@ def command_line(parser: argparse.ArgumentParser, arguments: Mapping[str, Any]) 
         if name not in arguments:
             continue
         value = arguments[name]
-        wanted = _property(action)["type"]
-        fits = isinstance(value, {"boolean": bool, "array": list, "string": str}.get(wanted, int | float))
-        if not fits or (wanted in ("integer", "number") and isinstance(value, bool)):
-            raise InputError(f"{name} is {json.dumps(value)[:80]}, not of type {wanted}")
+        wanted = _property(name, action)
+        if not _fits(value, wanted):
+            of = f" of {wanted['items']['type']}s" if "items" in wanted else ""
+            raise InputError(f"{name} is {json.dumps(value)[:80]}, not of type {wanted['type']}{of}")
         if name in WRITTEN:
             try:
                 check_allowed(value)
             except InputError as error:
                 raise InputError(f"{error}. `paretoscope mcp --allow FOLDER` opens one") from error
-        if wanted == "boolean":
+        if wanted["type"] == "boolean":
             options += action.option_strings[:1] * value
         elif not action.option_strings:
             places.append(value)
         else:
-            text = ",".join(map(str, value)) if wanted == "array" else str(value)
-            options.append(f"{action.option_strings[0]}={text}")
+            several = value if isinstance(value, list) else [value]
+            options.append(f"{action.option_strings[0]}={','.join(map(_typed, several))}")
     return ["--json", *options, *(["--", *places] if places else [])]
+
+
+def _fits(value: Any, wanted: Mapping[str, Any]) -> bool:
+    """Whether a value is of the type that a property wants. As in JSON 8.0 is an integer, and one value is
+    taken for a list of one."""
+    match wanted["type"]:
+        case "array":
+            several = value if isinstance(value, list) else [value]
+            return all(_fits(one, wanted["items"]) for one in several)
+        case "string":
+            return isinstance(value, str)
+        case "boolean":
+            return isinstance(value, bool)
+        case kind:
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            return number and (kind == "number" or float(value).is_integer())
+
+
+def _typed(value: str | float) -> str:
+    """As it is typed in a shell."""
+    return str(int(value) if isinstance(value, float) and value.is_integer() else value)
 
 
 class _Said(io.StringIO):

@@ -5,7 +5,7 @@ import sys
 from dataclasses import replace
 from typing import Any
 
-from optimizer.cli.options import numbers
+from optimizer.cli.parser import ListOf
 from optimizer.cli.terminal import end_of_line, say, tell
 from optimizer.data.folders import absolute, expand
 from optimizer.errors import InputError, unknown
@@ -92,8 +92,8 @@ def add_add_options(parser: argparse.ArgumentParser) -> None:
     )
     images.add_argument("--channels", choices=tuple(CHANNELS), help="in the order in which it takes them")
     images.add_argument("--range", type=int, choices=RANGES, help="what white is, before mean and std")
-    images.add_argument("--mean", type=numbers(float), metavar="M,M,M", help="subtracted, one per channel")
-    images.add_argument("--std", type=numbers(float), metavar="S,S,S", help="divided by, one per channel")
+    images.add_argument("--mean", type=ListOf(float), metavar="M,M,M", help="subtracted, one per channel")
+    images.add_argument("--std", type=ListOf(float), metavar="S,S,S", help="divided by, one per channel")
     images.add_argument("--interpolation", choices=tuple(INTERPOLATIONS))
 
 

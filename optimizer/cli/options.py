@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from optimizer.cli.parser import ListOf
 from optimizer.data.folders import absolute, expand
 from optimizer.errors import InputError, unknown
 from optimizer.methods.engines import DEFAULT_ENGINE, ENGINES
@@ -32,7 +33,12 @@ from optimizer.recipe import (
 )
 from optimizer.records import DataSpec, Request, Settings
 
-SPARSITY = "share of weights removed, or with --prune channels of the channels that can go; 0 to below 1"
+OF_BUNDLED = "those that come with a bundled model"
+MODEL = "a name from `paretoscope models`"
+SPARSITY = "share of the weights to remove, or with channels of the channels that can go; 0 to below 1"
+
+
+ENGINE_HELP = f"what runs the model: {', '.join(ENGINES)} ({DEFAULT_ENGINE})"
 
 
 def _named(methods: Mapping[str, PrunerInfo] | Mapping[str, QuantizerInfo]) -> str:
@@ -43,8 +49,8 @@ def _named(methods: Mapping[str, PrunerInfo] | Mapping[str, QuantizerInfo]) -> s
 
 def add_image_options(parser: argparse.ArgumentParser, model: str | None = None) -> None:
     """``model`` is how many there have to be, as in argparse: one unless it is given."""
-    parser.add_argument("model", nargs=model, help="a name from `paretoscope models`")
-    add_data_options(parser, "those that come with a bundled model")
+    parser.add_argument("model", nargs=model, help=MODEL)
+    add_data_options(parser, OF_BUNDLED)
 
 
 def add_data_options(parser: argparse.ArgumentParser, default: str) -> None:
@@ -52,14 +58,14 @@ def add_data_options(parser: argparse.ArgumentParser, default: str) -> None:
     images.add_argument(
         "--data",
         metavar="PATH",
-        help=f"image folder, with one subfolder a class or without labels (default: {default})",
+        help=f"images to evaluate, in one subfolder a class or without labels (default: {default})",
     )
-    images.add_argument("--calibration", metavar="PATH", help="folder of calibration images")
+    images.add_argument("--calibration", metavar="PATH", help="calibration images, which need no labels")
     images.add_argument(
         "--class-index",
         metavar="FILE",
-        help="JSON of each folder's output, or text with a folder a line: in the order of the outputs, or "
-        "with its output, such as `tench 0`",
+        help="which output is right for which subfolder: JSON of each folder's output, or text with a folder "
+        "a line, in the order of the outputs or with its output, such as `tench 0`",
     )
     images.add_argument("--limit", type=int, default=10_000, help="evaluate at most so many images")
 
@@ -74,13 +80,13 @@ def add_experiment_options(
     add_image_options(parser, model)
     if recipe:
         add_recipe_options(parser, amounts)
-    add_timing_options(parser, f"{', '.join(ENGINES)} ({DEFAULT_ENGINE})", DEFAULT_ENGINE, grid)
+    add_timing_options(parser, ENGINE_HELP, DEFAULT_ENGINE, grid)
 
 
 def add_limits(parser: argparse.ArgumentParser, title: str) -> argparse._ArgumentGroup:
     """A group of limits, which begins with those of what may be lost."""
     limits = parser.add_argument_group(title)
-    limits.add_argument("--max-drop", type=float, metavar="POINTS", help="accuracy that may be lost")
+    limits.add_argument("--max-drop", type=float, metavar="POINTS", help="most accuracy that may be lost")
     limits.add_argument(
         "--min-sqnr",
         type=float,
@@ -99,7 +105,7 @@ def add_timing_options(
         timing.add_argument(
             "--batch-sizes",
             "--batches",
-            type=numbers(int),
+            type=ListOf(int),
             dest="batches",
             default=[1, 4, 16],
             metavar="B,B",
@@ -107,18 +113,18 @@ def add_timing_options(
         )
         timing.add_argument(
             "--threads",
-            type=numbers(int),
+            type=ListOf(int),
             dest="thread_counts",
             default=[0],
             metavar="T,T",
-            help="0: every core",
+            help="CPU threads in all; 0: every core",
         )
         timing.add_argument(
-            "--streams", type=numbers(int), default=[1], metavar="S,S", help="requests at once (1)"
+            "--streams", type=ListOf(int), default=[1], metavar="S,S", help="requests at once (1)"
         )
         parser.set_defaults(threads=0, batch=1)
     else:
-        timing.add_argument("--threads", type=int, default=0, help="0 (default) is every core")
+        timing.add_argument("--threads", type=int, default=0, help="CPU threads; 0 (default) is every core")
         timing.add_argument(
             "--batch-size", "--batch", type=int, dest="batch", default=1, help="images a timed call (1)"
         )
@@ -129,15 +135,28 @@ def add_timing_options(
 def add_recipe_options(parser: argparse.ArgumentParser, amounts: bool = True) -> None:
     """Without ``amounts`` where a command has options of its own for several of them."""
     recipe = parser.add_argument_group("recipe")
-    recipe.add_argument("--recipe", metavar="FILE", help="a recipe's JSON, in place of the options below")
-    recipe.add_argument("--prune", metavar="METHOD", help=f"{_named(PRUNERS)} (magnitude)")
+    recipe.add_argument(
+        "--recipe",
+        metavar="JSON",
+        help="a recipe as JSON, such as a result has: the path of a file, or the text itself; in place of "
+        "the other options for pruning and quantizing",
+    )
+    recipe.add_argument("--prune", metavar="METHOD", help=f"pruning method: {_named(PRUNERS)} (magnitude)")
     if amounts:
         recipe.add_argument("--sparsity", type=float, metavar="S", help=SPARSITY)
         recipe.add_argument("--threshold", type=float, metavar="T", help="remove weights with |w| <= T")
     usual = "; ".join(f"{pruner.name}: {pruner.allocation}" for pruner in PRUNERS.values())
-    recipe.add_argument("--allocation", help=f"{', '.join(ALLOCATIONS)} ({usual})", metavar="HOW")
+    recipe.add_argument(
+        "--allocation",
+        help=f"how sparsity is shared out over layers: {', '.join(ALLOCATIONS)} ({usual})",
+        metavar="HOW",
+    )
     recipe.add_argument("--scope", help=argparse.SUPPRESS)
-    recipe.add_argument("--pattern", help=", ".join(PATTERNS), metavar="P")
+    recipe.add_argument(
+        "--pattern",
+        help=f"which weights go together: {', '.join(PATTERNS)} ({PruneSpec().pattern})",
+        metavar="P",
+    )
     recipe.add_argument("--snap", type=int, metavar="N", help="channels left: a multiple of 1, 8 or 16")
     recipe.add_argument(
         "--match",
@@ -159,7 +178,9 @@ def add_recipe_options(parser: argparse.ArgumentParser, amounts: bool = True) ->
         f"{MAX_FINETUNE_STEPS:,} steps of 16 images (half a second each for photographs on two cores)",
     )
     recipe.add_argument("--train", type=float, help=argparse.SUPPRESS)
-    recipe.add_argument("--rounding", metavar="METHOD", help=f"{_named(QUANTIZERS)} (nearest)")
+    recipe.add_argument(
+        "--rounding", metavar="METHOD", help=f"rounding method: {_named(QUANTIZERS)} (nearest)"
+    )
     equalising = [quantizer.name for quantizer in QUANTIZERS.values() if "equalise" in quantizer.options]
     recipe.add_argument(
         "--equalise",
@@ -168,14 +189,28 @@ def add_recipe_options(parser: argparse.ArgumentParser, amounts: bool = True) ->
         f"({' or '.join(equalising)} only)",
     )
     if amounts:
-        recipe.add_argument("--weight-bits", type=int, help=", ".join(map(str, WEIGHT_BITS)), metavar="B")
+        recipe.add_argument(
+            "--weight-bits",
+            type=int,
+            help=f"bits of a weight: {', '.join(map(str, WEIGHT_BITS))} (32)",
+            metavar="B",
+        )
     else:
         parser.set_defaults(sparsity=None, threshold=None, weight_bits=None)
     recipe.add_argument(
         "--average-bits", type=float, metavar="B", help="average bits of a weight, allocated by sensitivity"
     )
-    recipe.add_argument("--activation-bits", type=int, help=", ".join(map(str, ACTIVATION_BITS)), metavar="B")
-    recipe.add_argument("--granularity", help=", ".join(GRANULARITIES), metavar="G")
+    recipe.add_argument(
+        "--activation-bits",
+        type=int,
+        help=f"bits of activations: {', '.join(map(str, ACTIVATION_BITS))} (32); 8 and 8-bit weights: int8",
+        metavar="B",
+    )
+    recipe.add_argument(
+        "--granularity",
+        help=f"weights that share a quantization grid: {', '.join(GRANULARITIES)} (channel)",
+        metavar="G",
+    )
     asymmetric = [
         f"{quantizer.name} below {quantizer.asymmetric_below} bits"
         for quantizer in QUANTIZERS.values()
@@ -184,25 +219,18 @@ def add_recipe_options(parser: argparse.ArgumentParser, amounts: bool = True) ->
     recipe.add_argument(
         "--asymmetric",
         action="store_true",
-        help=f"grids with a zero point ({', '.join(asymmetric)})",
+        help=f"quantization grids with a zero point (usual for {', '.join(asymmetric)})",
     )
-    recipe.add_argument("--symmetric", action="store_true", help="grids without one (otherwise)")
-    usual = "; ".join(f"{quantizer.name}: {quantizer.range}" for quantizer in QUANTIZERS.values())
-    recipe.add_argument("--range", help=f"{', '.join(RANGES)} ({usual})", metavar="R")
     recipe.add_argument(
-        "--precision", help=f"{', '.join(PRECISIONS)} (f32): what layers outside int8 compute in", metavar="P"
+        "--symmetric", action="store_true", help="quantization grids without a zero point (usual otherwise)"
     )
-
-
-def numbers(kind: Callable[[str], Any]) -> Callable[[str], list[Any]]:
-    def parse(text: str) -> list[Any]:
-        try:
-            return [kind(part) for part in text.split(",")]
-        except ValueError as error:
-            example = "4,8" if kind is int else "0.3,0.5"
-            raise argparse.ArgumentTypeError(f"{text!r} is not a list such as {example}") from error
-
-    return parse
+    usual = "; ".join(f"{quantizer.name}: {quantizer.range}" for quantizer in QUANTIZERS.values())
+    recipe.add_argument(
+        "--range", help=f"range of a quantization grid: {', '.join(RANGES)} ({usual})", metavar="R"
+    )
+    recipe.add_argument(
+        "--precision", help=f"what layers outside int8 compute in: {', '.join(PRECISIONS)} (f32)", metavar="P"
+    )
 
 
 def check_alone(
@@ -278,7 +306,12 @@ def recipe_of(options: argparse.Namespace) -> Recipe:
                 f"--recipe and --{given[0].replace('_', '-')} both say what to do: change the file, or leave "
                 "it out"
             )
-        return Recipe.from_json(read_file(options.recipe, "that holds a recipe"))
+        is_text = options.recipe.lstrip().startswith("{")
+        return Recipe.from_json(
+            options.recipe.encode()
+            if is_text
+            else read_file(options.recipe, "that holds a recipe, or its text")
+        )
     if options.scope is not None and options.allocation is not None:
         raise InputError("--scope is an older word for --allocation: give only one of them")
     if options.scope not in (None, *SCOPES):

@@ -10,7 +10,8 @@ from functools import partial
 
 from optimizer import on_demand
 from optimizer.analysis.result_json import as_json
-from optimizer.cli.options import add_experiment_options, check_alone, numbers, recipe_of, request_of
+from optimizer.cli.options import add_experiment_options, check_alone, recipe_of, request_of
+from optimizer.cli.parser import ListOf
 from optimizer.cli.terminal import print_result, say, tell
 from optimizer.cluster.spread import Nodes, check, connect
 from optimizer.cluster.spread import work_off as by_nodes
@@ -32,7 +33,7 @@ def add_sweep_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--sparsities",
         "--sparsity",
-        type=numbers(float),
+        type=ListOf(float),
         default=[0.0, 0.3, 0.5, 0.7, 0.9],
         metavar="S,S",
         help="shares of the weights to remove, or of the channels that can go, each 0 to below 1 "
@@ -41,7 +42,7 @@ def add_sweep_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--bits",
         "--weight-bits",
-        type=numbers(int),
+        type=ListOf(int),
         default=[32, 8, 4],
         metavar="B,B",
         help="bits of a weight (32,8,4)",
@@ -72,7 +73,8 @@ def add_sweep_options(parser: argparse.ArgumentParser) -> None:
         "--resume",
         type=int,
         metavar="ID",
-        help="go on with a sweep that was stopped, or try what failed again",
+        help="in place of a model and all else: go on with a sweep that `paretoscope sweeps` lists and "
+        "that was stopped, or try what failed again",
     )
 
 

@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 from optimizer import work
 from optimizer.analysis import serving
 from optimizer.analysis.afresh import alone, timed_afresh
-from optimizer.cli.options import add_experiment_options, numbers, recipe_to_run, request_of
+from optimizer.cli.options import add_experiment_options, recipe_to_run, request_of
+from optimizer.cli.parser import ListOf
 from optimizer.cli.terminal import end_of_line, tell
 from optimizer.errors import InputError, WorkError
 from optimizer.formats import capital
@@ -125,7 +126,7 @@ def add_throughput_options(parser: argparse.ArgumentParser) -> None:
 
 def rates(text: str) -> list[float]:
     """``auto``, which is none in particular, or a list of numbers."""
-    found: list[float] = [] if text == "auto" else numbers(float)(text)
+    found: list[float] = [] if text == "auto" else ListOf(float)(text)
     return found
 
 

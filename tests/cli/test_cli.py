@@ -371,6 +371,17 @@ def test_fine_tuning_is_asked_for_in_steps_and_once_was_in_seconds() -> None:
         recipe_from("--finetune", "1000000")
 
 
+def test_a_recipe_is_a_file_or_its_text(tmp_path: Path) -> None:
+    wanted, file = recipe_from("--weight-bits", "4"), tmp_path / "recipe.json"
+    file.write_text(wanted.to_json())
+    given = Parser()
+    add_recipe_options(given)
+    for place in (str(file), wanted.to_json(), json.dumps(wanted.to_dict(), indent=1)):
+        assert recipe_of(given.parse_args(["--recipe", place])) == wanted
+    with pytest.raises(InputError, match="not a recipe|no recipe|unknown"):
+        recipe_of(given.parse_args(["--recipe", '{"prune": {"wings": 2}}']))
+
+
 @pytest.mark.parametrize("option", ["--bits", "--weight-bits"])
 def test_the_bits_of_a_sweep_go_by_either_name(option: str) -> None:
     options = parser().parse_args(["sweep", "fashion-mlp", option, "8,4"])

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
@@ -148,9 +149,108 @@ def test_a_tool_has_the_options_of_its_command() -> None:
     assert "batch_size" in options_of(command_parser("measure"))
 
 
+def test_the_list_of_tools_says_all_that_a_call_takes() -> None:
+    """Whoever reads it has neither the help of the command line nor its names of values."""
+    for verb, entry in VERBS.items():
+        parser = command_parser(verb)
+        properties = schema(parser)["properties"]
+        told = {name: property["description"] for name, property in properties.items()}
+        for words in (entry.about, *told.values()):
+            assert len(words.split()) > 2, (verb, words)
+            assert "--" not in words.replace("mcp --allow", ""), (verb, words)
+            assert "exit code" not in words, (verb, words)
+            for named in re.findall(r"`paretoscope (\w+)", words):
+                assert named not in VERBS, (verb, words)
+            for named in re.findall(r"`(\w+)`", words):
+                keys = {"ready", "found", "outcome"}  # of answers
+                assert named in {*VERBS, *properties, *keys}, (verb, words)
+        for name, action in options_of(parser).items():
+            if action.metavar in ("FILE", "PATH"):
+                assert "the path of a " in told[name], (verb, name)
+            if action.metavar in ("POINTS", "PERCENT", "DB", "MB", "MS", "SECONDS"):
+                assert "; in " in told[name], (verb, name)
+    engine = schema(command_parser("find"))["properties"]["engine"]
+    assert (engine["type"], engine["items"]) == ("array", {"type": "string"})
+    assert (
+        "path of a file, or the text" in schema(command_parser("gate"))["properties"]["recipe"]["description"]
+    )
+
+
+def test_values_are_of_the_type_that_the_list_of_tools_says() -> None:
+    parser = command_parser("find")
+    given = {"model": "fashion-mlp", "engine": ["torch", "openvino"], "weight_bits": [8.0], "budget": 3}
+    options = parser.parse_args(command_line(parser, given))
+    assert (options.engine, options.weight_bits, options.budget) == (["torch", "openvino"], [8], 3)
+    assert parser.parse_args(command_line(parser, {"engine": "torch"})).engine == ["torch"]
+    for name, value, words in (
+        ("engine", 2, "not of type array of strings"),
+        ("engine", ["torch", 2], "not of type array of strings"),
+        ("weight_bits", [8.5], "not of type array of integers"),
+        ("weight_bits", [True], "not of type array of integers"),
+        ("seed", 1.5, "not of type integer"),
+        ("max_drop", True, "not of type number"),
+        ("model", 8, "not of type string"),
+    ):
+        with pytest.raises(InputError, match=words):
+            command_line(parser, {name: value})
+    assert "cancel" not in options_of(command_parser("sweeps")), "what others have asked for is not ended"
+
+
+@pytest.mark.slow
+def test_every_tool_is_called_by_what_its_list_says(home: Path, tmp_path: Path) -> None:
+    archive = tmp_path / "plain.onnx"
+    assert main(["save", "fashion-mlp", "--format", "onnx", "-o", str(archive)]) == 0
+    limited = {"limit": 200, "threads": 1, "quick": True}
+
+    async def ask() -> None:
+        async with client(home) as server:
+
+            async def answer(tool: str, **arguments: Any) -> Any:
+                found = await server.call_tool(tool, arguments)
+                assert not found.is_error, (tool, found.content)
+                return found.structured_content
+
+            tools = (await server.list_tools()).tools
+            assert all(tool.description and "exit code" not in tool.description for tool in tools)
+            measured = await answer("measure", **QUICK, sparsity=0.5, weight_bits=4)
+            again = await answer("measure", **QUICK, recipe=json.dumps(measured["recipe"]))
+            assert again == measured, "a recipe is taken as a result has it"
+            found = await answer(
+                "find",
+                model="fashion-mlp",
+                engine=["torch"],
+                threads=[1],
+                prune=["none"],
+                weight_bits=[32, 8],
+                activation_bits=[32],
+                max_size_mb=100,
+                budget=1,
+                limit=200,
+            )
+            swept = await answer("sweep", **QUICK, sparsities=[0.5], bits=[4])
+            assert [one["recipe"] for one in swept["results"]] == [measured["recipe"]]
+            listed = (await answer("sweeps"))["results"]
+            assert {"sweep", "question"} == {one["kind"] for one in listed}
+            (question,) = (one["id"] for one in listed if one["kind"] == "question")
+            assert (await answer("find", resume=question))["best"] == found["best"]
+            for one in [one["id"] for one in listed if one["kind"] == "sweep"]:
+                await answer("sweep", resume=one)
+            compared = await answer("compare", a="fashion-mlp", b=str(archive), **limited)
+            assert compared["same_answer"]["value"] == 1
+            gate = await answer(
+                "gate", model=str(archive), against="fashion-mlp", max_drop=50, min_sqnr=20, **limited
+            )
+            assert gate["outcome"] == "pass"
+            assert (await answer("models", source="bundled"))["results"]
+
+    anyio.run(ask)
+
+
 def example(property: dict[str, Any]) -> Any:
     """Something of its type."""
-    values = {"boolean": True, "array": [1, 2], "integer": 1, "number": 0.5, "string": "3x8x8"}
+    values = {"boolean": True, "integer": 1, "number": 0.5, "string": "3x8x8"}
+    if property["type"] == "array":
+        return [example(property["items"])] * 2
     return property.get("default", property.get("enum", [values[property["type"]]])[0])
 
 
