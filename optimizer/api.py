@@ -304,7 +304,7 @@ def compare(
 
     Raises InputError for networks that can't be compared, and as :func:`measure` does.
     """
-    from optimizer.measurement.given import image_shape
+    from optimizer.model.preprocessing import image_shape
 
     given, spec, shape = None, DataSpec(), image_shape(input_shape) if len(input_shape) else ()
     with progress_line(progress) as report:

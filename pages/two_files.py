@@ -12,6 +12,7 @@ from optimizer.analysis.two_files import CompareRequest, NetworkRef, TwoFiles
 from optimizer.errors import InputError
 from optimizer.formats import MISSING
 from optimizer.model.added import cards, uploads
+from optimizer.model.preprocessing import image_shape
 from optimizer.records import digest
 from optimizer.system.uploads import MAX_UPLOAD_MB
 from pages import drawing, sidebar, tasks
@@ -56,7 +57,7 @@ def show(chosen: SidebarChoice) -> None:
                 second,
                 chosen.data,
                 settings=chosen.settings,
-                input_shape=_shape(written),
+                input_shape=image_shape(written) if written.strip() else (),
                 like="" if like == AS_USUAL else like,
             )
             _compare(request)
@@ -75,18 +76,6 @@ def show(chosen: SidebarChoice) -> None:
     elif named:
         words = f"The comparison {named[:MAX_TOLD]} is not stored here: made elsewhere, or removed since."
         st.info(plain(words), icon=":material/info:")
-
-
-def _shape(written: str) -> tuple[int, ...]:
-    """Raises InputError."""
-    parts = [part.strip() for part in written.lower().split("x") if part.strip()]
-    try:
-        sides = tuple(map(int, parts))
-    except ValueError:  # no digits, or thousands of them
-        sides = (0,)
-    if sides and not (len(sides) == 3 and min(sides) > 0):
-        raise InputError(f"input shape {written[:40]!r}: give channels, height and width such as 3x224x224")
-    return sides
 
 
 def _side(name: str, ready: list[str]) -> NetworkRef | None:

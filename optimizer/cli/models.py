@@ -11,7 +11,7 @@ from optimizer.data.folders import absolute, expand
 from optimizer.errors import InputError, unknown
 from optimizer.formats import columns
 from optimizer.model.added.cards import AddedModel, Choices, Examined
-from optimizer.model.preprocessing import CHANNELS, INTERPOLATIONS, RANGES, Preprocessing
+from optimizer.model.preprocessing import CHANNELS, INTERPOLATIONS, RANGES, Preprocessing, image_shape
 from optimizer.records import DataSpec, encode
 
 NOT_TRIED = "not: no folder there has a class of this model as its name, and images in it that can be read"
@@ -163,18 +163,11 @@ def run_remove(options: argparse.Namespace) -> None:
 
 
 def shape_of(text: str) -> tuple[int, ...]:
-    """``3x224x224``, also with the batch before it."""
+    """As :func:`~optimizer.model.preprocessing.image_shape`, for an option. Raises ArgumentTypeError."""
     try:
-        sides = [int(side) for side in text.lower().split("x")]
-    except ValueError:
-        sides = []
-    if len(sides) == 4:
-        sides = sides[1:]
-    if len(sides) != 3 or sides[0] not in CHANNELS.values():
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not channels (1 or 3), height and width such as 3x224x224"
-        )
-    return tuple(sides)
+        return image_shape(text)
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _preprocessing(options: argparse.Namespace, about: Examined) -> Preprocessing | None:

@@ -13,7 +13,7 @@ from optimizer.data import memory
 from optimizer.data.folders import absolute, expand
 from optimizer.data.loading import Datasets, load_images
 from optimizer.data.selection import fingerprint
-from optimizer.errors import InputError, unknown, whole_number
+from optimizer.errors import InputError, unknown
 from optimizer.measurement.workspace import OpenModel, Workspace, open_model, open_workspace
 from optimizer.model import catalogue
 from optimizer.model.added.cards import Choices
@@ -22,7 +22,7 @@ from optimizer.model.added.files import examine
 from optimizer.model.added.files import opened as opened_file
 from optimizer.model.added.hub import PREFIX as HUB
 from optimizer.model.own import own_model
-from optimizer.model.preprocessing import CHANNELS
+from optimizer.model.preprocessing import image_shape
 from optimizer.model.sources import LoadedModel
 from optimizer.progress import Report
 from optimizer.records import DataSpec, ModelCard, Request
@@ -160,17 +160,6 @@ def _shape_of(images: Datasets | None) -> Sequence[int]:
 def _is_file(model: str) -> bool:
     """Whether it names a model file, or a model of the hub, and not one of the catalogue."""
     return model.startswith(HUB) or is_model_file(model)
-
-
-def image_shape(given: Sequence[int]) -> tuple[int, ...]:
-    """``[C, H, W]`` that a model file is to take. Raises InputError for what is no shape of images."""
-    shape = tuple(whole_number("input_shape", side) for side in given)
-    if len(shape) != 3 or shape[0] not in CHANNELS.values() or min(shape) < 1:
-        raise InputError(
-            f"input shape {shape} is not allowed: a file takes channels (1 or 3), height and width, such as "
-            "(3, 224, 224)"
-        )
-    return shape
 
 
 def _read_file(

@@ -1,13 +1,14 @@
 """How an image becomes what a network takes, as plain data: kept in a card, shown on a page. No torch."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from optimizer.errors import InputError, unknown
+from optimizer.errors import InputError, shown, unknown, whole_number
 
 MAX_SIDE = 4096
 """Pixels; of what a network takes, and of what is cropped to that."""
@@ -25,6 +26,29 @@ CHANNELS = {"RGB": 3, "BGR": 3, "grey": 1}
 """By the order in which the network takes them."""
 RANGES = (1, 255)
 """What a white pixel is before mean and standard deviation."""
+
+
+def image_shape(given: str | Sequence[int]) -> tuple[int, ...]:
+    """``(C, H, W)`` of one image, of numbers or as it is written: ``3x224x224``, also with the batch before
+    it. Raises InputError for what is no shape of images."""
+    if isinstance(given, str):
+        shape, example = _shape_written(given), "3x224x224"
+    else:
+        shape, example = tuple(whole_number("input_shape", side) for side in given), "(3, 224, 224)"
+    if len(shape) != 3 or shape[0] not in CHANNELS.values() or min(shape) < 1:
+        raise InputError(
+            f"input shape {shown(given)} is not allowed: a file takes channels (1 or 3), height and width, "
+            f"such as {example}"
+        )
+    return shape
+
+
+def _shape_written(text: str) -> tuple[int, ...]:
+    try:
+        sides = tuple(int(side) for side in text.lower().split("x"))
+    except ValueError:  # no digits, or thousands of them
+        return ()
+    return sides[1:] if len(sides) == 4 else sides
 
 
 @dataclass(frozen=True, slots=True)

@@ -412,6 +412,15 @@ def test_files_are_right_or_wrong_on_a_folder_of_their_classes(tmp_path: Path) -
     assert run.outputs[0].sqnr_db == pytest.approx(0, abs=1e-3)
 
 
+def test_a_long_list_of_entries_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with zipfile.ZipFile(tmp_path / "many.zip", "w") as archive:
+        for number in range(1000):
+            archive.writestr(str(number), b"")
+    monkeypatch.setattr(zipfile, "ZipFile", lambda *_: pytest.fail("read"))
+    with pytest.raises(InputError, match="^it has 1,000 entries: at most 16 are read"):
+        read_zip(tmp_path / "many.zip", tmp_path / "out", lambda more: None)
+
+
 def of_clothes(file: Path, said: dict[str, str]) -> NetworkRef:
     """A network of ten classes, zipped, with metadata."""
     weight = np.random.default_rng(0).normal(size=(784, 10)).astype(np.float32)

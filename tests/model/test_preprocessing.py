@@ -1,6 +1,7 @@
 """From an image to what a network takes, held to torchvision's own transforms."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,14 @@ from torchvision.transforms._presets import ImageClassification
 
 from optimizer.errors import InputError
 from optimizer.model.added.architectures import default_preprocessing
-from optimizer.model.preprocessing import IMAGENET, INTERPOLATIONS, MAX_SIDE, PRESETS, Preprocessing
+from optimizer.model.preprocessing import (
+    IMAGENET,
+    INTERPOLATIONS,
+    MAX_SIDE,
+    PRESETS,
+    Preprocessing,
+    image_shape,
+)
 
 SIDES = st.integers(1, 90)
 UNIT = st.floats(0.0625, 1)
@@ -131,3 +139,31 @@ def test_a_long_strip_is_not_scaled_to_more_than_memory_holds() -> None:
     assert large(Image.new("L", (20, 1000))).shape == (1, 1024, 1024)
     with pytest.raises(InputError, match="20 x 2000 pixels would be scaled to 1,024 x 102,400, more than"):
         large(Image.new("L", (20, 2000)))
+
+
+@pytest.mark.parametrize("shape", ["3x8x9", " 3 X 8x9", "1x3x8x9", (3, 8, 9), [3.0, 8, np.int64(9)]])
+def test_a_shape_is_read_as_it_is_written_or_given(shape: Any) -> None:
+    assert image_shape(shape) == (3, 8, 9)
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        "",
+        "3x8",
+        "3x8x",
+        "2x8x9",
+        "3x0x9",
+        "3x-8x9",
+        "axbxc",
+        "²x3x3",
+        f"3x3x{'9' * 5_000}",
+        (3, 8),
+        (2, 8, 9),
+    ],
+)
+def test_what_is_no_shape_of_images_is_refused_with_an_example(shape: Any) -> None:
+    with pytest.raises(InputError, match="^input shape .* is not allowed: .* such as ") as refused:
+        image_shape(shape)
+    assert str(refused.value).endswith("3x224x224" if isinstance(shape, str) else "(3, 224, 224)")
+    assert len(str(refused.value)) < 250

@@ -109,6 +109,8 @@ def test_an_input_shape_that_is_none_is_refused_in_words(page: AppTest, written:
     (shape,) = (one for one in page.text_input if one.label == "Input shape")
     shape.set_value(written).run()
     assert not page.exception
-    assert "give channels, height and width such as 3x224x224" in words(page)
+    assert "is not allowed: a file takes channels (1 or 3), height and width, such as 3x224x224" in words(
+        page
+    )
     shape.set_value(" 1 X 28x28").run()
-    assert "give channels" not in words(page)
+    assert "a file takes channels" not in words(page)

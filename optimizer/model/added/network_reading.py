@@ -12,6 +12,7 @@ from typing import Any
 from optimizer.errors import InputError
 from optimizer.model.added.declared import plain
 from optimizer.model.added.limits import MAX_FILE_BYTES
+from optimizer.system.uploads import check_entries
 
 ONNX_FILE, IR_FILES = "model.onnx", ("model.xml", "model.bin")
 MAX_ENTRIES = 16
@@ -34,6 +35,7 @@ def read_ir(graph: Path, weights: Path | None, target: Path) -> dict[str, Any]:
 
 def read_zip(file: Path, target: Path, grow: Callable[[int], None]) -> dict[str, Any]:
     """The network in a zip, written to ``target``. Raises InputError, and whatever damaged bytes raise."""
+    check_entries(file, "it", MAX_ENTRIES)  # before zipfile reads a list of any length
     with zipfile.ZipFile(file) as archive:
         entries = {entry.filename: entry for entry in archive.infolist()}
         if len(archive.infolist()) > MAX_ENTRIES:
