@@ -87,8 +87,9 @@ def measure(
 
     Timing happens in this process by default: a script or notebook that waits for the result is as quiet as a
     process of its own (the machine lock is held, the garbage collector is off), and any module can be
-    measured. Where other threads of yours work, ``isolated=True`` takes a fresh process; the module's class
-    must be importable there. Its parameters are many because it is the whole of what can be asked.
+    measured. Where other threads of yours work, ``isolated=True`` takes a fresh process; what is given must
+    be importable there, and so not be defined in the script or notebook itself. Its parameters are many
+    because it is the whole of what can be asked.
 
     Raises InputError for what can't be measured and what to do about it, UnavailableError for what this
     machine lacks, WorkError where a model or engine fails.
@@ -502,10 +503,12 @@ def _check_at_hand(result: ResultView) -> None:
 
 def _measure_apart(given: tuple[Any, ...], report: Report) -> Any:
     """The record of what a process of its own has measured, which is gone afterwards."""
+    from optimizer.measurement.given import packed
     from optimizer.work import label_of
 
+    content = packed(given)
     with Pool(TARGET, lanes=("measure",), labels=label_of) as pool:
-        job = pool.submit("measure", "measure", given, "measure")
+        job = pool.submit("measure", "measure", content, "measure")
         while not job.over:
             report(job.progress, job.message)
             pool.wait(job, POLL_SECONDS)
@@ -516,10 +519,12 @@ def _measure_apart(given: tuple[Any, ...], report: Report) -> Any:
     return job.result
 
 
-def _measured_apart(task: str, given: tuple[Any, ...], report: Report) -> Any:
+def _measured_apart(task: str, content: bytes, report: Report) -> Any:
     """What the worker of :func:`_measure_apart` runs. An error of ours is given back, to be raised there."""
+    from optimizer.measurement.given import unpacked
+
     try:
-        return _measured(given, report).record
+        return _measured(unpacked(content), report).record
     except ParetoscopeError as error:
         return error
 

@@ -1,8 +1,11 @@
 """A model and images as a script gives them: a name, a file, a module; a folder, arrays, a dataset."""
 
+import io
+import pickle
 from collections.abc import Sequence
 from dataclasses import replace
 from os import PathLike
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -13,7 +16,7 @@ from optimizer.data import memory
 from optimizer.data.folders import absolute, expand
 from optimizer.data.loading import Datasets, load_images
 from optimizer.data.selection import fingerprint
-from optimizer.errors import InputError, unknown
+from optimizer.errors import InputError, one_line, unknown
 from optimizer.measurement.workspace import OpenModel, Workspace, open_model, open_workspace
 from optimizer.model import catalogue
 from optimizer.model.added.cards import Choices
@@ -155,6 +158,49 @@ def _shape_of(images: Datasets | None) -> Sequence[int]:
     if (some := _to_try(images)) is None:
         raise InputError("the model's input shape is not known: give input_shape, such as (3, 224, 224)")
     return some.shape[1:]
+
+
+class _Sender(pickle.Pickler):
+    """Refuses what the script or notebook that runs defines itself: another process has a ``__main__`` of its
+    own."""
+
+    def reducer_override(self, given: Any) -> Any:
+        if isinstance(given, type | FunctionType) and given.__module__ == "__main__":
+            raise InputError(
+                f"{given.__qualname__} is defined in the script or notebook that runs, where a process of "
+                "its own can't find it: leave isolated=True out, or move it to a module that it is imported "
+                "from"
+            )
+        return NotImplemented
+
+
+def packed(given: object) -> bytes:
+    """What was given, for a process of its own. Raises InputError for what can't be brought there."""
+    into = io.BytesIO()
+    try:
+        _Sender(into, pickle.HIGHEST_PROTOCOL).dump(given)
+    except InputError:
+        raise
+    except Exception as error:  # of the code of what was given, as a lambda's or an open file's
+        raise _not_sent(error) from error
+    return into.getvalue()
+
+
+def unpacked(content: bytes) -> Any:
+    """What :func:`packed` packed. Raises InputError for what can't be made here, such as of a module that is
+    not found."""
+    try:
+        return pickle.loads(content)
+    except Exception as error:
+        raise _not_sent(error) from error
+
+
+def _not_sent(error: Exception) -> InputError:
+    said = f"{type(error).__name__}: {one_line(error)}"
+    return InputError(
+        f"what was given can't be brought to a process of its own ({said}): leave isolated=True out, or give "
+        "what can be pickled, of modules that can be imported"
+    )
 
 
 def _is_file(model: str) -> bool:

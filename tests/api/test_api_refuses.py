@@ -14,8 +14,8 @@ from torch.utils.data import TensorDataset
 
 import optimizer as px
 from optimizer import api
-from optimizer.errors import InputError, UnavailableError, WorkError
-from optimizer.measurement import workspace
+from optimizer.errors import InputError, UnavailableError
+from optimizer.measurement import given, workspace
 from optimizer.progress import quiet
 
 
@@ -45,7 +45,7 @@ def test_what_can_not_be_saved_is_said(net: nn.Module, images: Tensor, tmp_path:
 
 
 def test_what_a_process_of_its_own_can_not_do_is_said_in_words() -> None:
-    with pytest.raises(WorkError, match="^measuring could not be run: "):
+    with pytest.raises(InputError, match="^what was given can't be brought to a process of its own .*lambda"):
         api._measure_apart((lambda: None,), quiet)
 
 
@@ -248,3 +248,38 @@ def test_a_task_that_does_not_fit_is_refused(net: nn.Module, images: Tensor, lab
     ):
         with pytest.raises(InputError, match=words):
             px.measure(model, HALF, data, task=task, engine="torch", progress=False)  # type: ignore[arg-type]
+
+
+class Wings(nn.Flatten):
+    """Of the script that runs, as far as pickle is told."""
+
+
+def test_what_another_process_can_t_find_is_refused_before_one_is_started(
+    monkeypatch: pytest.MonkeyPatch, images: Tensor
+) -> None:
+    monkeypatch.setattr(api, "Pool", lambda *_, **__: pytest.fail("started"))
+    monkeypatch.setattr(Wings, "__module__", "__main__")
+
+    def double(values: Tensor) -> Tensor:
+        return 2 * values
+
+    with_function = Net()
+    with_function.double = double
+    for model, data, words in (
+        (nn.Sequential(Wings()), images, "Wings is defined in the script or notebook that runs"),
+        ("fashion-mlp", [Wings()], "Wings is defined in the script or notebook that runs"),
+        (with_function, images, r"can't be brought to a process of its own \(.*double"),
+        (
+            "fashion-mlp",
+            (one for one in images),
+            r"can't be brought .* \(TypeError: .*'generator'",
+        ),
+    ):
+        with pytest.raises(InputError, match=f"{words}.*leave isolated=True out"):
+            px.measure(model, data=data, isolated=True, progress=False)  # type: ignore[arg-type]
+
+
+def test_what_can_t_be_made_in_another_process_is_refused_there() -> None:
+    content = given.packed(Wings()).replace(b"Wings", b"Wheel")
+    with pytest.raises(InputError, match=r"\(AttributeError: .*'Wheel'.*leave isolated=True out"):
+        given.unpacked(content)
