@@ -17,7 +17,7 @@ import uuid
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import takewhile
@@ -55,8 +55,10 @@ ABANDONED_SECONDS = 3600.0
 
 @dataclass(frozen=True, slots=True)
 class _Member:
-    """A file that was uploaded: ``folder`` is the path of its folder in an archive, ``open`` opens it."""
+    """A file that was uploaded, or that one ``file`` of those holds: ``folder`` is the path of its folder in
+    an archive, ``open`` opens it."""
 
+    file: Path
     folder: tuple[str, ...]
     name: str
     size: int
@@ -116,42 +118,81 @@ def stage(uploads: Sequence[BinaryIO]) -> str:
     return place.name
 
 
+class _Refused(Exception):
+    """One of the files that were uploaded can't be taken; says why, for the visitor."""
+
+    def __init__(self, file: Path, words: str) -> None:
+        super().__init__(words)
+        self.file = file
+
+
 def unpack(staged: str, report: Report = quiet) -> str:
     """Make a set of what was staged, which is gone then: the path of its folder; of the same images the same.
+    Of several files those that can't be unpacked are left out, which :func:`left_out` tells.
 
-    Raises InputError for files without an image, an archive that is none, is encrypted or damaged, and more
-    than is allowed; UnavailableError where they can't be written.
+    Raises InputError for files without an image, archives of which none is whole and open, and more than is
+    allowed; UnavailableError where they can't be written.
     """
-    place, label = uploads_root() / staged, "what was uploaded"
+    place = uploads_root() / staged
+    refused = list[str]()
     try:
         files = sorted(place.iterdir())
-        with ExitStack() as opened:
-            found: list[_Member] = []
-            for file in files:
-                label = file.name[6:]  # of several the one that can't be unpacked is named
-                found += _members(file, opened)
-            label = files[0].name[6:]
-            without = _left_out(found)
-            images = _checked([one for one in found if one.size and one.is_wanted], label, without)
-            check_room(label, sum(image.size for image in images), len(images))
-            return str(_write(images, label, place / "set", without, report))
-    except InputError:
-        raise
-    except (*UNPACKING, OSError) as error:
-        if isinstance(error, OSError) and error.errno != errno.EINVAL:
-            raise not_kept(label, error) from error
-        raise InputError(
-            f"{label} can't be unpacked ({error}): make it anew, as a ZIP file without a password"
-        ) from error
+        while True:
+            try:
+                return str(_set_of(files, place / "set", refused, report))
+            except _Refused as error:
+                files.remove(error.file)
+                refused.append(str(error))
+                if not files:
+                    raise InputError("; ".join(refused)) from error
+                shutil.rmtree(place / "set", ignore_errors=True)
+    except OSError as error:
+        raise not_kept("what was uploaded", error) from error
     finally:
         shutil.rmtree(place, ignore_errors=True)
 
 
+def _set_of(files: Sequence[Path], place: Path, refused: Sequence[str], report: Report) -> Path:
+    """Made of these files, beside which others were ``refused``, first at a ``place``. Raises _Refused,
+    InputError, OSError."""
+    with ExitStack() as opened:
+        found: list[_Member] = []
+        for file in files:
+            with _told_of(file):
+                found += _members(file, opened)
+        label = _name_of(files[0])
+        without = "; ".join(filter(None, (*refused, _left_out(found))))[:MAX_WORDS]
+        images = _checked([one for one in found if one.size and one.is_wanted], label, without)
+        check_room(label, sum(image.size for image in images), len(images))
+        return _write(images, label, place, without, report)
+
+
+def _name_of(file: Path) -> str:
+    """Of what was staged, as it was uploaded."""
+    return file.name[6:]
+
+
+@contextmanager
+def _told_of(file: Path) -> Iterator[None]:
+    """What is wrong in the block is wrong with one file. Raises _Refused, or OSError of the disk."""
+    try:
+        yield
+    except InputError as error:
+        raise _Refused(file, str(error)) from error
+    except (*UNPACKING, OSError) as error:
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:
+            raise
+        raise _Refused(
+            file,
+            f"{_name_of(file)} can't be unpacked ({error}): make it anew, as a ZIP file without a password",
+        ) from error
+
+
 def _members(file: Path, opened: ExitStack) -> Iterator[_Member]:
     """What a file is or, of an archive, holds; hidden files are passed over."""
-    name = file.name[6:]
+    name = _name_of(file)
     if file.suffix.lower() != ARCHIVE:
-        yield _Member((), name, file.stat().st_size, lambda: file.open("rb"))
+        yield _Member(file, (), name, file.stat().st_size, lambda: file.open("rb"))
         return
     check_entries(file, name, MAX_ENTRIES)
     archive = opened.enter_context(zipfile.ZipFile(file))
@@ -163,7 +204,7 @@ def _members(file: Path, opened: ExitStack) -> Iterator[_Member]:
         hidden = any(part.startswith(HIDDEN) for part in (*folder, called))
         if hidden or entry.is_dir():
             continue
-        member = _Member(tuple(folder), called, entry.file_size, partial(archive.open, entry))
+        member = _Member(file, tuple(folder), called, entry.file_size, partial(archive.open, entry))
         if member.is_wanted and member.size and entry.compress_type not in COMPRESSION:
             raise InputError(f"{name} is packed in a way that is not read here: pack it as usual (deflate)")
         yield member
@@ -175,7 +216,7 @@ def _left_out(found: Sequence[_Member]) -> str:
     others = [one.path for one in found if not one.is_wanted]
     words = [f"{named(empty, 'empty file')} left out"] * bool(empty)
     words += [f"{named(others, 'file')} left out: not an image by name"] * bool(others)
-    return "; ".join(words)[:MAX_WORDS]
+    return "; ".join(words)
 
 
 def _checked(members: Sequence[_Member], label: str, without: str) -> list[_Member]:
@@ -215,9 +256,10 @@ def _write(members: Sequence[_Member], label: str, place: Path, without: str, re
         report(number / len(members), f"unpacking {label}")
         name = f"{number:05d} {_plain(member.name)}" if is_image(member.name) else member.name
         target = place.joinpath(*member.folder, name)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with member.open() as source, target.open("wb") as file:
-            shutil.copyfileobj(source, file)
+        with _told_of(member.file):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with member.open() as source, target.open("wb") as file:
+                shutil.copyfileobj(source, file)
         with target.open("rb") as file:
             content = hashlib.file_digest(file, "sha256").hexdigest()
         # By the time of change sets of images are known: the same ones, uploaded again, are those that were
@@ -226,15 +268,22 @@ def _write(members: Sequence[_Member], label: str, place: Path, without: str, re
         whole.update(f"{target.relative_to(place)}/{content}\n".encode())
     stem, suffix = os.path.splitext(label)
     name = _plain(stem) if suffix.lower() == ARCHIVE else "images"
-    if without:
-        (place / LEFT_OUT).write_text(without, encoding="utf-8")
+    _keep_left_out(place, without)
     kept = uploads_root() / f"{name} {whole.hexdigest()[:12]}"
     try:
         place.rename(kept)
     except OSError:
         if not kept.is_dir():  # from before, or another visitor was sooner
             raise
+        _keep_left_out(kept, without)
     return kept
+
+
+def _keep_left_out(path: Path, words: str) -> None:
+    if words:
+        (path / LEFT_OUT).write_text(words, encoding="utf-8")
+    else:
+        (path / LEFT_OUT).unlink(missing_ok=True)
 
 
 def _plain(name: str) -> str:

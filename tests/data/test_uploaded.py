@@ -152,9 +152,33 @@ def test_what_holds_no_image_is_refused(home: Path, refused: io.BytesIO, words: 
     assert not [file for file in home.rglob("*") if file.is_file()]
 
 
-def test_of_several_archives_the_damaged_one_is_named() -> None:
-    with pytest.raises(InputError, match=r"no.zip can't be unpacked"):
-        keep(packed("a.png"), upload("no.zip"))
+@pytest.mark.parametrize("bad", [upload("no.zip"), locked(), damaged()], ids=lambda file: file.name)
+def test_of_several_archives_the_damaged_one_is_named_and_the_others_are_kept(
+    home: Path, bad: io.BytesIO
+) -> None:
+    wanted = {"a 00000": "a/1.png", "b 00001": "b/2.png"}
+    for files in ((packed("a/1.png", "b/2.png"), bad), (bad, packed("a/1.png", "b/2.png"))):
+        assert kept(*files) == wanted
+        (path,) = uploaded.sets()
+        assert path.name.startswith("photos ")
+        assert uploaded.left_out(path).startswith(f"{bad.name} can't be unpacked (")
+        assert [*(home / IMAGES).iterdir()] == [path], "nothing half-written is left"
+    keep(packed("a/1.png", "b/2.png"))
+    assert uploaded.left_out(path) == "", "of the same images, given alone"
+    keep(packed("a/1.png", "b/2.png"), bad)
+    assert uploaded.left_out(path), "though the set was here"
+    bzip = packed("a.jpg", name="b.zip", method=zipfile.ZIP_BZIP2)
+    again = keep(upload("c.png", b"c"), bzip, bad)
+    assert "pack it as usual (deflate); " in uploaded.left_out(again)
+    assert bad.name in uploaded.left_out(again)
+
+
+def test_where_every_archive_is_damaged_each_is_named() -> None:
+    with pytest.raises(InputError, match=r"no.zip can't be unpacked .*; nor.zip can't be unpacked "):
+        keep(upload("no.zip"), upload("nor.zip"))
+    with pytest.raises(InputError, match=r"notes.txt holds no image \(no.zip can't be unpacked .*notes.txt"):
+        keep(upload("notes.txt"), upload("no.zip"))
+    assert not uploaded.sets()
 
 
 def test_what_an_archive_unpacks_to_counts(monkeypatch: pytest.MonkeyPatch) -> None:

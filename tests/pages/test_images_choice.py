@@ -143,16 +143,20 @@ def test_images_are_uploaded_where_they_are_lacking_and_removed_again(started: S
     page = open_page("explore", {"model": "efficientnet-lite0"})
     assert "needs images of yours: upload some here" in words(page)
     given = [("one.png", image.getvalue(), "image/png"), ("none.png", b"", "image/png")]
-    page.file_uploader[0].set_value(given).run()
+    page.file_uploader[0].set_value([*given, ("no.zip", b"PK", "application/zip")]).run()
     started.do("unpack")
     page.run()
     (kept,) = uploaded.sets()
+    (toast,) = page.toast
+    assert toast.value.startswith("no.zip can't be unpacked (")
+    assert "none.png" in toast.value
     assert page.selectbox(key="images").value == str(kept)
     assert not page.file_uploader
     assert started.requests()[-1].data.path == str(kept)
 
     page.switch_page("pages/models_and_data.py").run()
-    assert "1 image; 1 empty file (none.png) left out" in words(page)
+    assert "1 image; no.zip can't be unpacked (" in words(page)
+    assert "1 empty file (none.png) left out" in words(page)
     assert "is told under Images" in words(page)
     page.button(key=f"remove {kept}").click().run()
     assert not uploaded.sets()
