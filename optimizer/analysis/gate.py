@@ -48,7 +48,7 @@ MIN_LIMIT = -100.0
 
 
 def check_limits(given: Mapping[str, tuple[float | None, float, float]]) -> None:
-    """By the option: a limit, None for no limit, and what it has to lie between. Raises InputError where
+    """By its name: a limit, None for no limit, and what it has to lie between. Raises InputError where
     there is none, or one that can't be."""
     if all(value is None for value, _, _ in given.values()):
         raise InputError(f"no limit is given: give {', '.join(given)}, or several of them")

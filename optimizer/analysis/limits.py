@@ -45,13 +45,14 @@ MIN_GAIN = 0.05
 MIN_GAIN_POINTS = 0.1
 MIN_GAIN_DB = 1.0
 
-OPTIONS = {
-    "--max-drop": "drop_points",
-    "--max-latency-ms": "latency_ms",
-    "--max-latency-ratio": "latency_ratio",
-    "--max-size-mb": "size_mb",
-    "--min-sqnr": "sqnr_db",
+WORDS = {
+    "drop_points": "max drop",
+    "latency_ms": "max latency ms",
+    "latency_ratio": "max latency ratio",
+    "size_mb": "max size mb",
+    "sqnr_db": "min sqnr",
 }
+"""For the options of the command line, the arguments in Python and the fields of the page."""
 BOUNDS = {
     "drop_points": (0.0, 100.0),
     "latency_ms": (0.0, math.inf),
@@ -76,7 +77,7 @@ class Limits:
     latency_ratio: float | None = None
 
     def __post_init__(self) -> None:
-        check_limits({option: (getattr(self, name), *BOUNDS[name]) for option, name in OPTIONS.items()})
+        check_limits({words: (getattr(self, name), *BOUNDS[name]) for name, words in WORDS.items()})
 
     @property
     def given(self) -> dict[str, float]:

@@ -1,5 +1,6 @@
 """What the public API refuses, and in which words."""
 
+import ast
 import copy
 import re
 from collections.abc import Callable
@@ -283,3 +284,15 @@ def test_what_can_t_be_made_in_another_process_is_refused_there() -> None:
     content = given.packed(Wings()).replace(b"Wings", b"Wheel")
     with pytest.raises(InputError, match=r"\(AttributeError: .*'Wheel'.*leave isolated=True out"):
         given.unpacked(content)
+
+
+def test_no_error_of_python_speaks_of_an_option_of_the_command_line() -> None:
+    """But for a whole command that is to be typed, and for the gate, which only the command line has."""
+    package = Path(px.__file__).parent
+    gate = {package / "analysis" / "gate.py", package / "analysis" / "earlier.py"}
+    for file in sorted({*package.rglob("*.py")} - {*package.glob("cli/*")} - gate):
+        for error in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(error, ast.Call) and getattr(error.func, "id", "").endswith("Error"):
+                parts = [one.value for one in ast.walk(error) if isinstance(one, ast.Constant)]
+                words = "".join(one for one in parts if isinstance(one, str))
+                assert "paretoscope " in words or not re.search(r"(^|[ (`])--[a-z]", words), (file, words)
