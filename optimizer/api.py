@@ -503,12 +503,12 @@ def _check_at_hand(result: ResultView) -> None:
 
 def _measure_apart(given: tuple[Any, ...], report: Report) -> Any:
     """The record of what a process of its own has measured, which is gone afterwards."""
-    from optimizer.measurement.given import packed
+    from optimizer.measurement.given import check_can_be_sent
     from optimizer.work import label_of
 
-    content = packed(given)
+    check_can_be_sent(given)
     with Pool(TARGET, lanes=("measure",), labels=label_of) as pool:
-        job = pool.submit("measure", "measure", content, "measure")
+        job = pool.submit("measure", "measure", given, "measure")
         while not job.over:
             report(job.progress, job.message)
             pool.wait(job, POLL_SECONDS)
@@ -519,12 +519,10 @@ def _measure_apart(given: tuple[Any, ...], report: Report) -> Any:
     return job.result
 
 
-def _measured_apart(task: str, content: bytes, report: Report) -> Any:
+def _measured_apart(task: str, given: tuple[Any, ...], report: Report) -> Any:
     """What the worker of :func:`_measure_apart` runs. An error of ours is given back, to be raised there."""
-    from optimizer.measurement.given import unpacked
-
     try:
-        return _measured(unpacked(content), report).record
+        return _measured(given, report).record
     except ParetoscopeError as error:
         return error
 

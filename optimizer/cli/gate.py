@@ -13,7 +13,6 @@ from optimizer.analysis.gate import GateLimits, Outcome
 from optimizer.analysis.two_files import TwoFiles, is_network_file
 from optimizer.cli.compare import add_files_options, compare_request
 from optimizer.cli.options import (
-    ENGINE_HELP,
     MODEL,
     OF_BUNDLED,
     add_data_options,
@@ -21,6 +20,7 @@ from optimizer.cli.options import (
     add_recipe_options,
     add_timing_options,
     check_writable,
+    engine_help,
     read_file,
     recipe_to_run,
     request_of,
@@ -47,7 +47,7 @@ def add_gate_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help=f"{MODEL}, or, with a network as --against, a network's file")
     add_data_options(parser, OF_BUNDLED)
     add_recipe_options(parser)
-    add_timing_options(parser, ENGINE_HELP, DEFAULT_ENGINE)
+    add_timing_options(parser, engine_help(), DEFAULT_ENGINE)
     limits = add_limits(parser, "limits")
     limits.add_argument(
         "--max-slowdown",

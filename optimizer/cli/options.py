@@ -38,7 +38,8 @@ MODEL = "a name from `paretoscope models`"
 SPARSITY = "share of the weights to remove, or with channels of the channels that can go; 0 to below 1"
 
 
-ENGINE_HELP = f"what runs the model: {', '.join(ENGINES)} ({DEFAULT_ENGINE})"
+def engine_help() -> str:
+    return f"what runs the model: {', '.join(ENGINES)} ({DEFAULT_ENGINE})"
 
 
 def _named(methods: Mapping[str, PrunerInfo] | Mapping[str, QuantizerInfo]) -> str:
@@ -80,7 +81,7 @@ def add_experiment_options(
     add_image_options(parser, model)
     if recipe:
         add_recipe_options(parser, amounts)
-    add_timing_options(parser, ENGINE_HELP, DEFAULT_ENGINE, grid)
+    add_timing_options(parser, engine_help(), DEFAULT_ENGINE, grid)
 
 
 def add_limits(parser: argparse.ArgumentParser, title: str) -> argparse._ArgumentGroup:

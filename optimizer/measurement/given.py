@@ -1,6 +1,6 @@
 """A model and images as a script gives them: a name, a file, a module; a folder, arrays, a dataset."""
 
-import io
+import os
 import pickle
 from collections.abc import Sequence
 from dataclasses import replace
@@ -168,39 +168,24 @@ class _Sender(pickle.Pickler):
         if isinstance(given, type | FunctionType) and given.__module__ == "__main__":
             raise InputError(
                 f"{given.__qualname__} is defined in the script or notebook that runs, where a process of "
-                "its own can't find it: leave isolated=True out, or move it to a module that it is imported "
-                "from"
+                "its own can't find it: leave isolated=True out, or move it to a module that is imported"
             )
         return NotImplemented
 
 
-def packed(given: object) -> bytes:
-    """What was given, for a process of its own. Raises InputError for what can't be brought there."""
-    into = io.BytesIO()
+def check_can_be_sent(given: object) -> None:
+    """Whether what was given can be brought to a process of its own. Raises InputError."""
     try:
-        _Sender(into, pickle.HIGHEST_PROTOCOL).dump(given)
+        with open(os.devnull, "wb") as nowhere:
+            _Sender(nowhere, pickle.HIGHEST_PROTOCOL).dump(given)
     except InputError:
         raise
     except Exception as error:  # of the code of what was given, as a lambda's or an open file's
-        raise _not_sent(error) from error
-    return into.getvalue()
-
-
-def unpacked(content: bytes) -> Any:
-    """What :func:`packed` packed. Raises InputError for what can't be made here, such as of a module that is
-    not found."""
-    try:
-        return pickle.loads(content)
-    except Exception as error:
-        raise _not_sent(error) from error
-
-
-def _not_sent(error: Exception) -> InputError:
-    said = f"{type(error).__name__}: {one_line(error)}"
-    return InputError(
-        f"what was given can't be brought to a process of its own ({said}): leave isolated=True out, or give "
-        "what can be pickled, of modules that can be imported"
-    )
+        said = f"{type(error).__name__}: {one_line(error)}"
+        raise InputError(
+            f"what was given can't be brought to a process of its own ({said}): leave isolated=True out, or "
+            "give what can be pickled"
+        ) from error
 
 
 def _is_file(model: str) -> bool:

@@ -16,7 +16,7 @@ from torch.utils.data import TensorDataset
 import optimizer as px
 from optimizer import api
 from optimizer.errors import InputError, UnavailableError
-from optimizer.measurement import given, workspace
+from optimizer.measurement import workspace
 from optimizer.progress import quiet
 
 
@@ -278,12 +278,6 @@ def test_what_another_process_can_t_find_is_refused_before_one_is_started(
     ):
         with pytest.raises(InputError, match=f"{words}.*leave isolated=True out"):
             px.measure(model, data=data, isolated=True, progress=False)  # type: ignore[arg-type]
-
-
-def test_what_can_t_be_made_in_another_process_is_refused_there() -> None:
-    content = given.packed(Wings()).replace(b"Wings", b"Wheel")
-    with pytest.raises(InputError, match=r"\(AttributeError: .*'Wheel'.*leave isolated=True out"):
-        given.unpacked(content)
 
 
 def test_no_error_of_python_speaks_of_an_option_of_the_command_line() -> None:
