@@ -23,12 +23,12 @@ It is what a script can ask for, verb by verb, with all that is to be known of e
 """
 
 import copy
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from optimizer import on_demand
 from optimizer.analysis.limits import Limits
@@ -61,7 +61,24 @@ if TYPE_CHECKING:
 TARGET = "optimizer.api:_measured_apart"
 POLL_SECONDS = 0.1
 
+P = ParamSpec("P")
+T = TypeVar("T")
 
+
+def _in_float32(verb: Callable[P, T]) -> Callable[P, T]:
+    """With torch as it is by itself, whatever else the script of the caller has set."""
+
+    @functools.wraps(verb)
+    def as_by_itself(*args: P.args, **kwargs: P.kwargs) -> T:
+        from optimizer.system.precision import float32_throughout
+
+        with float32_throughout():
+            return verb(*args, **kwargs)
+
+    return as_by_itself
+
+
+@_in_float32
 def measure(
     model: "str | PathLike[str] | nn.Module",
     recipe: Recipe | None = None,
@@ -105,6 +122,7 @@ def measure(
         return ResultView(_measure_apart(given, report)) if isolated else _measured(given, report)
 
 
+@_in_float32
 def sweep(
     model: "str | PathLike[str] | nn.Module",
     sparsities: float | Sequence[float] = (0.0, 0.5, 0.7, 0.8),
@@ -171,9 +189,11 @@ def sweep(
         found: list[ResultView] = []
         failed: list[Failed] = []
         screened: list[Screened] = []
-        measured = partial(on_demand.load_or_measure, store=store, workspace=workspace)
+        measured = functools.partial(on_demand.load_or_measure, store=store, workspace=workspace)
         if frontier_only:
-            measured = partial(on_demand.load_or_screen, grid=keys, store=store, workspace=workspace)
+            measured = functools.partial(
+                on_demand.load_or_screen, grid=keys, store=store, workspace=workspace
+            )
         outcomes = each(requests, measured)
         for number, outcome in enumerate(outcomes, 1):
             report(
@@ -193,7 +213,7 @@ def _sweep_elsewhere(asked: Grid, nodes: Nodes, report: Report) -> Results:
     store, requests = Store(), asked.requests()
     sweep = ledger.create(store, encode(asked), requests, user(), nodes.environment.key)
     try:
-        for item in until_over(store, sweep, partial(work_off, store, nodes, sweep)):
+        for item in until_over(store, sweep, functools.partial(work_off, store, nodes, sweep)):
             now = ledger.find(store, sweep)
             words = f": {item.request.recipe.describe()}" if item and item.request else ""
             report(now.over / now.total, f"{now.over} of {now.total}{words}")
@@ -208,6 +228,7 @@ def _sweep_elsewhere(asked: Grid, nodes: Nodes, report: Report) -> Results:
     return Results(tuple(found), tuple(failed))
 
 
+@_in_float32
 def find(
     model: "str | PathLike[str] | nn.Module",
     max_drop: float | None = None,
@@ -282,6 +303,7 @@ def find(
         return AnswerView(found, workspace)
 
 
+@_in_float32
 def compare(
     a: str | PathLike[str],
     b: str | PathLike[str],
@@ -330,6 +352,7 @@ def compare(
         return on_demand.compare(request, report, given)
 
 
+@_in_float32
 def compress(
     model: "str | PathLike[str] | nn.Module",
     recipe: Recipe,
@@ -376,6 +399,7 @@ def compress(
         return made
 
 
+@_in_float32
 def save(result: ResultView, path: str | PathLike[str], format: str | None = None) -> Path:
     """Write the compressed model of a result; gives the path of what was written.
 

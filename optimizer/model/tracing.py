@@ -1,5 +1,7 @@
 """The graph by which a network answers, as ``torch.fx`` traces it."""
 
+import threading
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,7 +13,30 @@ from optimizer.model.layers import BATCH_NORMS, CONVOLUTIONS
 
 
 class LayerTracer(torch.fx.Tracer):
-    """Keeps convolutions, norms and attention whole, also those of libraries that derive their own."""
+    """Keeps convolutions, norms and attention whole, also those of libraries that derive their own.
+
+    While it traces, ``torch.fx`` has its own in the place of ``nn.Module.__call__``, for all threads: one
+    traces at a time, and modules that other threads call meanwhile run as they are.
+    """
+
+    _one = threading.RLock()
+
+    def trace(self, root: Any, concrete_args: dict[str, Any] | None = None) -> torch.fx.Graph:
+        with self._one:
+            self._thread = threading.get_ident()
+            return super().trace(root, concrete_args)
+
+    def call_module(
+        self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        if threading.get_ident() != self._thread:
+            return forward(*args, **kwargs)
+        return super().call_module(m, forward, args, kwargs)
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        if threading.get_ident() != self._thread:
+            return attr_val
+        return super().getattr(attr, attr_val, parameter_proxy_cache)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         kinds = (*CONVOLUTIONS, *BATCH_NORMS, nn.MultiheadAttention)

@@ -24,6 +24,10 @@ def _lock(path: Path) -> FileLock:
     return FileLock(path, mode=0o600)
 
 
+if hasattr(os, "register_at_fork"):  # a lock that a process inherits is not its own
+    os.register_at_fork(after_in_child=_lock.cache_clear)
+
+
 @contextmanager
 def machine_lock(name: str = "work", waiting: Callable[[float], None] | None = None) -> Iterator[None]:
     """Hold this user's lock ``name`` of this machine: no other thread or process has it meanwhile.

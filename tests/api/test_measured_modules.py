@@ -331,3 +331,23 @@ def test_outputs_of_rows_may_be_said_to_be_no_classes(
     assert px.measure(
         file, HALF, images, engine="torch", task="fidelity", progress=False
     ).record.accuracy.outputs
+
+
+def test_what_a_script_has_set_changes_no_result(net: nn.Module, images: Tensor) -> None:
+    """Results are kept under keys that know nothing of it."""
+    recipe = px.Recipe.of(sparsity=0.5)
+    try:
+        torch.set_float32_matmul_precision("medium")
+        torch.set_default_dtype(torch.float64)
+        with torch.autocast("cpu", torch.bfloat16):
+            changed = px.compress(net, recipe, calibration=images, progress=False)
+            result = measured(net, images, recipe)
+    finally:
+        torch.set_default_dtype(torch.float32)
+        torch.set_float32_matmul_precision("highest")
+    given._workspaces.clear()
+    expected = px.compress(net, recipe, calibration=images, progress=False)
+    for one, other in zip(changed.parameters(), expected.parameters(), strict=True):
+        assert torch.equal(one, other)
+    again = experiment.measure(result.workspace, result.request, quiet)
+    assert result.record.accuracy.sqnr_db == again.accuracy.sqnr_db

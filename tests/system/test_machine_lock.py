@@ -127,3 +127,19 @@ def test_a_lock_file_that_cannot_be_used_is_named() -> None:
     with pytest.raises(UnavailableError, match=r"can't lock .*work\.lock.*Remove that file"):  # noqa: SIM117
         with machine_lock():
             pass
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_process_takes_it_too() -> None:
+    with machine_lock():
+        pass
+    child = os.fork()
+    if not child:
+        code = 1
+        try:
+            with machine_lock():
+                code = 0
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
