@@ -7,6 +7,7 @@ from threading import Condition
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL.TiffImagePlugin import BITSPERSAMPLE, SAMPLEFORMAT, TiffImageFile
 
 from optimizer.data.folders import open_file
 from optimizer.system.environment import environment
@@ -23,6 +24,8 @@ BYTES_PER_PIXEL_WEBP = 16
 DECODING_SHARE = 0.125
 """The decoders of one process may take this share of the memory, whatever they decode."""
 STRIP_ROWS = 64
+SIGNED = 2
+"""The ``SAMPLEFORMAT`` of a TIFF file of integers with a sign."""
 
 
 class Allowance:
@@ -85,6 +88,9 @@ def _check(image: Image.Image, allowance: Allowance) -> None:
         raise ValueError(f"{width} x {height} pixels, one side more than {MAX_ASPECT} times the other")
     if image.mode == "F":
         raise ValueError("floating-point pixels, whose white is not known")
+    if image.mode == "I" and isinstance(image, TiffImageFile):
+        signed = "signed " if image.tag_v2.get(SAMPLEFORMAT, (1,))[0] == SIGNED else ""
+        raise ValueError(f"{signed}integer pixels of {_bits(image)} bits, whose white is not known")
     fits = allowance.total_bytes // _bytes_per_pixel(image)
     if width * height > fits:
         raise ValueError(f"{width} x {height} pixels, more than {fits:,}, which fit this machine's memory")
@@ -98,19 +104,26 @@ def _converted(image: Image.Image, mode: str) -> Image.Image:
     if image.mode == mode:
         image.load()
         return image
-    if image.mode.startswith("I"):  # 16 bits a pixel, which Pillow would cut off at 255
+    if image.mode.startswith("I"):  # more than 8 bits a pixel, which Pillow would cut off at 255
         return Image.fromarray(_eight_bits(image)).convert(mode)
     if image.mode == "P":  # a palette may say what is transparent
         return image.convert("RGBA").convert(mode)
     return image.convert(mode)
 
 
+def _bits(image: Image.Image) -> int:
+    """Bits a pixel of a grey image of integers: those that a TIFF file says, and else 16, which a PNG file
+    has and a PGM file is scaled to."""
+    return int(image.tag_v2[BITSPERSAMPLE][0]) if isinstance(image, TiffImageFile) else 16
+
+
 def _eight_bits(image: Image.Image) -> np.ndarray:
-    """Uint8 ``[H, W]`` of a grey image with 16 bits a pixel, rounded, some rows at a time."""
+    """Uint8 ``[H, W]`` of a grey image with more bits a pixel, rounded, some rows at a time."""
     width, height = image.size
+    white = 2 ** _bits(image) - 1
     grey = np.empty((height, width), np.uint8)
     for top in range(0, height, STRIP_ROWS):
         bottom = min(top + STRIP_ROWS, height)
         strip = np.asarray(image.crop((0, top, width, bottom)), dtype=np.int64)
-        grey[top:bottom] = ((strip + 128) // 257).clip(0, 255)
+        grey[top:bottom] = (255 * strip + white // 2) // white
     return grey

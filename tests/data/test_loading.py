@@ -1,5 +1,6 @@
 """Folders good and bad as tensors, also for models of one's own."""
 
+import io
 import json
 import re
 import shutil
@@ -8,6 +9,7 @@ import zlib
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from image_folders import COLOURS, Paint, colour_model, noise, predicted
@@ -123,6 +125,54 @@ def test_sixteen_bit_greys_keep_their_steps(tmp_path: Path) -> None:
         Image.new("I;16", (8 + number, 8), 32768).save(tmp_path / f"{number}.png")
     images = load_images(colour_model(1), DataSpec(str(tmp_path))).evaluation.images
     assert torch.allclose(images, torch.tensor(128 / 254), atol=0.01)
+
+
+BITS, SAMPLE_FORMAT = 258, 339
+
+
+def tiff_of(mode: str, pixels: np.ndarray, tags: dict[int, int]) -> bytes:
+    """A TIFF file whose header says something else about the same bytes, by the numbers of its tags."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "TIFF", tiffinfo={SAMPLE_FORMAT: 1})
+    written = buffer.getvalue()
+    for tag, value in tags.items():
+        start = written.index(struct.pack("<HHI", tag, 3, 1)) + 8
+        written = written[:start] + struct.pack("<H", value) + written[start + 2 :]
+    assert Image.open(io.BytesIO(written)).mode == mode
+    return written
+
+
+def test_greys_are_as_bright_as_the_bits_of_their_file_say(tmp_path: Path) -> None:
+    for number in range(2):
+        white = np.full((8, 8 + 2 * number), 65535, np.uint16)
+        (tmp_path / f"{number}.tif").write_bytes(tiff_of("I;16", white, {BITS: 12}))
+        (tmp_path / f"{number}.pgm").write_bytes(
+            b"P5 %d 8 1023\n" % (7 + number) + b"\3\xff" * 8 * (7 + number)
+        )
+    loaded = load_images(colour_model(1), DataSpec(str(tmp_path)))
+    assert loaded.notes == ()
+    for images in (loaded.evaluation.images, loaded.calibration.images):
+        assert torch.allclose(images, torch.tensor(255 / 254))
+
+
+@pytest.mark.parametrize(
+    ("pixels", "tags", "words"),
+    [
+        (np.full((8, 8), 200, np.int32), {}, "signed integer pixels of 32 bits"),
+        (np.full((8, 8), 200, np.int32), {SAMPLE_FORMAT: 1}, "integer pixels of 32 bits"),
+        (np.full((8, 8), 200, np.uint16), {SAMPLE_FORMAT: 2}, "signed integer pixels of 16 bits"),
+    ],
+)
+def test_integers_whose_white_is_not_known_are_refused(
+    tmp_path: Path, pixels: np.ndarray, tags: dict[int, int], words: str
+) -> None:
+    """They would be read as black, were they taken for 16 bits."""
+    for number in range(4):
+        Image.new("L", (8 + number, 8), 200).save(tmp_path / f"{number}.png")
+    (tmp_path / "deep.tif").write_bytes(tiff_of("I", pixels, tags))
+    assert load_images(colour_model(1), DataSpec(str(tmp_path), calibration_share=0.01)).notes[-1] == (
+        f"1 of 4 images skipped: deep.tif ({words}, whose white is not known)"
+    )
 
 
 def png_claiming(width: int, height: int) -> bytes:
