@@ -15,7 +15,8 @@ any other shape are, by SQNR, cosine and largest difference.
 ``data`` is a folder of photographs (one subfolder a class, or none), a pair ``(images, labels)`` or images
 alone as arrays or tensors (floats, after the model's preprocessing), or a ``torch.utils.data.Dataset``.
 Without labels a classifier's figures are agreement with the uncompressed model. ``calibration`` gives images
-for calibration; without it some of ``data`` are set aside.
+for calibration; without it some of ``data`` are set aside. Of images that are equal one is evaluated, and
+none calibrates that is: a note says how many were left out.
 
 Results are kept in the same store and under the same keys as those of page and command line.
 

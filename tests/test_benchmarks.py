@@ -249,8 +249,8 @@ def test_each_row_of_compression_works_out_all_but_the_statistics(compression: B
         now[0] += 7
 
     clock = SimpleNamespace(process_time=lambda: now[0])
-    images = torch.randn(32, *SMALL_SHAPE, generator=torch.Generator().manual_seed(0))
-    given = in_memory((images, torch.zeros(32, dtype=torch.int64)), images)
+    images, others = torch.randn(2, 32, *SMALL_SHAPE, generator=torch.Generator().manual_seed(0))
+    given = in_memory((images, torch.zeros(32, dtype=torch.int64)), others)
     network = nn.Sequential(
         nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(128, 4)
     ).eval()

@@ -1,11 +1,13 @@
 """Images that show the same: equal ones among those evaluated, and copies of them among others."""
 
 import hashlib
+from collections.abc import Sequence
 
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
+
+from optimizer.formats import count
 
 THUMBNAIL = 16
 """Pixels a side in which images are compared."""
@@ -22,11 +24,21 @@ MIN_CONTRAST = 1e-3
 CHUNK = 1024
 
 
-def digest_of(image: Image.Image, row: Tensor) -> bytes:
-    """Equal for two images of one size that a model can't tell apart: ``row`` ``[C, H, W]`` is its input."""
-    digest = hashlib.blake2b(f"{image.size}".encode(), digest_size=16)
-    digest.update(row.numpy().tobytes())
+def digest_of(size: Sequence[int], row: Tensor) -> bytes:
+    """Equal for two images of one size that a model can't tell apart: ``row`` ``[...]``, contiguous, is its
+    input."""
+    digest = hashlib.blake2b(f"{tuple(size)}".encode(), digest_size=16)
+    digest.update(row.numpy().data)
     return digest.digest()
+
+
+def counted_once(digests: Sequence[bytes]) -> tuple[list[int], tuple[str, ...]]:
+    """The positions of those to evaluate, which equal none before them, and a note where others do."""
+    first = {digest: position for position, digest in reversed(list(enumerate(digests)))}
+    if not (repeated := len(digests) - len(first)):
+        return list(range(len(digests))), ()
+    note = f"{count(repeated, 'image')} left out: equal to another one that is evaluated, which counts once"
+    return sorted(first.values()), (note,)
 
 
 def copies(candidates: Tensor, images: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from optimizer.data.classes import ClassMapping, read_class_index
 from optimizer.data.decoding import DECODERS, Allowance, decoded, is_turned
-from optimizer.data.duplicates import copies, digest_of
+from optimizer.data.duplicates import copies, counted_once, digest_of
 from optimizer.data.folders import expand, list_folder, place_of
 from optimizer.data.selection import (
     BUNDLED_ARCHIVES,
@@ -200,15 +200,11 @@ def _calibration(
 
 def _counted_once(read: "_Read") -> tuple[Tensor, list[int], tuple[str, ...]]:
     """The images that are no copy of one before, pixel for pixel; their positions among the files; notes."""
-    first = {digest: row for row, digest in reversed(list(enumerate(read.digests)))}
-    rows = sorted(first.values())
-    repeated = len(read.digests) - len(rows)
-    if not repeated:
-        return read.images, read.positions, ()
+    rows, notes = counted_once(read.digests)
     for place, row in enumerate(rows):  # in place: the images may fill what memory there is for them
-        read.images[place] = read.images[row]
-    note = f"{count(repeated, 'image')} left out: equal to another one that is evaluated, which counts once"
-    return read.images[: len(rows)], [read.positions[row] for row in rows], (note,)
+        if place != row:
+            read.images[place] = read.images[row]
+    return read.images[: len(rows)], [read.positions[row] for row in rows], notes
 
 
 def _without_copies(calibration: "_Read", evaluated: Tensor) -> tuple[Tensor, tuple[str, ...]]:
@@ -313,7 +309,7 @@ def _read(model: LoadedModel, files: Sequence[Path], what: str, report: Report) 
                 if row.shape == images.shape[1:]:
                     images[position] = row
                     turned[position] = is_turned(image)
-                    return digest_of(image, images[position])
+                    return digest_of(image.size, images[position])
         except Exception as error:  # a damaged file can make a decoder raise anything
             return one_line(error)
         raise WorkError(

@@ -2,7 +2,9 @@
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from itertools import islice
+from traceback import format_exception_only
 from typing import Any
 
 import numpy as np
@@ -11,9 +13,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from optimizer.data.classes import ClassMapping
+from optimizer.data.duplicates import counted_once, digest_of
 from optimizer.data.loading import Datasets, Images
 from optimizer.data.selection import CALIBRATION_LIMIT
-from optimizer.errors import InputError
+from optimizer.errors import InputError, one_line
 from optimizer.formats import count
 from optimizer.progress import Report, quiet
 from optimizer.records import DataSpec
@@ -35,29 +38,36 @@ def in_memory(data: Given, calibration: Given = None, report: Report = quiet) ->
     """Evaluation images with their labels, if they have any, and calibration images.
 
     Without ``calibration`` a fifth of the images, up to 512, is drawn and set aside for it. Of a dataset at
-    most 10,000 examples are read: drawn, or the first of an ``IterableDataset``. Raises InputError for no
-    example, images that are no floats, are not finite or differ in shape, and labels that are not one whole
-    number an image.
+    most 10,000 examples are read: drawn, or the first of an ``IterableDataset``. Of images that are equal one
+    is evaluated, and none calibrates that is. Raises InputError for no example or one that the dataset fails
+    at, images that are no floats, are not finite or differ in shape, labels that are not one whole number an
+    image, and where no image is left to calibrate.
     """
-    images, labels, notes = _read(data, report)
+    images, digests, notes = _counted_once(data, report)
+    given = Datasets(images, Images(images.images[:0], None), notes, ClassMapping())
     if calibration is not None:
-        return Datasets(
-            Images(images, labels), Images(_read(calibration, report)[0], None), notes, ClassMapping()
-        )
-    usual = DataSpec()
-    aside = min(CALIBRATION_LIMIT, max(1, round(usual.calibration_share * len(images))))
-    if aside == len(images):
+        return _calibrated(given, digests, _read(calibration, report)[0])
+    usual, number = DataSpec(), len(images.images)
+    aside = min(CALIBRATION_LIMIT, max(1, round(usual.calibration_share * number)))
+    if aside == number:
+        why = f" ({'; '.join(notes)})" if notes else ""
         raise InputError(
-            "a single image can't both be evaluated and calibrate: give more, or calibration=images"
+            f"a single image can't both be evaluated and calibrate{why}: give more, or others as "
+            "calibration=images"
         )
-    order = torch.from_numpy(np.random.default_rng(usual.seed).permutation(len(images)))
-    kept, others = order[aside:], order[:aside]
-    return Datasets(
-        Images(images[kept], None if labels is None else labels[kept]),
-        Images(images[others], None),
-        (*notes, f"{count(aside, 'image')} of those that were given set aside for calibration"),
-        ClassMapping(),
+    order = torch.from_numpy(np.random.default_rng(usual.seed).permutation(number))
+    return replace(
+        given,
+        evaluation=_rows(images, order[aside:]),
+        calibration=Images(images.images[order[:aside]], None),
+        notes=(*notes, f"{count(aside, 'image')} of those that were given set aside for calibration"),
     )
+
+
+def calibrated(datasets: Datasets, calibration: Tensor) -> Datasets:
+    """With other calibration images ``[N, ...]``, less those that are evaluated. Raises InputError where none
+    is left."""
+    return _calibrated(datasets, set(_digests(datasets.evaluation.images)), calibration)
 
 
 def for_calibration(images: Given, report: Report = quiet) -> Datasets:
@@ -68,8 +78,8 @@ def for_calibration(images: Given, report: Report = quiet) -> Datasets:
 
 def for_evaluation(data: Given, report: Report = quiet) -> Datasets:
     """All of them evaluated, and none set aside."""
-    images, labels, notes = _read(data, report)
-    return Datasets(Images(images, labels), Images(images[:0], None), notes, ClassMapping())
+    images, _, notes = _counted_once(data, report)
+    return Datasets(images, Images(images.images[:0], None), notes, ClassMapping())
 
 
 def check_shape(datasets: Datasets, input_shape: tuple[int, ...], model: str) -> None:
@@ -104,6 +114,39 @@ def _read(data: Given, report: Report) -> tuple[Tensor, Tensor | None, tuple[str
     return (found := _images(images)), _labels(labels, len(found)), notes
 
 
+def _counted_once(data: Given, report: Report) -> tuple[Images, set[bytes], tuple[str, ...]]:
+    """The images that equal none before them, with their labels; their digests; notes."""
+    read, labels, notes = _read(data, report)
+    images, digests = Images(read, labels), _digests(read)
+    rows, left_out = counted_once(digests)
+    if left_out:
+        images = _rows(images, torch.tensor(rows))
+    return images, set(digests), (*notes, *left_out)
+
+
+def _digests(images: Tensor) -> list[bytes]:
+    return [digest_of(row.shape, row) for row in images]
+
+
+def _rows(images: Images, rows: Tensor) -> Images:
+    return Images(images.images[rows], None if images.labels is None else images.labels[rows])
+
+
+def _calibrated(datasets: Datasets, evaluated: set[bytes], calibration: Tensor) -> Datasets:
+    """With other calibration images, less those whose digest is of an ``evaluated`` one."""
+    others = torch.tensor([digest not in evaluated for digest in _digests(calibration)])
+    if not others.any():
+        spare = ", or leave it out" if len(evaluated) > 1 else ""
+        raise InputError(
+            f"every calibration image is also evaluated: give others as calibration=images{spare}"
+        )
+    if others.all():
+        return replace(datasets, calibration=Images(calibration, None))
+    number = int((~others).sum())
+    note = f"{count(number, 'calibration image')} left out: evaluated images have the same content"
+    return replace(datasets, calibration=Images(calibration[others], None), notes=(*datasets.notes, note))
+
+
 def _check_pair(images: Any, labels: Any) -> None:
     """Raises InputError for two arrays of one kind: a list of two images, or of inputs and their targets."""
     both = [one.dtype for one in (images, labels) if isinstance(one, Tensor | np.ndarray)]
@@ -125,7 +168,7 @@ def _images(images: Any) -> Tensor:
     if found.layout is not torch.strided:
         raise InputError(f"images are a tensor of layout {found.layout}: give a dense one, by .to_dense()")
     if not len(found.shape) or not len(found):
-        raise InputError("there is no image in it: give at least 2, or 1 with calibration=images")
+        raise InputError("there is no image in it: give at least 2, or 1 with others as calibration=images")
     if not found.is_floating_point():
         raise InputError(
             f"images are {found.dtype}: give them as the model takes them, floats after its preprocessing. "
@@ -207,7 +250,7 @@ def _examples(data: Dataset[Any]) -> tuple[Iterable[Any], int, tuple[str, ...]]:
     usual = DataSpec()
     if isinstance(data, IterableDataset) or not hasattr(data, "__len__"):
         note = f"the first {usual.limit:,} examples are used, of a dataset that can't be drawn from"
-        return islice(iter(data), usual.limit), usual.limit, (note,)
+        return _streamed(data, usual.limit), usual.limit, (note,)
     length = len(data)
     if length <= usual.limit:
         return _indexed(data, range(length)), length, ()
@@ -217,12 +260,31 @@ def _examples(data: Dataset[Any]) -> tuple[Iterable[Any], int, tuple[str, ...]]:
 
 
 def _indexed(data: Dataset[Any], numbers: Iterable[int]) -> Iterator[Any]:
-    """Raises InputError where the dataset has fewer examples than it says."""
+    """Raises InputError where the dataset has fewer examples than it says, or fails at one."""
     for number in numbers:
         try:
-            yield data[number]
+            example = data[number]
         except IndexError as error:
             raise InputError(
                 f"the dataset says that it has {len(data):,} examples, and gives none for {number} "  # type: ignore[arg-type]
                 f"({error}): give one whose length is right"
             ) from error
+        except Exception as error:  # code of the user's own can raise anything
+            raise _failed(number, error) from error
+        yield example
+
+
+def _streamed(data: Dataset[Any], most: int) -> Iterator[Any]:
+    """Raises InputError where the dataset fails at an example."""
+    number = 0
+    try:
+        for example in islice(iter(data), most):
+            yield example
+            number += 1
+    except Exception as error:
+        raise _failed(number, error) from error
+
+
+def _failed(number: int, error: Exception) -> InputError:
+    words = one_line("".join(format_exception_only(error)))
+    return InputError(f"the dataset fails at example {number} ({words}): mend it, or leave that example out")

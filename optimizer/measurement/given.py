@@ -3,7 +3,6 @@
 import os
 import pickle
 from collections.abc import Sequence
-from dataclasses import replace
 from os import PathLike
 from types import FunctionType
 from typing import Any
@@ -66,7 +65,8 @@ def open_given(
             return open_workspace(model, spec if needs_data else None, report), Request(model, data=spec)
         opened = open_workspace(model, None, report).model
         if evaluates and data is None:
-            images = replace(load_images(opened.loaded, spec, report), calibration=images.calibration)
+            own = load_images(opened.loaded, spec, report)
+            images = memory.calibrated(own, images.calibration.images)
     else:
         wanted = "data" if evaluates else "calibration"
         if needs_data and data is None and (evaluates or calibration is None):

@@ -142,6 +142,11 @@ def test_a_module_is_refused_without_the_images_that_it_needs(net: nn.Module, im
         px.compress(net, compensated, input_shape=(3, 16, 16), progress=False)
 
 
+def test_images_are_not_evaluated_and_calibrated_with(net: nn.Module, images: Tensor) -> None:
+    with pytest.raises(InputError, match="every calibration image is also evaluated: give others"):
+        measured(net, images, calibration=images)
+
+
 def test_images_of_a_wrong_size_are_refused(net: nn.Module, images: Tensor) -> None:
     with pytest.raises(InputError, match=r"images of shape \[3, 16, 16\] don't fit"):
         measured(net, images, input_shape=(3, 20, 20))

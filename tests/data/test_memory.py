@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset, TensorDataset
 
-from optimizer.data.memory import for_evaluation, in_memory
+from optimizer.data.memory import calibrated, for_evaluation, in_memory
 from optimizer.errors import InputError
 
 
@@ -73,6 +73,51 @@ def test_a_dataset_that_ends_before_its_length_is_refused_in_words() -> None:
         for_evaluation(Short())
 
 
+class Damaged(Sorted):
+    """Its examples can't be read from the third on."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def __len__(self) -> int:
+        return 10
+
+    def __getitem__(self, index: int) -> Any:
+        if index >= 3:
+            raise self.error
+        return super().__getitem__(index)
+
+
+class DamagedStream(IterableDataset[Any]):
+    """The same, as a stream."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def __iter__(self) -> Iterator[Any]:
+        yield from (torch.full((1, 1, 1), float(number)) for number in range(3))
+        raise self.error
+
+
+@pytest.mark.parametrize("damaged", [Damaged, DamagedStream])
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (ZeroDivisionError("division by zero"), "ZeroDivisionError: division by zero"),
+        (OSError("cannot identify image file '3.jpg'"), "OSError: cannot identify image file '3.jpg'"),
+        (ValueError(), "ValueError"),
+    ],
+)
+def test_an_error_of_a_dataset_s_own_names_the_example(
+    damaged: Callable[..., Any], error: Exception, words: str
+) -> None:
+    with pytest.raises(
+        InputError, match=rf"dataset fails at example 3 \({words}\): mend it, or leave"
+    ) as raised:
+        for_evaluation(damaged(error))
+    assert raised.value.__cause__ is error
+
+
 def test_of_a_stream_the_first_examples_are_read() -> None:
     read = for_evaluation(Streamed())
     assert read.evaluation.labels is not None
@@ -84,7 +129,7 @@ def test_of_a_stream_the_first_examples_are_read() -> None:
 
 @pytest.mark.parametrize("label", [np.array([2]), torch.tensor([2]), torch.tensor(2), np.int64(2), 2])
 def test_a_label_is_one_whole_number_however_it_is_wrapped(label: object) -> None:
-    read = for_evaluation(Examples([(torch.rand(1, 2, 2), label)] * 3))
+    read = for_evaluation(Examples([(torch.rand(1, 2, 2), label) for _ in range(3)]))
     assert read.evaluation.labels is not None
     assert read.evaluation.labels.tolist() == [2, 2, 2]
 
@@ -158,3 +203,82 @@ def test_an_array_is_read_whatever_its_strides_and_byte_order(tmp_path: Path) ->
             assert torch.equal(found.images, expected.images)
             assert found.labels is not None
             assert found.labels.equal(expected.labels)
+
+
+# Copies
+
+
+def distinct(number: int, seed: int = 0) -> torch.Tensor:
+    return torch.rand(number, 3, 4, 4, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize(
+    "repeated",
+    [
+        lambda images, labels: (images.repeat(20, 1, 1, 1), labels.repeat(20)),
+        lambda images, labels: ConcatDataset([TensorDataset(images, labels)] * 20),
+        lambda images, labels: (images.repeat_interleave(20, 0).numpy(), labels.repeat_interleave(20)),
+    ],
+    ids=["an array", "a dataset", "side by side"],
+)
+def test_repeated_images_are_evaluated_once(repeated: Callable[..., Any]) -> None:
+    """Else their intervals would be those of 20 times as many."""
+    images, labels = distinct(10), torch.arange(10)
+    note = "190 images left out: equal to another one that is evaluated, which counts once"
+    read = for_evaluation(repeated(images, labels))
+    assert torch.equal(read.evaluation.images, images)
+    assert read.evaluation.labels is not None
+    assert torch.equal(read.evaluation.labels, labels)
+    assert read.notes == (note,)
+    shared_out = in_memory(repeated(images, labels))
+    assert shared_out.notes == (note, "2 images of those that were given set aside for calibration")
+    both = torch.cat((shared_out.evaluation.images, shared_out.calibration.images))
+    assert len(both) == len(both.flatten(1).unique(dim=0)) == 10, "none calibrates that is evaluated"
+    assert shared_out.evaluation.labels is not None
+    assert torch.equal(shared_out.evaluation.images, images[shared_out.evaluation.labels])
+
+
+def test_images_that_differ_in_one_value_are_each_evaluated() -> None:
+    images = distinct(1).repeat(6, 1, 1, 1)
+    images[:, 2, 3, 3] = torch.arange(6.0)
+    for inputs in (images, images[:, 2, 3, 3]):  # of any shape, also single numbers
+        assert torch.equal(for_evaluation(inputs).evaluation.images, inputs)
+        assert for_evaluation(inputs).notes == ()
+
+
+def test_calibration_images_that_are_evaluated_are_left_out() -> None:
+    images, others = distinct(6), distinct(4, seed=1)
+    read = in_memory(images, torch.cat((images[:3], others)))
+    assert torch.equal(read.calibration.images, others)
+    assert torch.equal(read.evaluation.images, images)
+    assert read.notes == ("3 calibration images left out: evaluated images have the same content",)
+    assert in_memory(images, others).notes == ()
+
+
+def test_images_do_not_calibrate_what_is_evaluated_on_them() -> None:
+    images = distinct(6)
+    refused = "every calibration image is also evaluated: give others as calibration=images"
+    with pytest.raises(InputError, match=f"^{refused}, or leave it out$"):
+        in_memory(images, images[2:])
+    with pytest.raises(InputError, match=f"^{refused}$"):  # of a single one no share can be set aside
+        in_memory(images[:1], images[:1])
+
+
+@pytest.mark.parametrize("number", [1, 20])
+def test_a_single_image_is_told_what_will_do(number: int) -> None:
+    image = distinct(1).repeat(number, 1, 1, 1)
+    why = r" \(19 images left out: equal to another one .*\)" if number > 1 else ""
+    with pytest.raises(
+        InputError, match=f"evaluated and calibrate{why}: give more, or others as calibration=images$"
+    ):
+        in_memory(image)
+    assert len(in_memory(image, distinct(2, seed=1)).calibration.images) == 2
+    with pytest.raises(InputError, match="at least 2, or 1 with others as calibration=images"):
+        in_memory(image[:0])
+
+
+def test_none_of_a_model_s_own_images_that_is_evaluated_calibrates() -> None:
+    own, others = in_memory(distinct(10)), distinct(3, seed=1)
+    mixed = calibrated(own, torch.cat((own.evaluation.images[:2], others)))
+    assert torch.equal(mixed.calibration.images, others)
+    assert mixed.notes[-1] == "2 calibration images left out: evaluated images have the same content"

@@ -40,7 +40,7 @@ class Tokens(nn.Module):
 @pytest.mark.parametrize("engine", QUICK)
 def test_every_engine_answers_tokens_as_torch_does(engine: str, first: int) -> None:
     """Those from 1 to 30 take no zero either: neither a first batch nor a last is filled up with any."""
-    model = open_given(Tokens(first), TOKENS, TOKENS[:8], None, quiet)[0].model
+    model = open_given(Tokens(first), TOKENS[8:], TOKENS[:8], None, quiet)[0].model
     build = prepare(engine, model.module, SHAPE)
     for recipe in (
         Recipe(PruneSpec(sparsity=0.5)),
@@ -69,7 +69,7 @@ class Many(Tokens):
 def test_tokens_are_the_same_whatever_they_are_computed_in(engine: str, batch: int) -> None:
     """As many at once as are scored together are compiled for once."""
     tokens = torch.cat([TOKENS, TOKENS[:10]]) * 100 + 1
-    model = open_given(Many(), tokens, tokens[:8], None, quiet)[0].model
+    model = open_given(Many(), tokens[8:40], tokens[:8], None, quiet)[0].model
     recipe = Recipe(quantize=QuantizeSpec(precision="bf16"))
     runner = prepare(engine, model.module, SHAPE)(
         compress(model.module, recipe), tokens[:8], threads=1, batch=batch
@@ -98,7 +98,7 @@ class Tied(nn.Module):
 
 @pytest.mark.parametrize("engine", QUICK)
 def test_an_embedding_that_is_tied_to_a_layer_is_compressed_with_it(engine: str) -> None:
-    model = open_given(Tied(), TOKENS, TOKENS[:8], None, quiet)[0].model
+    model = open_given(Tied(), TOKENS[8:], TOKENS[:8], None, quiet)[0].model
     build = prepare(engine, model.module, SHAPE)
     for bits in (32, 8):
         recipe = Recipe(PruneSpec(sparsity=0.5), QuantizeSpec(weight_bits=8, activation_bits=bits))
@@ -125,7 +125,7 @@ class Padded(Tokens):
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
 def test_multiplications_of_padded_tokens_are_counted_as_of_whole_ones() -> None:
     padded = TOKENS * (torch.arange(6) < 4)
-    opened = open_given(Padded(), padded, padded[:8], None, quiet)[0].model
+    opened = open_given(Padded(), padded[8:], padded[:8], None, quiet)[0].model
     assert opened.multiplications["attention.layers.0.linear1.weight"] == 6
 
 
