@@ -71,6 +71,8 @@ def open_given(
         wanted = "data" if evaluates else "calibration"
         if needs_data and data is None and (evaluates or calibration is None):
             raise InputError(f"a model of your own needs images: give {wanted}")
+        if images is None and needs_data:
+            fingerprint(spec)  # a folder that is missing is said before what images would tell of the model
         if isinstance(model, str | PathLike):
             loaded = _read_file(model, input_shape, images, report, task != NO_CLASSES)
         else:

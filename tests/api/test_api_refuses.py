@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from own_net import HALF, Net, measured
+from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
@@ -112,7 +113,7 @@ REFUSED: list[tuple[Callable[[Tensor], Any], Callable[[Tensor], Any], str]] = [
     (lambda _: Net(), lambda images: (images, torch.rand(60)), "one whole number an image"),
     (lambda _: Net(), lambda images: (images * 255).byte(), "torch.uint8: give them as the model takes them"),
     (lambda _: Net(), lambda images: object(), "object is no set of images"),
-    (lambda _: Net(), lambda images: "no such folder", "input shape is not known"),
+    (lambda _: Net(), lambda images: "no such folder", "no such folder"),
     (lambda _: "fashion-mlp", lambda images: "no such folder", "no such folder"),
     (lambda _: "no such model", lambda images: images, "unknown model 'no such model'"),
 ]
@@ -140,6 +141,21 @@ def test_a_module_is_refused_without_the_images_that_it_needs(net: nn.Module, im
     compensated = px.Recipe.of(sparsity=0.5, pruning="compensated")
     with pytest.raises(InputError, match="a model of your own needs images: give calibration$"):
         px.compress(net, compensated, input_shape=(3, 16, 16), progress=False)
+
+
+def test_a_missing_folder_is_said_before_what_its_images_would_tell(net: nn.Module, tmp_path: Path) -> None:
+    photos, missing = tmp_path / "photos", tmp_path / "missing"
+    photos.mkdir()
+    for number in range(4):
+        Image.new("RGB", (8 + number, 8)).save(photos / f"{number}.png")
+    for data, calibration in ((missing, None), (photos, missing)):
+        with pytest.raises(InputError, match=f"'{missing}' does not exist"):
+            measured(net, data, calibration=calibration)
+    compensated = px.Recipe.of(sparsity=0.5, pruning="compensated")
+    with pytest.raises(InputError, match=f"'{missing}' does not exist"):
+        px.compress(net, compensated, calibration=missing, progress=False)
+    with pytest.raises(InputError, match="the model's input shape is not known: give input_shape"):
+        measured(net, photos)
 
 
 def test_images_are_not_evaluated_and_calibrated_with(net: nn.Module, images: Tensor) -> None:
