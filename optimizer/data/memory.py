@@ -33,6 +33,9 @@ IMAGES_WANTED = (
     "(image, label)"
 )
 
+IMAGE_DIMENSIONS = 4
+"""Of a batch: at least a channel, a height and a width an image."""
+
 
 def in_memory(data: Given, calibration: Given = None, report: Report = quiet) -> Datasets:
     """Evaluation images with their labels, if they have any, and calibration images.
@@ -115,10 +118,11 @@ def _read(data: Given, report: Report) -> tuple[Tensor, Tensor | None, tuple[str
 
 
 def _counted_once(data: Given, report: Report) -> tuple[Images, set[bytes], tuple[str, ...]]:
-    """The images that equal none before them, with their labels; their digests; notes."""
+    """The images that equal none before them, with their labels; their digests; notes. Rows of a table and
+    tokens may be equal and no copies: all of them count."""
     read, labels, notes = _read(data, report)
     images, digests = Images(read, labels), _digests(read)
-    rows, left_out = counted_once(digests)
+    rows, left_out = counted_once(digests) if read.ndim >= IMAGE_DIMENSIONS else ([], ())
     if left_out:
         images = _rows(images, torch.tensor(rows))
     return images, set(digests), (*notes, *left_out)

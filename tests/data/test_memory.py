@@ -282,3 +282,11 @@ def test_none_of_a_model_s_own_images_that_is_evaluated_calibrates() -> None:
     mixed = calibrated(own, torch.cat((own.evaluation.images[:2], others)))
     assert torch.equal(mixed.calibration.images, others)
     assert mixed.notes[-1] == "2 calibration images left out: evaluated images have the same content"
+
+
+def test_rows_that_are_no_images_all_count() -> None:
+    """Of a table, or of tokens, equal ones are no copies."""
+    rows = torch.tensor([[0.0, 1.0], [1.0, 0.0]]).repeat(10, 1)
+    found = for_evaluation(rows)
+    assert len(found.evaluation.images) == 20
+    assert found.notes == ()
