@@ -59,7 +59,7 @@ def prepare(engine: str, model: nn.Module, input_shape: tuple[int, ...]) -> Buil
     """What an engine makes of a model. Of others than torch the first answers in float32 are compared with
     torch's: the uncompressed model's, and those of the first recipe. Those of a model that looks at values
     are all compared, image by image: a graph holds the operations of one image, and others may need other
-    ones.
+    ones. Of recipes that round activations, or compute in another precision, the answers' shape is compared.
 
     Raises InputError for an unknown engine, UnavailableError where it can't run; ``score`` of a runner raises
     WorkError where the answers differ.
@@ -69,6 +69,7 @@ def prepare(engine: str, model: nn.Module, input_shape: tuple[int, ...]) -> Buil
         return build
     agreed: set[bool] = set()
     decide = cache(lambda: values_decide(model, input_shape))
+    shape = cache(lambda: _answer_shape(model, input_shape))
 
     def compared(compressed: CompressedModel, calibration: Tensor, *, threads: int, batch: int) -> Runner:
         runner = build(compressed, calibration, threads=threads, batch=batch)
@@ -76,7 +77,9 @@ def prepare(engine: str, model: nn.Module, input_shape: tuple[int, ...]) -> Buil
 
         def score(images: Array) -> Array:
             answers = runner.score(images)
-            if decide():
+            if not recipe.quantize.computes_in_float32:
+                _check_shape(answers, (len(images), *shape()), engine)
+            elif decide():
                 for one in (slice(place, place + 1) for place in range(len(images))):
                     check_answers(compressed.module, images[one], answers[one], engine, TORCH_ALONE)
             elif recipe.identity not in agreed:
@@ -84,7 +87,7 @@ def prepare(engine: str, model: nn.Module, input_shape: tuple[int, ...]) -> Buil
                 agreed.add(recipe.identity)
             return answers
 
-        return replace(runner, score=score) if recipe.quantize.computes_in_float32 else runner
+        return replace(runner, score=score)
 
     return compared
 
@@ -101,6 +104,21 @@ def check_answers(module: nn.Module, images: Array, answers: Array, engine: str,
             f"on {engine_info(engine).label} this model does not give torch's answers, so its accuracy would "
             f"be that of another network. {advice or use_another(engine)} (Nor does a model that draws "
             "random numbers, or whose answer to an image depends on those beside it.)"
+        )
+
+
+@torch.inference_mode()
+def _answer_shape(model: nn.Module, input_shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Of one input's."""
+    return tuple(tree_leaves(model(examples(model, input_shape)))[0].shape[1:])
+
+
+def _check_shape(answers: Array, expected: tuple[int, ...], engine: str) -> None:
+    if answers.shape != expected:
+        raise WorkError(
+            f"on {engine_info(engine).label} this model's answers after this recipe have shape "
+            f"{[*answers.shape]}, not torch's {[*expected]}, so its accuracy can't be told. "
+            f"{use_another(engine)}"
         )
 
 

@@ -247,6 +247,7 @@ def graph_of(prepared: Converted, compressed: CompressedModel, calibration: Tens
         graph = _quantize_activations(graph, prepared, calibration.numpy(), bits)
         # Activations of fewer bits: codes would make int8 kernels of some layers alone.
         _replace_weights(graph, prepared, compressed, as_codes=bits == 8)
+        _select_by_rows(graph)
     if compressed.recipe.quantize.precision != "f32":
         _take_whole_numbers(graph)
     return graph
@@ -262,6 +263,23 @@ def _take_whole_numbers(graph: Any) -> None:
     if all(one.get_type_name() == "Convert" and one.get_element_type().is_integral() for one in readers):
         images.set_element_type(Type.i64)
         graph.validate_nodes_and_infer_types()
+
+
+def _select_by_rows(graph: Any) -> None:
+    """Have what selects one of a dimension, as ``[:, -1]`` does, take a row of one and squeeze it: OpenVINO
+    2026.4 scales what an int8 kernel gives behind the selection, with the dimension that is gone by then."""
+    from openvino import PartialShape
+    from openvino import opset13 as ops
+
+    for node in graph.get_ordered_ops():
+        selects = node.get_type_name() == "Gather" and node.get_input_partial_shape(1) == PartialShape([])
+        if selects and of_images(node):
+            users = node.output(0).get_target_inputs()
+            values, index, axis = (node.input_value(number) for number in range(3))
+            rows = ops.gather(values, ops.unsqueeze(index, np.array(0)), axis)
+            selected = ops.squeeze(rows, axis)
+            for user in users:
+                user.replace_source_output(selected.output(0))
 
 
 def taken_apart(graph: Any, parts: Sequence[Part]) -> Any:

@@ -114,6 +114,14 @@ def test_kernels_that_round_activations_are_not_held_to_torchs_answers(built: An
     score(built(lambda _: network(-1.0)), Recipe(quantize=QuantizeSpec(activation_bits=8)))
 
 
+@pytest.mark.parametrize("quantize", [QuantizeSpec(activation_bits=8), QuantizeSpec(precision="bf16")])
+def test_their_shape_is_held_to_torchs(built: Any, quantize: QuantizeSpec) -> None:
+    """OpenVINO 2026.4 gives answers of int8 kernels a dimension more where one of a dimension is selected."""
+    deeper = nn.Sequential(network(), nn.Unflatten(1, (1, 4))).eval()
+    with pytest.raises(WorkError, match=r"on OpenVINO .* shape \[5, 1, 4\], not torch's \[5, 4\]"):
+        score(built(lambda _: deeper), Recipe(quantize=quantize))
+
+
 def test_what_once_agreed_is_not_compared_again(built: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     compared = []
     monkeypatch.setattr(faithful, "check_answers", lambda *_: compared.append(1))
