@@ -254,6 +254,22 @@ class Counted(nn.Linear):
         """It has none that is written."""
 
 
+class Masked(nn.Module):
+    """Torch's own transformers, encoder and decoder, whose causal mask is a buffer. Inputs ``[6, 16]``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        encoder = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True, norm_first=True)
+        self.encoder = nn.TransformerEncoder(encoder, 1, enable_nested_tensor=False)
+        self.decoder = nn.TransformerDecoder(nn.TransformerDecoderLayer(16, 2, 32, batch_first=True), 1)
+        self.head = nn.Linear(16, 5)
+        self.register_buffer("mask", nn.Transformer.generate_square_subsequent_mask(6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.decoder(x, self.encoder(x, mask=self.mask), tgt_mask=self.mask)
+        return self.head(x[:, -1])
+
+
 class Branching(nn.Module):
     """Takes ``[N, inputs]``: the sign of all that it is given chooses a layer."""
 

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from optimizer.compression.apply import CompressedModel
 from optimizer.engine import inductor
 from optimizer.engine.base import Array, Build, Engine, Load, Runner, in_batches, scoring_batch
-from optimizer.engine.exporting import advice, logged_from, quiet
+from optimizer.engine.exporting import advice, exporting, logged_from
 from optimizer.engine.realised import simulated
 from optimizer.engine.torch import (
     DTYPES,
@@ -164,7 +164,7 @@ def compiled(
 def function_of(model: nn.Module, images: Tensor, precision: str) -> Compiled:
     """Of a model in ``precision``: traced here, and compiled when it is first called."""
     dtype = taken_in(model, images, precision)
-    with quiet():
+    with exporting():
         exported = torch.export.export(model, (images.to(dtype),))
     names = [spec.target for spec in exported.graph_signature.input_specs if spec.target]
     known: dict[str, Any] = {**exported.state_dict, **exported.constants}

@@ -6,15 +6,44 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 
+from torch import Tensor
+from torch.nn.modules import transformer
+
 from optimizer.methods.engines import REFERENCE_ENGINE, use_another
+from optimizer.model.layers import whole_attention
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """What torch says while it exports is no concern of a user's: graphs, printed where it fails, too."""
+def exporting() -> Iterator[None]:
+    """Around a call of torch's exporter. What torch says while it exports is no concern of a user's: graphs,
+    printed where it fails, too. Its fused attention is no operation of ONNX, and looks at masks fail."""
     nowhere = io.StringIO()
-    with logged_from(logging.CRITICAL), redirect_stdout(nowhere), redirect_stderr(nowhere):
+    with (
+        logged_from(logging.CRITICAL),
+        redirect_stdout(nowhere),
+        redirect_stderr(nowhere),
+        whole_attention(),
+        _masks_as_given(),
+    ):
         yield
+
+
+@contextmanager
+def _masks_as_given() -> Iterator[None]:
+    """``nn.TransformerEncoder`` and ``nn.TransformerDecoder`` compare a mask with a causal one, of which
+    attention may then leave the values unread. An export has no values to compare; read, they give the same
+    answers."""
+    name = "_detect_is_causal_mask"
+    detect = getattr(transformer, name, None)
+
+    def as_said(mask: Tensor | None, is_causal: bool | None = None, size: int | None = None) -> bool:
+        return is_causal is True
+
+    setattr(transformer, name, as_said)
+    try:
+        yield
+    finally:
+        setattr(transformer, name, detect)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from optimizer.engine.exporting import quiet
+from optimizer.engine.exporting import exporting
 from optimizer.errors import WorkError, one_line
 from optimizer.model.examples import examples
 from optimizer.model.layers import by_path, multiplications, walk
@@ -86,7 +86,7 @@ def _whole_graph(module: nn.Module, shape: tuple[int, ...]) -> tuple[Any, bool]:
 
 
 def _export(module: nn.Module, images: Tensor, dynamic: Any) -> Any:
-    with quiet():
+    with exporting():
         program = torch.onnx.export(
             module,
             (images,),

@@ -1,12 +1,13 @@
 """Modules that evaluation never runs, such as a classifier that helps in training only: what is served has
 none of their weights, so nothing is to be pruned, counted or kept of them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
@@ -18,6 +19,7 @@ from optimizer.system.threads import thread_count
 
 LOOKING = (Tensor.tolist, Tensor.numpy, Tensor.__array__)
 """Calls by which a model's code looks at values, beside operations that are tagged as such."""
+MASKS = (torch.bool, torch.uint8)
 VALUES_DECIDE = (torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape)
 
 
@@ -44,8 +46,8 @@ def unused(module: nn.Module, input_shape: tuple[int, ...]) -> tuple[str, ...]:
 
 
 def values_decide(module: nn.Module, input_shape: tuple[int, ...]) -> bool:
-    """Whether a forward in evaluation mode looks at values, so that what it runs may depend on its input;
-    also where it fails."""
+    """Whether a forward in evaluation mode looks at values that follow from its input, so that what it runs
+    may depend on them; also where it fails."""
     return _traced(module, input_shape) is None
 
 
@@ -100,7 +102,7 @@ def _traced(module: nn.Module, input_shape: tuple[int, ...]) -> tuple[set[int], 
     where it fails, or a value may have decided."""
     ran, reads = set[int](), _Reads()
     watched = (part.register_forward_pre_hook(lambda part, _: ran.add(id(part))) for part in module.modules())
-    decides = _Decides()
+    decides = _Decides(reads)
     try:
         # One or two inputs: more threads would wait for each other, long where other work goes on.
         with (
@@ -111,43 +113,62 @@ def _traced(module: nn.Module, input_shape: tuple[int, ...]) -> tuple[set[int], 
             hooked(watched),
         ):
             one, two = (examples(module, input_shape, count) for count in (1, 2))
+            reads.follow([one, two])
             with decides, reads:
                 module(one)
             with suppress(Exception), decides, reads:  # some take one at a time
                 module(two)
     except Exception:  # the model's own code: anything may come out of it
         return None
-    return None if decides.found or reads.values_decide else (ran, reads.places)
+    return None if reads.values_decide else (ran, reads.places)
 
 
 class _Decides(TorchFunctionMode):
-    """Whether the model's code looks at a value."""
+    """Tells ``reads`` of looks at values that are no operations."""
 
-    def __init__(self) -> None:
+    def __init__(self, reads: "_Reads") -> None:
         super().__init__()
-        self.found = False
+        self.reads = reads
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.found |= func in LOOKING
+        self.reads.values_decide |= func in LOOKING and self.reads.follows(args[0])
         return func(*args, **(kwargs or {}))
 
 
 class _Reads(Operations):
-    """The places in memory of all that operations read, and whether values decided on the shape of any."""
+    """The places in memory of all that operations read, and whether values that follow from the input, or are
+    drawn, decided on anything: a mask that the model holds is the same for every input."""
 
     def __init__(self) -> None:
         super().__init__()
         self.places: set[int] = set()
         self.values_decide = False
+        self.following: set[StorageWeakRef] = set()  # of which no other takes the place once they are gone
+
+    def follow(self, tensors: Iterable[Tensor]) -> None:
+        self.following |= {StorageWeakRef(one.untyped_storage()) for one in tensors}
+
+    def follows(self, tensor: Tensor) -> bool:
+        return StorageWeakRef(tensor.untyped_storage()) in self.following
 
     def __torch_dispatch__(self, operation: Any, types: Any, arguments: Any = (), options: Any = None) -> Any:
-        tensors = [one for one in tree_leaves((arguments, options)) if isinstance(one, Tensor)]
+        tensors = _tensors((arguments, options))
         self.places |= {*map(_place, tensors)}
         if any(tag in operation.tags for tag in VALUES_DECIDE):
             # Of an index that is numbers, its own shape decides.
-            masks = any(one.dtype in (torch.bool, torch.uint8) for one in tensors[1:])
-            self.values_decide |= masks or operation.overloadpacket is not torch.ops.aten.index
-        return operation(*arguments, **(options or {}))
+            index = operation.overloadpacket is torch.ops.aten.index
+            deciding = [one for one in tensors[1:] if one.dtype in MASKS] if index else tensors
+            self.values_decide |= any(map(self.follows, deciding))
+        answer = operation(*arguments, **(options or {}))
+        if torch.Tag.nondeterministic_seeded in operation.tags or any(map(self.follows, tensors)):
+            self.follow(_tensors(answer))
+            if operation._schema.is_mutable:
+                self.follow(tensors)
+        return answer
+
+
+def _tensors(values: Any) -> list[Tensor]:
+    return [one for one in tree_leaves(values) if isinstance(one, Tensor)]
 
 
 def _place(tensor: Tensor) -> int:

@@ -2,15 +2,17 @@
 
 import pytest
 import torch
-from engine_runs import run
+from engine_runs import eager, off, run
+from small_models import Masked
 from torch import Tensor, nn
 
-from optimizer.engine.exporting import advice, depends_on_values
+from optimizer.engine.exporting import advice, depends_on_values, exporting
 from optimizer.engine.onnx_export import export
 from optimizer.errors import WorkError
 from optimizer.methods.engines import use_another
-from optimizer.recipe import Recipe
+from optimizer.recipe import PruneSpec, Recipe
 
+PRUNED = Recipe(PruneSpec(sparsity=0.5))
 TORCH_ALONE = "depends on the values of its input.*: use engine torch.$"
 
 
@@ -42,6 +44,29 @@ def test_a_model_that_looks_at_values_is_left_to_torch_without_a_word_to_the_ter
     said = capfd.readouterr()
     assert not said.err
     assert not said.out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["sparse", "onnxruntime", "openvino", "compile"])
+def test_torchs_transformers_with_a_causal_mask_run_on_every_engine(engine: str) -> None:
+    """Torch compares the mask with a causal one, which an export can't: it knows no values."""
+    torch.manual_seed(0)
+    model, images = Masked().eval(), torch.randn(3, 6, 16)
+    runner = run(engine, model, PRUNED, images, batch=3)
+    expected = eager(model, PRUNED, images)
+    assert off(runner.score(images.numpy()), expected) < 1e-4
+    model.mask.zero_()
+    assert off(eager(model, PRUNED, images), expected) > 0.01, "the mask matters"
+
+
+def test_torch_looks_at_masks_again_once_an_export_is_over() -> None:
+    from torch.nn.modules import transformer
+
+    detect = transformer._detect_is_causal_mask
+    with exporting():
+        assert not transformer._detect_is_causal_mask(Masked().mask)
+    assert transformer._detect_is_causal_mask is detect
+    assert detect(Masked().mask)
 
 
 class Half(nn.Module):

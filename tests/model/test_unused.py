@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from small_models import SMALL_SHAPE, Branching, WithAuxiliary
+from small_models import SMALL_SHAPE, Branching, Masked, WithAuxiliary
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -99,6 +99,56 @@ def test_a_branch_is_seen_whoever_asks(inference: bool) -> None:
     with torch.inference_mode(inference):
         assert values_decide(module, (4,))
         assert unused(module, (4,)) == ()
+
+
+class Looks(nn.Module):
+    """Looks at values: of its input, or of a buffer, ``what`` was done with it first."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__()
+        self.what, self.head, self.training_only = what, nn.Linear(4, 4), nn.Linear(4, 4)
+        self.register_buffer("flags", torch.tensor([1.0, 0.0, 1.0, 1.0]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x, flags = self.head(x), self.flags.clone()
+        if self.what == "written":
+            torch.add(flags, x.sum(), out=flags[:])
+        elif self.what == "drawn":
+            flags = torch.rand(4)
+        elif self.what == "a view written":
+            flags[1:2].copy_(x[0, :1])
+        elif self.what == "a list":
+            return x * sum(flags.tolist()) + flags.numpy().sum()
+        elif self.what == "a list of the input":
+            return x * sum(x.sum(0).tolist())
+        elif self.what == "rows":
+            return x[:, flags > 0.5]
+        elif self.what == "rows of the input":
+            return x[:, x[0] > 0.5]
+        return x * 2 if flags.sum() > 1 else x
+
+
+@pytest.mark.parametrize(
+    ("what", "decide"),
+    [
+        ("nothing", False),
+        ("a list", False),
+        ("rows", False),
+        ("a list of the input", True),
+        ("rows of the input", True),
+        ("written", True),
+        ("a view written", True),
+        ("drawn", True),
+    ],
+)
+def test_only_a_look_at_what_follows_from_the_input_or_is_drawn_decides(what: str, decide: bool) -> None:
+    module = Looks(what).eval()
+    assert values_decide(module, (4,)) is decide
+    assert unused(module, (4,)) == (() if decide else ("training_only",))
+
+
+def test_a_causal_mask_that_torch_looks_at_decides_nothing() -> None:
+    assert not values_decide(Masked().eval(), (6, 16))
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Node
 
-from optimizer.engine.exporting import advice, quiet
+from optimizer.engine.exporting import advice, exporting
 from optimizer.errors import WorkError, one_line
 from optimizer.methods.engines import use_another
 from optimizer.model.examples import examples
@@ -136,7 +136,7 @@ class Trace:
 def trace(model: nn.Module, shape: Sequence[int]) -> Trace:
     """The operations of ``model`` for inputs of ``shape`` ``[N, C, H, W]``. Raises WorkError."""
     try:
-        with torch.no_grad(), quiet():
+        with torch.no_grad(), exporting():
             exported = torch.export.export(
                 model, (examples(model, tuple(shape[1:]), shape[0]),), strict=False
             )
