@@ -67,16 +67,16 @@ T = TypeVar("T")
 
 
 def _in_float32(verb: Callable[P, T]) -> Callable[P, T]:
-    """With torch as it is by itself, whatever else the script of the caller has set."""
+    """In float32 on the CPU, whatever default type or device, precision or autocast the script has set."""
 
     @functools.wraps(verb)
-    def as_by_itself(*args: P.args, **kwargs: P.kwargs) -> T:
+    def in_float32(*args: P.args, **kwargs: P.kwargs) -> T:
         from optimizer.system.precision import float32_throughout
 
         with float32_throughout():
             return verb(*args, **kwargs)
 
-    return as_by_itself
+    return in_float32
 
 
 @_in_float32

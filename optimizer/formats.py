@@ -103,8 +103,9 @@ class Formatter:
         return self._rounded(number, next(enough, places))
 
     def _rounded(self, number: float, places: int) -> str:
-        """With a true minus sign, and never a negative zero."""
-        return f"{round(number, places) + 0.0:{self.sign},.{places}f}".replace("-", "−")
+        """With a true minus sign, and no sign of a zero."""
+        rounded = round(number, places) + 0.0
+        return f"{rounded:{self.sign if rounded else '-'},.{places}f}".replace("-", "−")
 
 
 def _shown(number: float, places: int, exact: Sequence[float]) -> bool:

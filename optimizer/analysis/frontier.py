@@ -141,7 +141,7 @@ def _beaten_off_the_frontier(
     some: Sequence[Summary], losses: NDArray[np.float64], place: int, names: Sequence[str]
 ) -> bool:
     """Whether one that is better in all is so measurably, though none on the frontier is: that one's interval
-    may be wide. Not in what is paired image by image: there the frontier's lead is the largest."""
+    may be wide. What is paired image by image takes long: there only results on the frontier are asked."""
     beating = (losses <= losses[place]).all(axis=1) & (losses < losses[place]).any(axis=1)
     return any(
         measurably_better(some[one], some[place], name)

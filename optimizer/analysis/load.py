@@ -36,7 +36,7 @@ SHARES = (0.2, 0.4, 0.6, 0.8, 0.9)
 """Of what the faster network can serve: the rates, where none are given."""
 METHOD = (
     "Times of requests are those of simulated arrivals, at random moments, served in the times that calls "
-    "took here at that rate."
+    "took here at that rate. Slow spells that were not among them are in no interval."
 )
 RECIPE, UNCOMPRESSED = Side.RECIPE.value, Side.UNCOMPRESSED.value
 
@@ -199,7 +199,7 @@ def too_few(run: LoadRun, network: str) -> str:
         needed = f"a 99th percentile takes {NEEDED['p99']} requests at a rate"
         return f": {needed}, and at most {came} came{longer}"
     return (
-        ": it is too near to what it can serve, or its slow calls come in too few bursts, for a 99th "
+        ": the rates are too close to what it can serve, or too few slow spells were seen, to give a 99th "
         f"percentile{'; a full measurement has more calls' * quick}"
     )
 

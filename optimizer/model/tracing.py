@@ -16,7 +16,8 @@ class LayerTracer(torch.fx.Tracer):
     """Keeps convolutions, norms and attention whole, also those of libraries that derive their own.
 
     While it traces, ``torch.fx`` has its own in the place of ``nn.Module.__call__``, for all threads: one
-    traces at a time, and modules that other threads call meanwhile run as they are.
+    traces at a time, and modules that other threads call meanwhile run as they are. (Not so those that
+    ``torch.compile`` made, or that ask whether they are being traced: torch refuses the former then.)
     """
 
     _one = threading.RLock()

@@ -86,8 +86,8 @@ def test_where_no_percentile_can_be_given_it_is_said_why() -> None:
     near.points[0].answered[UNCOMPRESSED] = replace(
         near.points[0].answered[UNCOMPRESSED], percentiles=dict.fromkeys(PERCENTILES, Measure(None))
     )
-    assert "too near to what it can serve" in too_few(near, UNCOMPRESSED)
-    assert "too near to what it can serve" in load_info(near).empty
+    assert "too close to what it can serve" in too_few(near, UNCOMPRESSED)
+    assert "too close to what it can serve" in load_info(near).empty
 
 
 @pytest.mark.slow

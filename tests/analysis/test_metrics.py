@@ -12,6 +12,7 @@ from optimizer.formats import (
     MISSING,
     decimals,
     format_bytes,
+    format_change,
     format_count,
     format_ns,
     format_p,
@@ -73,6 +74,13 @@ def test_whether_zero_is_in_an_interval_can_be_read(
 ) -> None:
     """As far as there are decimals: an end that is not 0 does not read 0."""
     assert format_points(value, low, high) == written
+
+
+def test_a_change_has_a_sign_unless_it_reads_as_none() -> None:
+    assert format_change(1.5, 1.2, 1.8) == "+1.50 points (+1.20 to +1.80)"
+    assert format_change(-1.5, -1.8, -1.2) == "−1.50 points (−1.80 to −1.20)"
+    assert format_change(-0.004, -0.03, 0.02) == "0.00 points (−0.03 to +0.02)"
+    assert format_change(0.0, 0.0, 0.0) == "0 points (0 to 0)"
 
 
 def test_interval_is_written_in_the_unit_of_the_value() -> None:

@@ -132,6 +132,7 @@ def test_a_network_that_is_no_classifier_is_measured_by_how_far_its_outputs_move
     command = ["measure", "edges", "--data", str(tmp_path / "set"), "--weight-bits", "4", "--quick"]
     assert main([*command, "--rounding", "nearest"]) == 0
     said = capsys.readouterr().out
-    assert re.search(r"SQNR +\d+\.\d dB \(", said)
+    assert re.search(r"SQNR +\d+\.\d dB$", said, re.MULTILINE), "of 12 images, with no interval"
+    assert "(an interval takes 20 images)" in said
     assert re.search(r"cosine similarity +0\.9", said)
     assert "accuracy" not in said
