@@ -138,8 +138,8 @@ def _choose(about: Examined, data: DataSpec) -> Choices | None:
             key=f"classes {about.file}",
             placeholder=f"Those in the file: {', '.join(about.class_names[:20])}"
             if about.class_names
-            else "One a line, in the order of the outputs, or each with its output: tench 0. Without "
-            "them, as many class folders as the model has outputs are taken in alphabetical order.",
+            else "One a line, in the order of the outputs, or each with its output from 0 on: tench 0. "
+            "Without them, as many class folders as the model has outputs are taken in alphabetical order.",
         )
         classifier = st.checkbox(
             "It is a classifier",

@@ -68,7 +68,7 @@ def add_add_options(parser: argparse.ArgumentParser) -> None:
         "--classes",
         metavar="FILE",
         help="names of the classes: a text file with one a line (in the order of the outputs, or with its "
-        "output, such as `tench 0`), JSON, or a folder with one subfolder each",
+        "output from 0 on, such as `tench 0`), JSON, or a folder with one subfolder each",
     )
     parser.add_argument(
         "--fidelity",

@@ -66,7 +66,7 @@ def add_data_options(parser: argparse.ArgumentParser, default: str) -> None:
         "--class-index",
         metavar="FILE",
         help="which output is right for which subfolder: JSON of each folder's output, or text with a folder "
-        "a line, in the order of the outputs or with its output, such as `tench 0`",
+        "a line, in the order of the outputs or with its output from 0 on, such as `tench 0`",
     )
     images.add_argument("--limit", type=int, default=10_000, help="evaluate at most so many images")
 

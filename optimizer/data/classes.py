@@ -17,7 +17,9 @@ JSON_FORMATS = (
     'use JSON such as {"tench": 0}, {"n01440764": {"index": 0, "name": "tench"}} or '
     '{"0": ["n01440764", "tench"]}'
 )
-INDEX_FORMATS = f"{JSON_FORMATS}, or a text file with one class name a line, or one and its output: tench 0"
+INDEX_FORMATS = (
+    f"{JSON_FORMATS}, or a text file with one class name a line, or one and its output from 0 on: tench 0"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +40,14 @@ class ClassMapping:
     unmapped: tuple[str, ...] = ()
 
 
-def read_class_index(path: str | Path) -> list[tuple[str, int]]:
+def read_class_index(path: str | Path, folders: Sequence[str] = ()) -> list[tuple[str, int]]:
     """Pairs of a name (of a folder or a class) and the output it stands for, from the usual kinds of file.
 
     JSON: ``{"n01440764": {"index": 0, "name": "tench"}}``, ``{"0": ["n01440764", "tench"]}``,
     ``{"0": "tench"}`` or ``{"tench": 0}``. Text: one class a line, in the order of the outputs, as a name or
-    as a WordNet id and names; or in any order as a name and its output, ``tench 0`` or ``0: tench``. Raises
-    InputError, which says where in the file and never what stands there: any file may be named.
+    as a WordNet id and names; or in any order as a name and its output, ``tench 0`` or ``0: tench``, unless
+    more of the ``folders`` are called as whole lines. Raises InputError, which says where in the file and
+    never what stands there: any file may be named.
     """
     file = expand(path)
     is_json = file.suffix.lower() == ".json"
@@ -62,13 +65,13 @@ def read_class_index(path: str | Path) -> list[tuple[str, int]]:
     except UnicodeDecodeError as error:
         reason = f"not UTF-8 at byte {error.start:,}"
         raise InputError(f"{file} is not a class index file ({reason}): {INDEX_FORMATS}") from error
-    return _pairs(text, is_json, f"{file} is not a class index file")
+    return _pairs(text, is_json, f"{file} is not a class index file", folders)
 
 
-def _pairs(text: str, is_json: bool, refused: str) -> list[tuple[str, int]]:
+def _pairs(text: str, is_json: bool, refused: str, folders: Sequence[str] = ()) -> list[tuple[str, int]]:
     """Names and outputs of a class index. Raises InputError, which begins with ``refused``."""
     if not is_json:
-        return _pairs_of_lines(text.splitlines())
+        return _pairs_of_lines(text.splitlines(), refused, folders)
     try:
         entries = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -84,22 +87,49 @@ def _pairs(text: str, is_json: bool, refused: str) -> list[tuple[str, int]]:
     return pairs
 
 
-NUMBERED = re.compile(
-    r"(?P<first>\d{1,8})[\s,;:=]+(?P<named>\S.*)|(?P<name>.*[^\s,;:=])[\s,;:=]+(?P<last>\d{1,8})"
-)
-"""A line such as ``0: airplane``, ``airplane 0`` or ``airplane,0``."""
+FIRST = re.compile(r"(?P<output>\d{1,8})(?:\s*\)\s*|\s*[.–—-]\s+|[\s,;:=]+)(?P<name>\S.*)")
+"""A line such as ``0: airplane``, ``0) airplane`` or ``0 - airplane``."""
+LAST = re.compile(r"(?P<name>.*[^\s,;:=–—-])(?:\s*[–—-]\s+|[\s,;:=]+)(?P<output>\d{1,8})")
+"""A line such as ``airplane 0`` or ``"airplane",0``."""
+QUOTED = re.compile(r"""(["'])((?:(?!\1).)+)\1""")
+"""A name in quotes, with none of them in it."""
 
 
-def _pairs_of_lines(lines: Sequence[str]) -> list[tuple[str, int]]:
-    """Lines with a number each, if all have one and neither names nor numbers are there twice; else names in
-    the order of the outputs, as ``Boeing 707`` beside ``Boeing 747`` are."""
-    found = [NUMBERED.fullmatch(line.strip()) for line in lines if line.strip()]
-    pairs = [(one["named"] or one["name"], int(one["first"] or one["last"])) for one in found if one]
+def _pairs_of_lines(lines: Sequence[str], refused: str, folders: Sequence[str]) -> list[tuple[str, int]]:
+    """Names with the outputs that their lines say, where all do; else in the order of the outputs, and so too
+    where more of the ``folders`` are called as whole lines. Raises InputError for outputs from 1 on."""
+    lines = [_unquoted(line.strip()) for line in lines if line.strip()]
+    placed, said = _line_names(_numbered(lines)), _line_names(_said(lines))
+    own = set(map(_plain, folders))
+    if not said or len(own & _plain_names(placed)) > len(own & _plain_names(said)):
+        return placed
+    if {output for _, output in said} == set(range(1, len(lines) + 1)):
+        reason = "the outputs are numbered from 1; they begin at 0"
+        raise InputError(f"{refused} ({reason}): {INDEX_FORMATS}")
+    return said
+
+
+def _said(lines: Sequence[str]) -> list[tuple[str, int]]:
+    """Names and outputs where each line says both; none where a number may belong to a name."""
+    readings = []
+    for sides in ((FIRST, LAST), (LAST, FIRST)):  # of "3 musketeers 0" the lower numbers are the outputs
+        found = [next(filter(None, (side.fullmatch(line) for side in sides)), None) for line in lines]
+        pairs = [(_unquoted(one["name"]), int(one["output"])) for one in found if one]
+        if len(pairs) == len(lines) and _are_outputs(pairs):
+            readings.append(pairs)
+    return min(readings, key=lambda pairs: max(output for _, output in pairs), default=[])
+
+
+def _are_outputs(pairs: Sequence[tuple[str, int]]) -> bool:
+    """Whether numbers beside names are outputs: all from 0 or 1 on, or some of them with a name of its own
+    each. Not those of ``class 0`` and ``class 1``, nor high ones, as of types and years."""
     names, outputs = {name for name, _ in pairs}, {output for _, output in pairs}
-    apart = len(names) == len(outputs) == len(found) > 1
-    if apart and min(outputs) < len(outputs):  # those of types and years begin higher
-        return pairs
-    return [pair for index, line in enumerate(lines) for pair in _line_names(line, index)]
+    if len(pairs) < 2:
+        return outputs == {0}
+    if len(names) == 1 or len(outputs) < len(pairs):
+        return False
+    begins, ends = min(outputs), max(outputs)
+    return (begins < 2 and ends < begins + len(pairs)) or (len(names) == len(pairs) and begins < len(pairs))
 
 
 def class_names(path: str | Path) -> tuple[str, ...]:
@@ -113,9 +143,9 @@ def class_names(path: str | Path) -> tuple[str, ...]:
 def written_names(text: str) -> tuple[str, ...]:
     """A name for each of a model's outputs, as somebody wrote or pasted them: what a class index file holds.
     Raises InputError for JSON that is none of it, and for names that leave an output out."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    written = "\n".join(lines)
-    pairs = _pairs(written, written.startswith(("{", "[")), "what is written is no list of class names")
+    written = text.strip()
+    is_json = written.startswith("{") or _is_json_list(written)
+    pairs = _pairs(written, is_json, "what is written is no list of class names")
     return _names_of_all(pairs, "what is written")
 
 
@@ -149,7 +179,7 @@ def map_classes(
     """
     finders = [("WordNet id", _finder(_numbered(wordnet_ids))), ("name", _finder(_numbered(classes)))]
     if class_index is not None:
-        entries = read_class_index(class_index)
+        entries = read_class_index(class_index, folders)
         for index in (index for _, index in entries if not 0 <= index < len(classes)):
             raise InputError(
                 f"the class index file {class_index} names the output {index}, but the model has outputs 0 "
@@ -180,11 +210,25 @@ def index_file(folder: Path) -> Path | None:
     return next((file for file in places if os.path.isfile(file) and is_within(file, folder)), None)
 
 
-def _line_names(line: str, index: int) -> list[tuple[str, int]]:
-    """A line such as ``tench`` or ``n01440764 tench, Tinca tinca``."""
-    wordnet = re.match(r"(n\d{8})\s+(.*)", line)
-    names = wordnet.groups() if wordnet else (line.strip(),)
-    return [(name, index) for name in names if name]
+def _line_names(pairs: Iterable[tuple[str, int]]) -> list[tuple[str, int]]:
+    """Of lines such as ``tench`` or ``n01440764 tench, Tinca tinca``."""
+    found = ((re.fullmatch(r"(n\d{8})\s+(.+)", line), line, index) for line, index in pairs)
+    return [
+        (name, index) for wordnet, line, index in found for name in (wordnet.groups() if wordnet else (line,))
+    ]
+
+
+def _unquoted(name: str) -> str:
+    quoted = QUOTED.fullmatch(name)
+    return quoted[2] if quoted else name
+
+
+def _is_json_list(text: str) -> bool:
+    """``["tench"]`` is one, the name ``[background]`` is none."""
+    try:
+        return isinstance(json.loads(text), list)
+    except (ValueError, RecursionError):
+        return False
 
 
 def _entry_names(key: str, value: object) -> list[tuple[str, int]] | None:
@@ -223,6 +267,10 @@ def _unambiguous(entries: list[tuple[str, int]]) -> dict[str, int]:
     for name, index in entries:
         outputs[name].add(index)
     return {name: indices.pop() for name, indices in outputs.items() if name and len(indices) == 1}
+
+
+def _plain_names(pairs: Iterable[tuple[str, int]]) -> set[str]:
+    return {_plain(name) for name, _ in pairs}
 
 
 def _plain(name: str) -> str:

@@ -163,7 +163,7 @@ def classes_of(model: LoadedModel, spec: DataSpec) -> tuple[Sequence[str] | None
         return imagenet.class_names(), imagenet.wordnet_ids()
     numbers = list(map(str, range(model.card.classes)))
     if spec.class_index is not None:
-        named = {index: name for name, index in read_class_index(spec.class_index)}
+        named = {index: name for name, index in read_class_index(spec.class_index, folders)}
         return [named.get(int(number), number) for number in numbers], ()
     return folders if len(folders) == len(numbers) else numbers, ()
 

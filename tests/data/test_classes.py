@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from image_folders import CLASSES, IDS, Fill, write
 
-from optimizer.data.classes import describe_names, map_classes, read_class_index, written_names
+from optimizer.data.classes import class_names, describe_names, map_classes, read_class_index, written_names
 from optimizer.errors import InputError
 
 
@@ -56,8 +56,9 @@ def test_a_class_s_own_name_maps_to_it_whatever_the_others_are(names: list[str])
         {"1": "shoe", "2": "a fish, shark"},
         "first\nshoe\nshark\n\n",
         "first\nn12345678 shoe, boot\nn12345679 a fish, shark\n",
-        "shoe 1\nshark 2\n",
-        "2: shark\n1: shoe\n",
+        "shoe 1\nshark 2\nboot 4\n",
+        'first\n\n"shoe"\n\nshark\n',
+        "2: shark\n1: shoe\n4: boot\n",
         "shoe,1\nfirst,0\n\nshark,2\n",
     ],
 )
@@ -154,11 +155,84 @@ def test_a_class_index_file_in_the_folder_or_beside_it_is_found(fill: Fill) -> N
 
 
 @pytest.mark.parametrize(
-    "lines", ["Boeing 707\nAirbus 320\n", "class 0\nclass 1\n", "1st 0\n2nd\n", "tench 0\n"]
+    "lines",
+    [
+        "Boeing 707\nAirbus 320\n",
+        "class 0\nclass 1\n",
+        "class 1\nclass 2\n",
+        "1st 0\n2nd\n",
+        "Apollo 1\n",
+        "0.5mm bolt\n1.5mm bolt\n",
+    ],
 )
 def test_numbers_that_belong_to_names_stay_with_them(tmp_path: Path, lines: str) -> None:
     path = write(tmp_path / "classes.txt", lines)
     assert read_class_index(path) == [(name, place) for place, name in enumerate(lines.splitlines())]
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        "2: crane\n0: tench\n1: crane\n",  # ImageNet has two cranes, a bird and a machine
+        "crane 2\ntench 0\ncrane 1\n",
+        "2) crane\n0) tench\n1) crane\n",
+        "2. crane\n0. tench\n1. crane\n",
+        "2 - crane\n0 - tench\n1 - crane\n",
+        "crane - 2\ntench - 0\ncrane - 1\n",
+        '"crane",2\n"tench",0\n"crane",1\n',
+        "2,'crane'\n0,'tench'\n1,'crane'\n",
+    ],
+)
+def test_a_name_that_two_outputs_share_is_read_with_each(tmp_path: Path, lines: str) -> None:
+    (tmp_path / "classes.txt").write_text(lines)
+    assert written_names(lines) == class_names(tmp_path / "classes.txt") == ("tench", "crane", "crane")
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("tench 0", ("tench",)),
+        ("0: tench", ("tench",)),
+        ("crane (bird) 1\ncrane (machine) 0", ("crane (machine)", "crane (bird)")),
+        ("3 musketeers 1\n7 dwarfs 0", ("7 dwarfs", "3 musketeers")),
+        ("0: Audi 2001\n1: BMW 2001", ("Audi 2001", "BMW 2001")),
+        ("\"crane\"\n'tench'\ncrane", ("crane", "tench", "crane")),
+        ("[background]\ncat", ("[background]", "cat")),
+        ("[background]", ("[background]",)),
+    ],
+)
+def test_names_are_read_without_their_outputs_and_quotes(text: str, names: tuple[str, ...]) -> None:
+    assert written_names(text) == names
+
+
+@pytest.mark.parametrize(
+    ("lines", "folders"),
+    [
+        ("00 airplane\n01 bird\n02 cat\n", ["00 airplane", "01 bird", "02 cat"]),
+        ("Apollo 1\nSaturn 2\nGemini 3\n", ["Apollo 1", "Saturn 2", "Gemini 3"]),
+        ("Gemini 2\nApollo 0\nSaturn 1\n", ["Gemini_2", "Apollo_0", "Saturn_1"]),
+        ("2 cat\n0 airplane\n1 bird\n", ["airplane", "bird", "cat"]),
+        ("2, cat\n0, airplane\n1, bird\n", ["airplane", "bird", "cat"]),
+    ],
+)
+def test_a_folder_with_a_number_in_its_name_is_found_by_its_line(
+    tmp_path: Path, lines: str, folders: list[str]
+) -> None:
+    path = write(tmp_path / "index.txt", lines)
+    expected = {folder: place for place, folder in enumerate(folders)}
+    assert targets(folders, class_index=path) == expected
+
+
+@pytest.mark.parametrize("lines", ["1 airplane\n2 bird\n3 cat\n", "crane 3\ncrane 1\ntench 2\n"])
+def test_outputs_that_are_numbered_from_1_are_refused_with_the_reason(tmp_path: Path, lines: str) -> None:
+    path = write(tmp_path / "classes.txt", lines)
+    words = "the outputs are numbered from 1; they begin at 0"
+    with pytest.raises(InputError, match=f"classes.txt is not a class index file .{words}.: use JSON"):
+        targets(["airplane", "tench"], class_index=path)
+    with pytest.raises(InputError, match=words):
+        class_names(path)
+    with pytest.raises(InputError, match=f"what is written is no list of class names .{words}."):
+        written_names(lines)
 
 
 def test_names_that_somebody_pasted_are_read_as_a_class_index_file() -> None:
@@ -176,7 +250,7 @@ def test_names_that_somebody_pasted_are_read_as_a_class_index_file() -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("cat 1\nairplane 2\n", "leaves outputs out: a name is needed for each, from 0 on"),
+        ("cat 1\nairplane 3\n", "leaves outputs out: a name is needed for each, from 0 on"),
         ('{"cat": "dog"}', "what is written is no list of class names .entry 1 says no output."),
         ('["cat"]', "not a JSON object"),
         ("{", "what is written is no list of class names"),

@@ -394,6 +394,23 @@ def test_folders_that_a_class_index_file_leaves_out_are_left_out(colours: Path, 
     assert set(loaded.evaluation.labels.tolist()) == {1}
 
 
+def test_folders_with_numbers_in_their_names_are_those_of_a_class_index_file(
+    colours: Path, tmp_path: Path
+) -> None:
+    names = [f"{colour} {number}" for number, colour in enumerate(COLOURS, 1)]
+    for colour, name in zip(COLOURS, names, strict=True):
+        (colours / colour).rename(colours / name)
+    (tmp_path / "index.txt").write_text("\n".join(names))
+    model, spec = (
+        replace(colour_model(), classes=()),
+        DataSpec(str(colours), class_index=f"{tmp_path}/index.txt"),
+    )
+    assert classes_of(model, spec) == (names, ())
+    mapping = load_images(model, spec).mapping
+    assert mapping is not None
+    assert {one.folder: one.index for one in mapping.mapped} == {name: at for at, name in enumerate(names)}
+
+
 def test_folders_named_by_numbers_are_said_to_be_in_alphabetical_order(colours: Path) -> None:
     for number, colour in enumerate(COLOURS):
         (colours / colour).rename(colours / str(10**number))
