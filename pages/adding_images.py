@@ -39,7 +39,8 @@ def uploader() -> None:
         job = tasks.pool().get(key) or tasks.start("interactive", "unpack", uploaded.stage(files), key)
         if not tasks.over_soon(job):
             return
-        visit.chosen_images = tasks.finished(job, str)
+        unpacked = tasks.finished(job, uploaded.Unpacked)
+        visit.chosen_images, visit.images_left_out = unpacked.path, unpacked.left_out
         visit.image_uploads += 1  # an uploader of its own, with nothing in it
         tasks.pool().forget(key)
         st.rerun()
@@ -66,5 +67,4 @@ def _describe(path: Path) -> str:
     except InputError as error:
         return str(error)
     classes = f" in {named(found.classes, 'class', 'classes')}" if found.classes else ""
-    without = uploaded.left_out(path)
-    return count(len(found.images), "image") + classes + (f"; {without}" if without else "")
+    return count(len(found.images), "image") + classes

@@ -44,7 +44,8 @@ class Session:
     ``ahead`` those of the positions beside that one, once asked for. ``asked_at`` is when the sliders came to
     it, in seconds of the monotonic clock, and ``seen_at`` when its result was there, 0 before; ``marked`` is
     the result that Explore's charts mark.
-    ``chosen`` is a model that the sidebar is yet to be set to, and ``chosen_images`` a folder of images;
+    ``chosen`` is a model that the sidebar is yet to be set to, and ``chosen_images`` a folder of images, with
+    what was uploaded beside those and left out, in words, as ``images_left_out``;
     ``images_removed`` says that the chosen ones were removed. ``upload`` is the file that lies in the
     uploader, by Streamlit's name and by ours, after ``uploads`` that became models, and ``image_uploads``
     that became sets of images; ``trial`` is the key of the job that tries its preprocessing; ``adding`` is
@@ -82,6 +83,7 @@ class Session:
     layer_edits: int = 0
     chosen: str = ""
     chosen_images: str = ""
+    images_left_out: str = ""
     images_removed: bool = False
     upload: tuple[str, str] = ("", "")
     adding: tuple[str, str] = ("", "")

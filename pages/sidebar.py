@@ -309,9 +309,9 @@ def _choose_images(card: ModelCard) -> DataSpec:
     if foreign or changed or visit.images_removed or (kept is None and card.bundled_images):
         st.session_state["images"], visit.images_removed = next(iter(options), None), False
     if visit.chosen_images:
-        if words := uploaded.left_out(Path(visit.chosen_images)):
-            st.toast(plain(words), icon=":material/warning:", duration="long")
-        st.session_state["images"], visit.chosen_images = visit.chosen_images, ""
+        if visit.images_left_out:
+            st.toast(plain(visit.images_left_out), icon=":material/warning:", duration="long")
+        st.session_state["images"], visit.chosen_images, visit.images_left_out = visit.chosen_images, "", ""
     path = st.selectbox(
         "Images",
         options,

@@ -16,7 +16,7 @@ import time
 import uuid
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -36,10 +36,8 @@ COMPRESSION = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 """Of the others zipfile unpacks more at once than an entry says that it holds."""
 HIDDEN = (".", "__MACOSX")
 """How the names of files begin that nobody meant to pack; ``..`` is among them."""
-LEFT_OUT = ".left-out"
-"""In a set, hidden: what was uploaded with it and left out, in words."""
 MAX_WORDS = 1_000
-"""Characters of those words."""
+"""Characters in which is said what was left out."""
 MAX_IMAGES = 50_000
 MAX_ENTRIES = 4 * MAX_IMAGES
 MAX_NAME = 60
@@ -56,13 +54,14 @@ ABANDONED_SECONDS = 3600.0
 @dataclass(frozen=True, slots=True)
 class _Member:
     """A file that was uploaded, or that one ``file`` of those holds: ``folder`` is the path of its folder in
-    an archive, ``open`` opens it."""
+    an archive, ``open`` opens it, and ``content`` is where it lies once it is unpacked."""
 
     file: Path
     folder: tuple[str, ...]
     name: str
     size: int
     open: Callable[[], IO[bytes]]
+    content: Path = Path()
 
     @property
     def path(self) -> str:
@@ -74,17 +73,19 @@ class _Member:
         return is_image(self.name) or self.name in INDEX_NAMES
 
 
+@dataclass(frozen=True, slots=True)
+class Unpacked:
+    """The folder of a set, and in words what was uploaded and left out of it; empty for nothing. The words
+    are for who uploaded it: others see the folder, so none of them is kept there."""
+
+    path: str
+    left_out: str = ""
+
+
 def sets() -> list[Path]:
     """The folders of all sets, by name."""
     root = uploads_root()
     return sorted(path for path in root.iterdir() if path.name[0] != ".") if root.is_dir() else []
-
-
-def left_out(path: Path) -> str:
-    """What was uploaded with a set and left out, in words; empty for nothing."""
-    with suppress(OSError):
-        return (path / LEFT_OUT).read_text(encoding="utf-8", errors="replace")
-    return ""
 
 
 def remove(name: str) -> None:
@@ -118,53 +119,48 @@ def stage(uploads: Sequence[BinaryIO]) -> str:
     return place.name
 
 
-class _Refused(Exception):
-    """One of the files that were uploaded can't be taken; says why, for the visitor."""
-
-    def __init__(self, file: Path, words: str) -> None:
-        super().__init__(words)
-        self.file = file
-
-
-def unpack(staged: str, report: Report = quiet) -> str:
-    """Make a set of what was staged, which is gone then: the path of its folder; of the same images the same.
-    Of several files those that can't be unpacked are left out, which :func:`left_out` tells.
+def unpack(staged: str, report: Report = quiet) -> Unpacked:
+    """Make a set of what was staged, which is gone then; of the same images the same. Of several files those
+    that can't be unpacked are left out.
 
     Raises InputError for files without an image, archives of which none is whole and open, and more than is
     allowed; UnavailableError where they can't be written.
     """
     place = uploads_root() / staged
-    refused = list[str]()
     try:
-        files = sorted(place.iterdir())
-        while True:
-            try:
-                return str(_set_of(files, place / "set", refused, report))
-            except _Refused as error:
-                files.remove(error.file)
-                refused.append(str(error))
-                if not files:
-                    raise InputError("; ".join(refused)) from error
-                shutil.rmtree(place / "set", ignore_errors=True)
+        return _set_of(sorted(place.iterdir()), place, report)
     except OSError as error:
         raise not_kept("what was uploaded", error) from error
     finally:
         shutil.rmtree(place, ignore_errors=True)
 
 
-def _set_of(files: Sequence[Path], place: Path, refused: Sequence[str], report: Report) -> Path:
-    """Made of these files, beside which others were ``refused``, first at a ``place``. Raises _Refused,
-    InputError, OSError."""
+def _set_of(files: Sequence[Path], place: Path, report: Report) -> Unpacked:
+    """Made of these files, first in their ``place``. Raises InputError, OSError."""
+    refused: dict[Path, str] = {}
     with ExitStack() as opened:
         found: list[_Member] = []
         for file in files:
-            with _told_of(file):
-                found += _members(file, opened)
-        label = _name_of(files[0])
-        without = "; ".join(filter(None, (*refused, _left_out(found))))[:MAX_WORDS]
-        images = _checked([one for one in found if one.size and one.is_wanted], label, without)
-        check_room(label, sum(image.size for image in images), len(images))
-        return _write(images, label, place, without, report)
+            with _told_of(file, refused):
+                found += [*_members(file, opened)]
+        label, without = _told(files, found, refused)
+        wanted = [one for one in found if one.size and one.is_wanted]
+        wanted = [one for one in wanted if is_image(one.name) or one.size <= INDEX_MAX_BYTES]
+        _checked(wanted, label, without)
+        check_room(label, sum(one.size for one in wanted), len(wanted))
+        unpacked = _unpacked(wanted, place / "unpacked", refused, report)
+    found = [one for one in found if one.file not in refused]
+    label, without = _told(files, found, refused)
+    return Unpacked(str(_kept(_checked(unpacked, label, without), label, place / "set")), without)
+
+
+def _told(files: Sequence[Path], found: Sequence[_Member], refused: Mapping[Path, str]) -> tuple[str, str]:
+    """What the files are called, by the first that was not ``refused``, and what is left out of them. Raises
+    InputError where all were."""
+    whole = [file for file in files if file not in refused]
+    if not whole:
+        raise InputError("; ".join(refused.values()))
+    return _name_of(whole[0]), "; ".join(filter(None, (*refused.values(), _left_out(found))))[:MAX_WORDS]
 
 
 def _name_of(file: Path) -> str:
@@ -173,19 +169,19 @@ def _name_of(file: Path) -> str:
 
 
 @contextmanager
-def _told_of(file: Path) -> Iterator[None]:
-    """What is wrong in the block is wrong with one file. Raises _Refused, or OSError of the disk."""
+def _told_of(file: Path, refused: dict[Path, str]) -> Iterator[None]:
+    """What is wrong in the block is wrong with one file: it is ``refused`` then, with why. Raises OSError of
+    the disk."""
     try:
         yield
     except InputError as error:
-        raise _Refused(file, str(error)) from error
+        refused[file] = str(error)
     except (*UNPACKING, OSError) as error:
         if isinstance(error, OSError) and error.errno != errno.EINVAL:
             raise
-        raise _Refused(
-            file,
-            f"{_name_of(file)} can't be unpacked ({error}): make it anew, as a ZIP file without a password",
-        ) from error
+        refused[file] = (
+            f"{_name_of(file)} can't be unpacked ({error}): make it anew, as a ZIP file without a password"
+        )
 
 
 def _members(file: Path, opened: ExitStack) -> Iterator[_Member]:
@@ -241,25 +237,37 @@ def _checked(members: Sequence[_Member], label: str, without: str) -> list[_Memb
                 f"{label} has a class folder {folder!r}: give it a name that can be printed, of at most "
                 f"{MAX_FOLDER_BYTES} bytes"
             )
-    indices = [
-        member
-        for member in members
-        if member.name in INDEX_NAMES and member.folder == above and member.size <= INDEX_MAX_BYTES
-    ]
+    indices = [member for member in members if member.name in INDEX_NAMES and member.folder == above]
     return [replace(one, folder=one.folder[common : common + 1]) for one in (*images, *indices)]
 
 
-def _write(members: Sequence[_Member], label: str, place: Path, without: str, report: Report) -> Path:
-    whole = hashlib.sha256()
+def _unpacked(
+    members: Sequence[_Member], place: Path, refused: dict[Path, str], report: Report
+) -> list[_Member]:
+    """The members, each in a file of its own; none of a file of which one can't be read, which is ``refused``
+    from then on."""
+    place.mkdir()
+    found: list[_Member] = []
     for number, member in enumerate(members):
         stop_if_cancelled()
-        report(number / len(members), f"unpacking {label}")
+        report(number / len(members), f"unpacking {_name_of(member.file)}")
+        if member.file in refused:
+            continue
+        content = place / str(number)
+        with _told_of(member.file, refused), member.open() as source, content.open("wb") as file:
+            shutil.copyfileobj(source, file)
+        found.append(replace(member, content=content))
+    return [one for one in found if one.file not in refused]
+
+
+def _kept(members: Sequence[_Member], label: str, place: Path) -> Path:
+    """The folder of a set of these, made at a ``place`` where there is none yet."""
+    whole = hashlib.sha256()
+    for number, member in enumerate(members):
         name = f"{number:05d} {_plain(member.name)}" if is_image(member.name) else member.name
         target = place.joinpath(*member.folder, name)
-        with _told_of(member.file):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with member.open() as source, target.open("wb") as file:
-                shutil.copyfileobj(source, file)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        member.content.rename(target)
         with target.open("rb") as file:
             content = hashlib.file_digest(file, "sha256").hexdigest()
         # By the time of change sets of images are known: the same ones, uploaded again, are those that were
@@ -268,22 +276,13 @@ def _write(members: Sequence[_Member], label: str, place: Path, without: str, re
         whole.update(f"{target.relative_to(place)}/{content}\n".encode())
     stem, suffix = os.path.splitext(label)
     name = _plain(stem) if suffix.lower() == ARCHIVE else "images"
-    _keep_left_out(place, without)
     kept = uploads_root() / f"{name} {whole.hexdigest()[:12]}"
     try:
         place.rename(kept)
     except OSError:
         if not kept.is_dir():  # from before, or another visitor was sooner
             raise
-        _keep_left_out(kept, without)
     return kept
-
-
-def _keep_left_out(path: Path, words: str) -> None:
-    if words:
-        (path / LEFT_OUT).write_text(words, encoding="utf-8")
-    else:
-        (path / LEFT_OUT).unlink(missing_ok=True)
 
 
 def _plain(name: str) -> str:

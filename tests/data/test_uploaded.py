@@ -4,6 +4,7 @@ import io
 import zipfile
 from contextlib import suppress
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -30,8 +31,12 @@ def packed(*names: str, name: str = "photos.zip", method: int = zipfile.ZIP_DEFL
     return file
 
 
+def unpack(*uploads: io.BytesIO) -> uploaded.Unpacked:
+    return uploaded.unpack(uploaded.stage(uploads))
+
+
 def keep(*uploads: io.BytesIO) -> Path:
-    return Path(uploaded.unpack(uploaded.stage(uploads)))
+    return Path(unpack(*uploads).path)
 
 
 def kept(*uploads: io.BytesIO) -> dict[str, str]:
@@ -125,12 +130,12 @@ def test_what_is_left_out_is_told() -> None:
     file = packed("a/1.jpg", "b/2.jpg", "b/read.me", "b/.hidden")
     with zipfile.ZipFile(file, "a") as archive:
         archive.writestr("a/none.png", b"")
-    path = keep(file)
-    assert uploaded.left_out(path) == (
+    unpacked = unpack(file)
+    assert unpacked.left_out == (
         "1 empty file (a/none.png) left out; 1 file (b/read.me) left out: not an image by name"
     )
-    assert list_folder(path).others == ()
-    assert uploaded.left_out(keep(packed("a/1.jpg", "b/1.jpg"))) == ""
+    assert list_folder(unpacked.path).others == ()
+    assert unpack(packed("a/1.jpg", "b/1.jpg")).left_out == ""
     with pytest.raises(InputError, match=r"x.png holds no image \(1 empty file \(x.png\) left out\): give"):
         keep(upload("x.png", b""))
 
@@ -161,16 +166,56 @@ def test_of_several_archives_the_damaged_one_is_named_and_the_others_are_kept(
         assert kept(*files) == wanted
         (path,) = uploaded.sets()
         assert path.name.startswith("photos ")
-        assert uploaded.left_out(path).startswith(f"{bad.name} can't be unpacked (")
+        assert unpack(*files).left_out.startswith(f"{bad.name} can't be unpacked (")
         assert [*(home / IMAGES).iterdir()] == [path], "nothing half-written is left"
-    keep(packed("a/1.png", "b/2.png"))
-    assert uploaded.left_out(path) == "", "of the same images, given alone"
-    keep(packed("a/1.png", "b/2.png"), bad)
-    assert uploaded.left_out(path), "though the set was here"
+    assert unpack(packed("a/1.png", "b/2.png")).left_out == "", "of the same images, given alone"
+    assert unpack(packed("a/1.png", "b/2.png"), bad).left_out, "though the set was here"
     bzip = packed("a.jpg", name="b.zip", method=zipfile.ZIP_BZIP2)
-    again = keep(upload("c.png", b"c"), bzip, bad)
-    assert "pack it as usual (deflate); " in uploaded.left_out(again)
-    assert bad.name in uploaded.left_out(again)
+    words = unpack(upload("c.png", b"c"), bzip, bad).left_out
+    assert "pack it as usual (deflate); " in words
+    assert bad.name in words
+
+
+def test_what_was_refused_is_told_to_who_gave_it_and_not_kept_for_others(home: Path) -> None:
+    """They share the folder, and one's upload of the same images changes nothing in it."""
+
+    def content() -> dict[Path, tuple[bytes, int]]:
+        files = (path for path in (home / IMAGES).rglob("*") if path.is_file())
+        return {path: (path.read_bytes(), path.stat().st_ctime_ns) for path in files}
+
+    secret = upload("salaries.zip", b"no zip")
+    words = unpack(packed("a/1.png", "b/2.png"), secret, upload("payroll.txt")).left_out
+    assert "salaries.zip" in words
+    assert "payroll.txt" in words
+    before = content()
+    assert sorted(path.name for path in before) == ["00000 1.png", "00001 2.png"]
+    assert unpack(packed("a/1.png", "b/2.png")).left_out == ""
+    unpack(packed("a/1.png", "b/2.png"), upload("other.txt"))
+    assert content() == before
+
+
+def test_each_archive_is_unpacked_once_however_many_are_damaged(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where images of the whole ones differ in other folders than those of all."""
+    copied = list[str]()
+    copy = uploaded.shutil.copyfileobj
+
+    def noted(source: IO[bytes], target: IO[bytes]) -> None:
+        if isinstance(source, zipfile.ZipExtFile):
+            copied.append(f"{source.name}")
+        copy(source, target)
+
+    monkeypatch.setattr(uploaded.shutil, "copyfileobj", noted)
+    given = [packed(f"all/{name}/{name}.png", name=f"{name}.zip") for name in "xy"]
+    unpacked = unpack(given[0], *(damaged() for _ in range(9)), given[1])
+    assert unpacked.left_out.count("damaged.zip can't be unpacked") == 9
+    listing = list_folder(unpacked.path)
+    assert [*zip(listing.folders, (file.name for file in listing.images), strict=True)] == [
+        ("x", "00000 x.png"),
+        ("y", "00001 y.png"),
+    ]
+    assert sorted(copied) == [*["a.jpg"] * 9, "all/x/x.png", "all/y/y.png"]
 
 
 def test_where_every_archive_is_damaged_each_is_named() -> None:
