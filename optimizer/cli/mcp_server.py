@@ -257,6 +257,8 @@ def _property(name: str, action: argparse.Action) -> dict[str, Any]:
     if isinstance(action.type, ListOf):
         items = {"type": KINDS[action.type.kind]}
         return found | {"type": "array", "items": items, "minItems": 1} | shown
+    if action.metavar == "JSON":
+        return found | {"type": ["string", "object"]}
     if action.choices:
         found["enum"] = list(action.choices)
     return found | {"type": KINDS.get(action.type, "string")} | shown
@@ -280,6 +282,8 @@ def command_line(parser: argparse.ArgumentParser, arguments: Mapping[str, Any]) 
     actions = options_of(parser)
     options, places = [], []
     for name in arguments:
+        if not actions:
+            raise InputError(f"it takes no arguments: leave out {name}")
         if name not in actions:
             raise unknown("argument", name, actions)
     for name, action in actions.items():  # places in the command's order, whatever the client's
@@ -289,7 +293,14 @@ def command_line(parser: argparse.ArgumentParser, arguments: Mapping[str, Any]) 
         wanted = _property(name, action)
         if not _fits(value, wanted):
             of = f" of {wanted['items']['type']}s" if "items" in wanted else ""
-            raise InputError(f"{name} is {json.dumps(value)[:80]}, not of type {wanted['type']}{of}")
+            kind = " or ".join(_kinds(wanted))
+            raise InputError(f"{name} is {json.dumps(value)[:80]}, not of type {kind}{of}")
+        if value == []:
+            raise InputError(
+                f"{name} is an empty list: give one {wanted['items']['type']} or more, or leave it out"
+            )
+        if isinstance(value, dict):
+            value = json.dumps(value)
         if name in WRITTEN:
             try:
                 check_allowed(value)
@@ -305,10 +316,20 @@ def command_line(parser: argparse.ArgumentParser, arguments: Mapping[str, Any]) 
     return ["--json", *options, *(["--", *places] if places else [])]
 
 
+def _kinds(wanted: Mapping[str, Any]) -> list[str]:
+    """The types that a property wants one of."""
+    kinds = wanted["type"]
+    return kinds if isinstance(kinds, list) else [kinds]
+
+
 def _fits(value: Any, wanted: Mapping[str, Any]) -> bool:
     """Whether a value is of the type that a property wants. As in JSON 8.0 is an integer, and one value is
     taken for a list of one."""
     match wanted["type"]:
+        case list(kinds):
+            return any(_fits(value, {"type": kind}) for kind in kinds)
+        case "object":
+            return isinstance(value, dict)
         case "array":
             several = value if isinstance(value, list) else [value]
             return all(_fits(one, wanted["items"]) for one in several)

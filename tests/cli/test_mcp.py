@@ -16,6 +16,7 @@ import pytest
 
 from optimizer.cli.main import command_parser, main
 from optimizer.cli.mcp_server import VERBS, command_line, options_of, schema
+from optimizer.cli.options import recipe_of
 from optimizer.errors import InputError
 from optimizer.store import ledger
 from optimizer.store.results import Store
@@ -190,10 +191,24 @@ def test_values_are_of_the_type_that_the_list_of_tools_says() -> None:
         ("seed", 1.5, "not of type integer"),
         ("max_drop", True, "not of type number"),
         ("model", 8, "not of type string"),
+        ("engine", [], "engine is an empty list: give one string or more, or leave it out"),
     ):
         with pytest.raises(InputError, match=words):
             command_line(parser, {name: value})
     assert "cancel" not in options_of(command_parser("sweeps")), "what others have asked for is not ended"
+    with pytest.raises(InputError, match="it takes no arguments: leave out x"):
+        command_line(command_parser("sweeps"), {"x": 1})
+
+
+def test_a_recipe_may_be_an_object_as_a_result_has_it() -> None:
+    parser = command_parser("measure")
+    assert schema(parser)["properties"]["recipe"]["type"] == ["string", "object"]
+    recipe = {"prune": {"method": "magnitude", "sparsity": 0.5}}
+    for given in (recipe, json.dumps(recipe)):
+        options = parser.parse_args(command_line(parser, {"model": "fashion-mlp", "recipe": given}))
+        assert recipe_of(options).prune.sparsity == 0.5
+    with pytest.raises(InputError, match="recipe is 0.5, not of type string or object"):
+        command_line(parser, {"recipe": 0.5})
 
 
 @pytest.mark.slow
@@ -215,6 +230,8 @@ def test_every_tool_is_called_by_what_its_list_says(home: Path, tmp_path: Path) 
             measured = await answer("measure", **QUICK, sparsity=0.5, weight_bits=4)
             again = await answer("measure", **QUICK, recipe=json.dumps(measured["recipe"]))
             assert again == measured, "a recipe is taken as a result has it"
+            again = await answer("measure", **QUICK, recipe=measured["recipe"])
+            assert again == measured, "also as an object"
             found = await answer(
                 "find",
                 model="fashion-mlp",
@@ -248,7 +265,9 @@ def test_every_tool_is_called_by_what_its_list_says(home: Path, tmp_path: Path) 
 
 def example(property: dict[str, Any]) -> Any:
     """Something of its type."""
-    values = {"boolean": True, "integer": 1, "number": 0.5, "string": "3x8x8"}
+    values = {"boolean": True, "integer": 1, "number": 0.5, "string": "3x8x8", "object": {}}
+    if isinstance(property["type"], list):
+        return [example({"type": kind}) for kind in property["type"]][-1]
     if property["type"] == "array":
         return [example(property["items"])] * 2
     return property.get("default", property.get("enum", [values[property["type"]]])[0])
