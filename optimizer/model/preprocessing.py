@@ -29,8 +29,8 @@ RANGES = (1, 255)
 
 
 def image_shape(given: str | Sequence[int]) -> tuple[int, ...]:
-    """``(C, H, W)`` of one image, of numbers or as it is written: ``3x224x224``, also with the batch before
-    it. Raises InputError for what is no shape of images."""
+    """``(C, H, W)`` of one image, of numbers or as it is written: ``3x224x224``, also with a batch of
+    1 before it. Raises InputError for what is no shape of images."""
     if isinstance(given, str):
         shape, example = _shape_written(given), "3x224x224"
     else:
@@ -48,7 +48,7 @@ def _shape_written(text: str) -> tuple[int, ...]:
         sides = tuple(int(side) for side in text.lower().split("x"))
     except ValueError:  # no digits, or thousands of them
         return ()
-    return sides[1:] if len(sides) == 4 else sides
+    return sides[1:] if len(sides) == 4 and sides[0] == 1 else sides
 
 
 @dataclass(frozen=True, slots=True)

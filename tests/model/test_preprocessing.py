@@ -153,6 +153,8 @@ def test_a_shape_is_read_as_it_is_written_or_given(shape: Any) -> None:
         "3x8",
         "3x8x",
         "2x8x9",
+        "9x3x8x8",
+        "0x3x224x224",
         "3x0x9",
         "3x-8x9",
         "axbxc",
