@@ -222,8 +222,10 @@ def check_gate(
 
     workspace, settings = open_workspace(request.model, request.data, report), checked(request).settings
     images = workspace.images.evaluation
-    # A longer time may answer a quick request; not the reverse.
-    timed = replace(settings, quick=settings.quick and against.latency.quick)
+    in_full = replace(request, settings=replace(request.settings, quick=False))
+    # A longer time answers a quick request too, where there is one; not the reverse.
+    longer = settings.quick and not against.latency.quick and store.known([request_key(in_full)])
+    timed = replace(settings, quick=settings.quick and not longer)
     now = Conditions(
         replace(request, settings=timed),
         environment().key,
@@ -411,6 +413,16 @@ def artifact(
     )
     report(None, f"writing {entry.label}")
     return artifacts.write(kind, source)
+
+
+def file_size(request: Request, report: Report = quiet) -> int:
+    """Bytes of the file of a recipe, as a result of it has them. Raises as :func:`artifact`."""
+    from optimizer.measurement.compressed import compressed_model, inspection_of
+    from optimizer.measurement.workspace import workspace_of
+
+    workspace = workspace_of(request, report)
+    compressed = compressed_model(workspace, request.recipe, report=report)
+    return inspection_of(workspace.model, compressed).size.file_bytes
 
 
 def compare(request: CompareRequest, report: Report = quiet, given: "Datasets | None" = None) -> TwoFiles:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from optimizer.analysis.comparison import same_baseline
 from optimizer.errors import InputError
 from optimizer.formats import count
-from optimizer.records import Request, Result
+from optimizer.records import Request, Result, Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,11 +81,24 @@ def check_timed_alike(now: Conditions, before: Conditions, options: str) -> None
                 f"the same uncompressed model. Leave out {options}, or give an earlier result of {here}"
             )
     timed, asked = before.request.settings, now.request.settings
-    if (timed.batch, timed.threads, timed.quick) != (asked.batch, asked.threads, asked.quick):
-        raise InputError(
-            f"the earlier result was timed with batch size {timed.batch} and {count(timed.threads, 'thread')}"
-            f"{', quickly' if timed.quick else ''}: give the same --batch-size, --threads and --quick"
-        )
+    in_full = "give --quick, or an earlier result that was timed in full"
+    ways = [
+        *_apart("with batch size {}", timed.batch, asked.batch, f"give --batch-size {timed.batch}"),
+        *_apart("with --threads {}", timed.threads, asked.threads, f"give --threads {timed.threads}"),
+        *_apart("{}", _length(timed), _length(asked), in_full if timed.quick else "leave out --quick"),
+    ]
+    if ways:
+        earlier, here, to_do = (", ".join(words) for words in zip(*ways, strict=True))
+        raise InputError(f"the earlier result was timed {earlier}, this one {here}: {to_do}")
+
+
+def _apart(words: str, earlier: object, here: object, to_do: str) -> list[tuple[str, str, str]]:
+    """Of one way in which two results may be timed otherwise: both in words, and what to do."""
+    return [(words.format(earlier), words.format(here), to_do)] if earlier != here else []
+
+
+def _length(settings: Settings) -> str:
+    return "quickly" if settings.quick else "in full"
 
 
 def check_same_network(result: Result, against: Result) -> None:

@@ -26,7 +26,7 @@ from optimizer.system.uploads import DEFAULT_UPLOADS, UPLOADS_VARIABLE
 
 
 def add_dashboard_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1)")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
     parser.add_argument("--port", type=int, default=8501)
     parser.add_argument(
         "--images",
@@ -45,12 +45,13 @@ def add_dashboard_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--downloads",
         metavar="BYTES",
-        help=f"weights that its visitors may download, all in all: 2GB, or 0 for none ({DEFAULT_DOWNLOADS})",
+        help="weights that its visitors may download, all in all: 2GB, or 0 for none "
+        f"(default: {DEFAULT_DOWNLOADS})",
     )
     parser.add_argument(
         "--uploads",
         metavar="BYTES",
-        help=f"files that its visitors may add, all in all: 5GB, or 0 for none ({DEFAULT_UPLOADS})",
+        help=f"files that its visitors may add, all in all: 5GB, or 0 for none (default: {DEFAULT_UPLOADS})",
     )
     parser.add_argument(
         "--no-work-ahead",

@@ -67,27 +67,32 @@ def add_find_options(parser: argparse.ArgumentParser) -> None:
         default = list(axes[name])
         shown = f"{default[0]} to {default[-1]}" if len(default) > 8 else ", ".join(map(str, default))
         space.add_argument(
-            f"--{name}", type=ListOf(kind), default=default, metavar="X,X", help=f"{words} ({shown})"
+            f"--{name}", type=ListOf(kind), default=default, metavar="X,X", help=f"{words} (default: {shown})"
         )
     parser.add_argument(
-        "--search", choices=tuple(STRATEGIES), default="guided", help="how the next one is chosen (guided)"
+        "--search",
+        choices=tuple(STRATEGIES),
+        default="guided",
+        help="how the next one is chosen (default: guided)",
     )
     parser.add_argument(
         "--budget",
         type=float,
         default=DEFAULT_BUDGET_SECONDS,
         metavar="SECONDS",
-        help=f"for the whole search, with timing the winner afresh ({DEFAULT_BUDGET_SECONDS:g})",
+        help=f"for the whole search, with timing the winner afresh (default: {DEFAULT_BUDGET_SECONDS:g})",
     )
     parser.add_argument(
-        "--batch-size", "--batch", type=int, dest="batch", default=1, help="images a timed call (1)"
+        "--batch-size", "--batch", type=int, dest="batch", default=1, help="images a timed call (default: 1)"
     )
     parser.add_argument(
         "--full",
         action="store_true",
         help="time the winner in five fresh processes, half a minute or more beyond the budget",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of image draws, timing order and search (0)")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of image draws, timing order and search (default: 0)"
+    )
     parser.add_argument(
         "--resume",
         type=int,

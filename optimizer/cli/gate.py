@@ -48,7 +48,7 @@ def add_gate_options(parser: argparse.ArgumentParser) -> None:
     add_data_options(parser, OF_BUNDLED)
     add_recipe_options(parser)
     add_timing_options(parser, engine_help(), DEFAULT_ENGINE)
-    limits = add_limits(parser, "limits")
+    limits = add_limits(parser, "limits", "most accuracy that may be lost; below 0: the gain required")
     limits.add_argument(
         "--max-slowdown",
         type=float,
@@ -62,21 +62,26 @@ def add_gate_options(parser: argparse.ArgumentParser) -> None:
         help="most CPU instructions that may be added to a call: other programs hardly change their number; "
         "needs Linux performance counters (rare in virtual machines), and no --quick",
     )
-    limits.add_argument("--max-size", type=float, metavar="MB", help="largest size of the file")
+    limits.add_argument(
+        "--max-size",
+        type=float,
+        metavar="MB",
+        help="largest size of the file; of a recipe with its weights packed, as `measure` counts it",
+    )
     limits.add_argument(
         "--against",
         metavar="WHAT",
         help="the measure, in place of the uncompressed model: an earlier result, a file that --save has "
         "written (its accuracy on the same images, its time on the machine that it was taken on); or a "
         "network, run beside this one: an .onnx file, an OpenVINO .xml, a .zip that `paretoscope save` "
-        "has written, a model's name. A model that is given as such a file needs a network",
+        "has written, a model's name. If MODEL is a file, give a file or a model's name here",
     )
     limits.add_argument(
         "--budget",
         type=float,
         default=DEFAULT_BUDGET_SECONDS,
         metavar="SECONDS",
-        help=f"time again until it is decided, for at most this long ({DEFAULT_BUDGET_SECONDS:g})",
+        help=f"time again until it is decided, for at most this long (default: {DEFAULT_BUDGET_SECONDS:g})",
     )
     add_files_options(parser)
     output = parser.add_argument_group("output")
@@ -173,7 +178,7 @@ def _is_network(against: str | None, model: str) -> bool:
 def _against_network(options: argparse.Namespace, limits: GateLimits) -> Verdict:
     """A model or a file, or the file of a recipe of a model, as the engine runs it, against another."""
     recipe = recipe_to_run(options).canonical()
-    place, called = options.model, ""
+    place, called, size_bytes = options.model, "", None
     if is_network_file(place) and not recipe.identity:
         raise InputError(f"{place} is compared as it is: leave the recipe out, or add it as a model first")
     with tempfile.TemporaryDirectory(prefix="paretoscope-") as folder:
@@ -182,11 +187,13 @@ def _against_network(options: argparse.Namespace, limits: GateLimits) -> Verdict
             request = request_of(options, recipe)
             path, called = Path(folder, "model.zip"), f"{request.model}, {recipe.describe()}"
             path.write_bytes(on_demand.artifact(kind, request, None, None, tell))
-            place = str(path)
+            place, size_bytes = str(path), on_demand.file_size(request, tell)  # an engine's is not packed
         asked = compare_request(options, options.against, place, called)
         if not options.like and not is_network_file(options.model):
             asked = replace(asked, like=options.model)
-        return judge_files(limits, lambda: on_demand.comparison(asked, tell), options.budget, tell)
+        return judge_files(
+            limits, lambda: on_demand.comparison(asked, tell), options.budget, tell, size_bytes
+        )
 
 
 def _earlier(path: str) -> Result:

@@ -1,4 +1,7 @@
-"""From a command line to a recipe and a request: the options that commands share."""
+"""From a command line to a recipe and a request: the options that commands share.
+
+Over 400 lines: each option is said with its help in the one place from which every command takes it.
+"""
 
 import argparse
 import os
@@ -39,7 +42,7 @@ SPARSITY = "share of the weights to remove, or with channels of the channels tha
 
 
 def engine_help() -> str:
-    return f"what runs the model: {', '.join(ENGINES)} ({DEFAULT_ENGINE})"
+    return f"what runs the model: {', '.join(ENGINES)} (default: {DEFAULT_ENGINE})"
 
 
 def _named(methods: Mapping[str, PrunerInfo] | Mapping[str, QuantizerInfo]) -> str:
@@ -68,7 +71,9 @@ def add_data_options(parser: argparse.ArgumentParser, default: str) -> None:
         help="which output is right for which subfolder: JSON of each folder's output, or text with a folder "
         "a line, in the order of the outputs or with its output from 0 on, such as `tench 0`",
     )
-    images.add_argument("--limit", type=int, default=10_000, help="evaluate at most so many images")
+    images.add_argument(
+        "--limit", type=int, default=10_000, help="evaluate at most so many images (default: 10000)"
+    )
 
 
 def add_experiment_options(
@@ -84,10 +89,12 @@ def add_experiment_options(
     add_timing_options(parser, engine_help(), DEFAULT_ENGINE, grid)
 
 
-def add_limits(parser: argparse.ArgumentParser, title: str) -> argparse._ArgumentGroup:
-    """A group of limits, which begins with those of what may be lost."""
+def add_limits(
+    parser: argparse.ArgumentParser, title: str, drop: str = "most accuracy that may be lost"
+) -> argparse._ArgumentGroup:
+    """A group of limits, which begins with those of what may be lost; ``drop`` is said of accuracy."""
     limits = parser.add_argument_group(title)
-    limits.add_argument("--max-drop", type=float, metavar="POINTS", help="most accuracy that may be lost")
+    limits.add_argument("--max-drop", type=float, metavar="POINTS", help=drop)
     limits.add_argument(
         "--min-sqnr",
         type=float,
@@ -110,7 +117,7 @@ def add_timing_options(
             dest="batches",
             default=[1, 4, 16],
             metavar="B,B",
-            help="images in one request (1,4,16)",
+            help="images in one request (default: 1,4,16)",
         )
         timing.add_argument(
             "--threads",
@@ -118,19 +125,24 @@ def add_timing_options(
             dest="thread_counts",
             default=[0],
             metavar="T,T",
-            help="CPU threads in all; 0: every core",
+            help="CPU threads in all; 0 (default) is every core",
         )
         timing.add_argument(
-            "--streams", type=ListOf(int), default=[1], metavar="S,S", help="requests at once (1)"
+            "--streams", type=ListOf(int), default=[1], metavar="S,S", help="requests at once (default: 1)"
         )
         parser.set_defaults(threads=0, batch=1)
     else:
         timing.add_argument("--threads", type=int, default=0, help="CPU threads; 0 (default) is every core")
         timing.add_argument(
-            "--batch-size", "--batch", type=int, dest="batch", default=1, help="images a timed call (1)"
+            "--batch-size",
+            "--batch",
+            type=int,
+            dest="batch",
+            default=1,
+            help="images a timed call (default: 1)",
         )
     timing.add_argument("--quick", action="store_true", help="short timing, as behind the sliders")
-    timing.add_argument("--seed", type=int, default=0, help="of image draws and timing order (0)")
+    timing.add_argument("--seed", type=int, default=0, help="of image draws and timing order (default: 0)")
 
 
 def add_recipe_options(parser: argparse.ArgumentParser, amounts: bool = True) -> None:
@@ -142,20 +154,22 @@ def add_recipe_options(parser: argparse.ArgumentParser, amounts: bool = True) ->
         help="a recipe as JSON, such as a result has: the path of a file, or the text itself; in place of "
         "the other options for pruning and quantizing",
     )
-    recipe.add_argument("--prune", metavar="METHOD", help=f"pruning method: {_named(PRUNERS)} (magnitude)")
+    recipe.add_argument(
+        "--prune", metavar="METHOD", help=f"pruning method: {_named(PRUNERS)} (default: magnitude)"
+    )
     if amounts:
         recipe.add_argument("--sparsity", type=float, metavar="S", help=SPARSITY)
         recipe.add_argument("--threshold", type=float, metavar="T", help="remove weights with |w| <= T")
     usual = "; ".join(f"{pruner.name}: {pruner.allocation}" for pruner in PRUNERS.values())
     recipe.add_argument(
         "--allocation",
-        help=f"how sparsity is shared out over layers: {', '.join(ALLOCATIONS)} ({usual})",
+        help=f"how sparsity is shared out over layers: {', '.join(ALLOCATIONS)} (default: {usual})",
         metavar="HOW",
     )
     recipe.add_argument("--scope", help=argparse.SUPPRESS)
     recipe.add_argument(
         "--pattern",
-        help=f"which weights go together: {', '.join(PATTERNS)} ({PruneSpec().pattern})",
+        help=f"which weights go together: {', '.join(PATTERNS)} (default: {PruneSpec().pattern})",
         metavar="P",
     )
     recipe.add_argument("--snap", type=int, metavar="N", help="channels left: a multiple of 1, 8 or 16")
@@ -180,7 +194,7 @@ def add_recipe_options(parser: argparse.ArgumentParser, amounts: bool = True) ->
     )
     recipe.add_argument("--train", type=float, help=argparse.SUPPRESS)
     recipe.add_argument(
-        "--rounding", metavar="METHOD", help=f"rounding method: {_named(QUANTIZERS)} (nearest)"
+        "--rounding", metavar="METHOD", help=f"rounding method: {_named(QUANTIZERS)} (default: nearest)"
     )
     equalising = [quantizer.name for quantizer in QUANTIZERS.values() if "equalise" in quantizer.options]
     recipe.add_argument(
@@ -193,7 +207,7 @@ def add_recipe_options(parser: argparse.ArgumentParser, amounts: bool = True) ->
         recipe.add_argument(
             "--weight-bits",
             type=int,
-            help=f"bits of a weight: {', '.join(map(str, WEIGHT_BITS))} (32)",
+            help=f"bits of a weight: {', '.join(map(str, WEIGHT_BITS))} (default: 32)",
             metavar="B",
         )
     else:
@@ -204,12 +218,13 @@ def add_recipe_options(parser: argparse.ArgumentParser, amounts: bool = True) ->
     recipe.add_argument(
         "--activation-bits",
         type=int,
-        help=f"bits of activations: {', '.join(map(str, ACTIVATION_BITS))} (32); 8 and 8-bit weights: int8",
+        help=f"bits of activations: {', '.join(map(str, ACTIVATION_BITS))} (default: 32); 8 and "
+        "8-bit weights: int8",
         metavar="B",
     )
     recipe.add_argument(
         "--granularity",
-        help=f"weights that share a quantization grid: {', '.join(GRANULARITIES)} (channel)",
+        help=f"weights that share a quantization grid: {', '.join(GRANULARITIES)} (default: channel)",
         metavar="G",
     )
     asymmetric = [
@@ -227,10 +242,12 @@ def add_recipe_options(parser: argparse.ArgumentParser, amounts: bool = True) ->
     )
     usual = "; ".join(f"{quantizer.name}: {quantizer.range}" for quantizer in QUANTIZERS.values())
     recipe.add_argument(
-        "--range", help=f"range of a quantization grid: {', '.join(RANGES)} ({usual})", metavar="R"
+        "--range", help=f"range of a quantization grid: {', '.join(RANGES)} (default: {usual})", metavar="R"
     )
     recipe.add_argument(
-        "--precision", help=f"what layers outside int8 compute in: {', '.join(PRECISIONS)} (f32)", metavar="P"
+        "--precision",
+        help=f"what layers outside int8 compute in: {', '.join(PRECISIONS)} (default: f32)",
+        metavar="P",
     )
 
 

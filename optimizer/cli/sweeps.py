@@ -37,7 +37,7 @@ def add_sweep_options(parser: argparse.ArgumentParser) -> None:
         default=[0.0, 0.3, 0.5, 0.7, 0.9],
         metavar="S,S",
         help="shares of the weights to remove, or of the channels that can go, each 0 to below 1 "
-        "(0,0.3,0.5,0.7,0.9)",
+        "(default: 0,0.3,0.5,0.7,0.9)",
     )
     parser.add_argument(
         "--bits",
@@ -45,7 +45,7 @@ def add_sweep_options(parser: argparse.ArgumentParser) -> None:
         type=ListOf(int),
         default=[32, 8, 4],
         metavar="B,B",
-        help="bits of a weight (32,8,4)",
+        help="bits of a weight (default: 32,8,4)",
     )
     parser.add_argument(
         "--cluster",

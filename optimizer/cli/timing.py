@@ -39,7 +39,9 @@ def run_doctor(options: argparse.Namespace) -> None:
 
 def add_complexity_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("family", nargs="?", default="stack", help="stack (default), or a model's name")
-    parser.add_argument("--removed", type=float, default=0.5, help="share of the weights removed (0.5)")
+    parser.add_argument(
+        "--removed", type=float, default=0.5, help="share of the weights removed (default: 0.5)"
+    )
     parser.add_argument(
         "--batch-size",
         "--batch",

@@ -291,8 +291,8 @@ def _preprocessed_for(
     if not told:
         return model, (
             f"Neither file says how images are preprocessed for it. A guess was taken: "
-            f"{preprocessing.describe()}. Where it is wrong so is every accuracy: name a model "
-            "to preprocess images as for (`like`).",
+            f"{preprocessing.describe()}. Where it is wrong so is every accuracy: name the "
+            "model whose preprocessing to use (`--like`, in Python `like`).",
         )
     apart = len({one.preprocessing for one in told}) > 1
     but = f" {told[1].name} says otherwise: {told[1].preprocessing.describe()}." if apart else ""

@@ -85,9 +85,11 @@ def judge_files(
     compare: Callable[[], tuple[TwoFiles, Callable[[], Latency]]],
     budget_seconds: float,
     report: Report,
+    size_bytes: int | None = None,
 ) -> Verdict:
     """As :func:`judge`, of two networks as they are: ``compare`` gives what was measured, and what times them
-    once more."""
+    once more. ``size_bytes`` are those of the second where its file is none to be served, but what an engine
+    runs."""
     begun = time.monotonic()
     report(None, "comparing")
     run, time_again = compare()
@@ -95,7 +97,8 @@ def judge_files(
     def lost(limit: float) -> Check:
         return drop_check(drop_of_files(run), limit, bool(run.a.correct))
 
-    others = _checks(limits, lost, run.outputs, run.b.size_bytes)
+    size_bytes = run.b.size_bytes if size_bytes is None else size_bytes
+    others = _checks(limits, lost, run.outputs, size_bytes)
     verdict = Verdict(run, others, 0, time.monotonic() - begun)
     return _timed(verdict, limits, time_again, budget_seconds, report, lambda: time.monotonic() - begun)
 

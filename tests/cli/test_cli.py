@@ -1,5 +1,6 @@
 """The command line: one JSON object on standard output, and words for people."""
 
+import argparse
 import json
 import os
 import re
@@ -22,7 +23,7 @@ from optimizer.analysis import conclusions
 from optimizer.analysis.result_json import as_json
 from optimizer.analysis.scaling import ComplexityRequest, complexity_key
 from optimizer.cli import results
-from optimizer.cli.main import main, parser
+from optimizer.cli.main import COMMANDS, command_parser, main, parser
 from optimizer.cli.options import add_recipe_options, recipe_of, recipe_to_run
 from optimizer.cli.parser import Parser
 from optimizer.cli.terminal import print_result
@@ -437,3 +438,12 @@ def test_ctrl_c_ends_learning_with_the_best_so_far_which_is_measured(
         signal.signal(signal.SIGINT, usual)
     assert re.search(r"note: best effort was ended after \d+ of 300 s", capsys.readouterr().out)
     assert "timing" in told
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_a_default_is_said_to_be_one(command: str) -> None:
+    """In bare brackets it reads as another name of what stands before it."""
+    for action in command_parser(command)._actions:
+        if action.default not in (None, "", (), [], False, argparse.SUPPRESS) and action.help:
+            assert "default" in action.help, action.option_strings
+        assert not re.search(r"\((magnitude|nearest|channel|unstructured|f32|[\d.,]+)\)", action.help or "")

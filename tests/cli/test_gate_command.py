@@ -16,8 +16,10 @@ from optimizer.data.selection import fingerprint
 from optimizer.errors import InputError, WorkError
 from optimizer.model.added import cards
 from optimizer.model.preprocessing import IMAGENET
-from optimizer.records import DataSpec, encode
+from optimizer.records import DataSpec, Request, Settings, encode
 from optimizer.search.gate import Verdict, judge
+from optimizer.store.keys import request_key
+from optimizer.store.results import Store
 
 GATE = ["gate", "fashion-mlp", "--prune", "magnitude", "--sparsity", "0.9", "--limit", "200", "--quick"]
 
@@ -65,17 +67,23 @@ def test_images_that_are_not_the_earlier_result_s_are_seen_before_anything_is_me
     data = DataSpec(limit=200)
     earlier = make_result(recipe(0.5), model="fashion-mlp", images=200)
     scored = replace(earlier.accuracy, images=fingerprint(data))
-    request, latency = replace(earlier.request, data=data), replace(earlier.latency, threads=1)
+    request, latency = replace(earlier.request, data=data), replace(earlier.latency, threads=1, quick=True)
     alike = remade(earlier, request=request, accuracy=scored, latency=latency)
     saved = tmp_path / "before.json"
     given, drop = [*GATE, "--threads", "1", "--against", str(saved)], ["--max-drop", "1"]
+    slower = ["--max-slowdown", "1"]
     others = replace(scored, images="other pictures")
     for result, asked, words in (
         (alike, [*drop, "--limit", "300"], "on 200 images against labels, this one on 300 images"),
         (alike, [*drop, "--seed", "1"], "give the same --data, --limit and --seed"),
         (remade(alike, accuracy=others), drop, "give the same --data, --limit and --seed"),
         (alike, ["--max-slowdown", "1", "--engine", "torch"], "is of engine openvino, this one of torch"),
-        (alike, ["--max-slowdown", "1", "--batch-size", "4"], "batch size 1"),
+        (alike, [*slower, "--batch-size", "4"], "timed with batch size 1, this one with batch size 4: give "),
+        (
+            remade(alike, latency=replace(latency, quick=False)),
+            slower,
+            "the earlier result was timed in full, this one quickly: leave out --quick\n",
+        ),
     ):
         saved.write_bytes(encode(result))
         assert main([*given, *asked]) == 2
@@ -153,3 +161,29 @@ def test_an_error_is_no_broken_limit(
     monkeypatch.setattr(gate, "judge", failing)
     assert main([*GATE, "--max-drop", "1"]) == gate.NO_VERDICT not in gate.EXIT_CODES.values()
     assert str(error) in capsys.readouterr().err
+
+
+def test_a_full_time_that_is_stored_answers_for_a_quick_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(gate, "judge", Mock(side_effect=InputError("judged")))
+    earlier = make_result(recipe(0.5), model="fashion-mlp", images=200)
+    earlier = remade(earlier, latency=replace(earlier.latency, threads=1, quick=False))
+    (saved := tmp_path / "before.json").write_bytes(encode(earlier))
+    asked = [*GATE, "--threads", "1", "--max-slowdown", "1", "--against", str(saved)]
+    assert main(asked) == 2
+    assert "leave out --quick" in capsys.readouterr().err
+    full = Request("fashion-mlp", recipe(0.9), data=DataSpec(limit=200), settings=Settings(threads=1))
+    Store().put(replace(remade(earlier, request=full), key=request_key(full)))
+    assert main(asked) == 2
+    assert "judged" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_file_of_a_recipe_is_as_large_beside_a_network(capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["gate", "fashion-mlp", "--weight-bits", "8", "--limit", "200", "--quick", "--max-size", "2"]
+    found = []
+    for against in ([], ["--against", "fashion-mlp"]):
+        assert main([*asked, *against, "--json"]) == 0
+        found.append(json.loads(capsys.readouterr().out)["checks"])
+    assert found[0] == found[1]

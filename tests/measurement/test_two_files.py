@@ -491,6 +491,7 @@ def test_that_preprocessing_is_guessed_or_said_is_told(tmp_path: Path) -> None:
     request = CompareRequest(plain, plain, photographs(tmp_path, *CLOTHES), settings=QUICK)
     guessed, *_ = prepared(request).notes
     assert guessed.startswith("Neither file says how images are preprocessed for it. A guess was taken: ")
+    assert guessed.endswith("name the model whose preprocessing to use (`--like`, in Python `like`).")
     told, *_ = prepared(replace(request, b=said)).notes
     assert told.startswith("Images are preprocessed as said.zip says: ")
     assert "values from −0.5 to 4.5" in told

@@ -227,7 +227,7 @@ def test_the_command_line_offers_and_measures_them(capsys: pytest.CaptureFixture
     assert "magnitude, compensated (Data-aware (OBS)), channels, stripes, thin" in help
     assert "compensated (GPTQ), towards-zero (towards zero)" in help
     assert "stripes: uniform" in help
-    assert "compile, torch, toy (openvino)" in help
+    assert "compile, torch, toy (default: openvino)" in help
     options = ["--prune", "stripes", "--sparsity", "0.5", "--rounding", "towards-zero", "--weight-bits", "4"]
     measured = ["measure", "fashion-mlp", "--engine", "toy", "--limit", "100", "--quick", "--json", *options]
     assert main(measured) == 0
