@@ -58,4 +58,5 @@ with tasks.errors_in_words(), one_moment():
     address.write(sliders=not page.url_path)
     with st.sidebar:
         tasks.show_others()
+    sidebar.tell_added()  # last: what draws the page anew takes a toast away
 drawing.follow_theme()

@@ -54,6 +54,14 @@ def show(data: DataSpec) -> None:
     _show_added()
 
 
+def choose_added() -> None:
+    """Choose the model that was added: at the end of the page, since what was clicked in this run was meant
+    for the one before."""
+    if name := sidebar.take_added():
+        session().chosen = name
+        st.rerun()
+
+
 def _upload(uploaded: st.runtime.uploaded_file_manager.UploadedFile) -> tuple[str, str, str]:
     """What is asked of a file: its name here, its name, and an architecture."""
     visit = session()
@@ -89,13 +97,9 @@ def _add(task: str, asked: object, data: DataSpec) -> None:
     if st.button("Add", icon=":material/add:", type="primary", disabled=bool(about.problem)):
         tasks.move_on([trial] if trial else [])
         tasks.pool().forget(key)  # it may have been removed since
-        tasks.start("interactive", "add", (about, choices), key)
-        visit.adding = key, visit.upload[1]
+        visit.adding = tasks.start("interactive", "add", (about, choices), key), visit.upload[1]
     adding = tasks.pool().get(key)
-    if adding and adding.state == "done":
-        visit.adding = key, visit.upload[1]  # another visitor may have added the same
-        st.rerun()  # the sidebar chooses it, on whichever page
-    elif adding and adding.over:
+    if adding and adding.over:
         tasks.show_failure(adding)
     elif adding:
         tasks.refresh_when_over([adding])

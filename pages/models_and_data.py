@@ -54,6 +54,7 @@ def main() -> None:
     )
     show_machine()
     kept.show(told)
+    adding.choose_added()
 
 
 def show_machine() -> None:

@@ -49,8 +49,8 @@ class Session:
     ``images_removed`` says that the chosen ones were removed. ``upload`` is the file that lies in the
     uploader, by Streamlit's name and by ours, after ``uploads`` that became models, and ``image_uploads``
     that became sets of images; ``trial`` is the key of the job that tries its preprocessing; ``adding`` is
-    that of the job that makes it a model, and what that file is called here; ``kept_uploads`` are where those
-    of Compare lie, by Streamlit's names.
+    the job that makes it a model for this visitor, until they are told what came of it, and what that file is
+    called here; ``kept_uploads`` are where those of Compare lie, by Streamlit's names.
     ``swept`` is the result of a sweep that was clicked, ``extends`` the sweep that the controls are to
     extend.
     ``usual_goal`` is what a search is to optimise for, as the limits given last suggest.
@@ -86,7 +86,7 @@ class Session:
     images_left_out: str = ""
     images_removed: bool = False
     upload: tuple[str, str] = ("", "")
-    adding: tuple[str, str] = ("", "")
+    adding: tuple[Job, str] | None = None
     uploads: int = 0
     image_uploads: int = 0
     kept_uploads: dict[str, str] = field(default_factory=dict)

@@ -80,7 +80,6 @@ def navigation() -> Page:
 
 def sidebar() -> None:
     """Model, images, engine and threads; kept in the address, so that a link restores them."""
-    take_added()
     with st.sidebar:
         cards = catalogue().cards
         if (chosen := session().chosen) and chosen in cards:
@@ -115,21 +114,33 @@ def sidebar() -> None:
     )
 
 
-def take_added() -> None:
-    """Choose the model that this visitor had added, on whichever page they are by then."""
+def tell_added() -> None:
+    """After a page is drawn: tell a visitor who has left Models and data that their model is added. It is not
+    chosen for them, since they may be about to start something of another."""
+    if name := take_added():
+        st.toast(plain(f"{name} is added: choose it in the sidebar."), icon=":material/check:")
+
+
+def take_added() -> str:
+    """The name of the model that this visitor had added, once; "" before, and where nothing came of it: why
+    is then told, unless they stopped it."""
     visit = session()
-    key, upload = visit.adding
-    job = tasks.pool().get(key)
-    if job is None or job.state != "done":
-        return
-    tasks.pool().forget(key)
-    visit.chosen, visit.adding = tasks.finished(job, AddedModel).name, ("", "")
+    if visit.adding is None or not visit.adding[0].over:
+        return ""
+    (job, upload), visit.adding = visit.adding, None
+    if not tasks.asked_for(job):  # any more
+        return ""
+    try:
+        name = tasks.finished(job, AddedModel).name
+    except ParetoscopeError as error:
+        st.toast(plain(error), icon=":material/error:", duration="long")
+        return ""
     if visit.upload[1] == upload:  # else another file lies in the uploader by now
         visit.uploads += 1  # one of its own, with nothing in it
         visit.upload = "", ""
         if upload:
             uploads.forget_upload(upload)
-    st.toast(plain(f"{visit.chosen} is added, and chosen in the sidebar."), icon=":material/check:")
+    return name
 
 
 def forget_sweep() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from page_runs import press, words
+from page_runs import newest, press, words
 from started import Started, go_to
 from streamlit.testing.v1 import AppTest
 
@@ -15,8 +15,9 @@ from optimizer.errors import InputError
 from optimizer.model.added import cards, files, onnx_file, tensors, uploads
 from optimizer.model.added.cards import Examined
 from optimizer.model.cifar_resnet import CifarResNet
+from optimizer.search.answers import model_of
 from optimizer.system.uploads import UPLOADS_VARIABLE
-from pages import tasks
+from pages import kept, sidebar, tasks
 
 NAME = "my net (best).pt"
 
@@ -72,21 +73,104 @@ def test_a_checkpoint_is_looked_into_added_chosen_and_removed(
     assert not cards.added_models()
 
 
-def test_a_model_is_chosen_also_by_a_visitor_who_has_left_the_page(
+def test_a_visitor_who_has_left_the_page_is_told_once_and_keeps_what_they_chose(
+    page: AppTest, started: Started, content: bytes
+) -> None:
+    """A click of the run in which it is found ready is of the model that was chosen when they clicked."""
+    give(page, started, NAME, content)
+    press(page, "Add")
+    page = go_to(page, "sweep")
+    started.do("add")
+    started.catalogue = listed()
+    page = press(page, "Start")
+    assert model_of(newest()) == tasks.FIRST_MODEL
+    assert page.sidebar.selectbox(key="model").value == tasks.FIRST_MODEL
+    page.selectbox(key="model").select("fashion-vit").run()
+    assert page.selectbox(key="model").value == "fashion-vit"
+    page = go_to(page, "models_and_data")
+    assert page.selectbox(key="model").value == "fashion-vit"
+    assert not page.toast, "it was told"
+    cards.remove("my-net-best")
+
+
+def test_on_the_page_a_model_is_chosen_after_what_was_clicked_in_the_meantime(
+    page: AppTest, started: Started, content: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn_of: list[str] = []
+    monkeypatch.setattr(kept, "show", lambda told: drawn_of.append(sidebar.selection().card.name))
+    give(page, started, NAME, content)
+    press(page, "Add")
+    drawn_of.clear()
+    started.do("add")
+    started.catalogue = listed()
+    page.run()
+    assert drawn_of == [tasks.FIRST_MODEL, "my-net-best"]
+    assert page.selectbox(key="model").value == "my-net-best"
+    assert not has_button(page, "Add"), "nothing lies in the uploader"
+    page.selectbox(key="model").select("fashion-vit").run()
+    assert page.run().selectbox(key="model").value == "fashion-vit", "it is chosen once"
+    cards.remove("my-net-best")
+
+
+def test_a_visitor_who_has_left_the_page_is_told_in_a_toast(
     page: AppTest, started: Started, content: bytes
 ) -> None:
     give(page, started, NAME, content)
     press(page, "Add")
     page = go_to(page, "complexity")
-    assert page.sidebar.selectbox(key="model").value == tasks.FIRST_MODEL
+    assert not page.toast
     started.do("add")
     started.catalogue = listed()
-    page.run()
-    assert page.sidebar.selectbox(key="model").value == "my-net-best"
-    assert page.toast[0].value == "my-net-best is added, and chosen in the sidebar."
-    page.selectbox(key="model").select("fashion-vit").run()
-    assert page.run().selectbox(key="model").value == "fashion-vit", "it is chosen once"
+    assert toasts(page.run()) == ["my-net-best is added: choose it in the sidebar."]
+    assert "my-net-best" in page.selectbox(key="model").options
+    assert not page.run().toast
     cards.remove("my-net-best")
+
+
+@pytest.mark.parametrize("where", ["complexity", "models_and_data"])
+def test_why_a_model_could_not_be_added_is_told_once_on_whichever_page(
+    page: AppTest, started: Started, content: bytes, where: str
+) -> None:
+    give(page, started, NAME, content)
+    press(page, "Add")
+    page = go_to(page, where)
+    (job,) = (job for job in started.jobs() if job.task == "add")
+    job.state, job.error = "failed", "adding failed: the disk is *full*"
+    assert toasts(page.run()) == [r"adding failed: the disk is \*full\*"]
+    assert not page.run().toast
+    assert not page.exception
+
+
+def test_a_visitor_who_stopped_it_is_told_nothing(page: AppTest, started: Started, content: bytes) -> None:
+    give(page, started, NAME, content)
+    press(page, "Add")
+    (job,) = (job for job in started.jobs() if job.task == "add")
+    job.state, job.visitors = "cancelled", frozenset()
+    page = go_to(page, "complexity")
+    assert not page.toast
+
+
+def test_each_of_two_who_add_the_same_is_told_and_only_of_their_own(
+    page: AppTest, started: Started, content: bytes
+) -> None:
+    """One may be told, and another job may bear the same key, before the other's browser asks again."""
+    give(page, started, NAME, content)
+    press(page, "Add")
+    page = go_to(page, "complexity")
+    (job,) = (job for job in started.jobs() if job.task == "add")
+    started.do("add")
+    started.catalogue = listed()
+    started.forget(job.key)
+    started.submit(job.lane, job.task, job.request, job.key, visitor="another")
+    assert toasts(page.run()) == ["my-net-best is added: choose it in the sidebar."]
+    (others,) = (job for job in started.jobs() if job.task == "add")
+    others.state, others.error = "failed", "that name is taken"
+    assert not page.run().toast
+    cards.remove("my-net-best")
+
+
+def toasts(page: AppTest) -> list[str]:
+    return [toast.value for toast in page.toast]
 
 
 def test_class_names_say_how_they_are_read(page: AppTest, started: Started, content: bytes) -> None:
