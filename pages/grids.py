@@ -260,13 +260,14 @@ def standing(sweep: Sweep) -> str:
         seconds += seconds_left(store, (*line.questions, *line.at_work))
         most = "at most " if is_frontier_only(sweep.asked) else ""
         words.append(f"{most}{consent.in_words(seconds)} left")
-    for item in items:
-        if item.state == "running" and item.request:
+    running = [item for item in items if item.state == "running"]
+    for item in running:
+        if item.request:
             job = tasks.pool().get(screening_key(item)) or tasks.pool().get(item.key)
             words.append(f"now: {item.request.recipe.describe(details=False)}")
             if job and (message := tasks.waiting_words(job) if job.state == "queued" else job.message):
                 words[-1] += f", {message}"
-    if line.before_next:
+    if line.before_next and not running:
         words.append(f"{count(line.before_next, 'configuration')} of others first")
         if not sweep.device and (now := tasks.doing_now("measure")):
             words.append(f"now: {now}")

@@ -148,6 +148,24 @@ def test_who_comes_first_is_said(started: Started) -> None:
     assert "1 configuration of others first" in line.proto.text
 
 
+def test_a_sweep_that_runs_says_once_what_runs_and_not_who_comes_first(started: Started) -> None:
+    """What runs is its own: others come before its next configuration, not before this one."""
+    first, *_ = store_some(0)
+    item = claimed(tasks.store())
+    ledger.create(tasks.store(), encode(GRID), [Request("fashion-vit")], "bob")
+    assert ledger.line(tasks.store(), 1).before_next == 1
+    job = started.submit("measure", "measure", first, item.key, tasks.BACKGROUND)
+    job.state, job.message = "running", "timing"
+    (line,) = open_page("sweep", {"sweep": "1"}).get("progress")
+    assert "of others first" not in line.proto.text
+    assert line.proto.text.endswith(", timing")
+    assert line.proto.text.count("now: ") == 1
+    ledger.create(tasks.store(), encode(GRID), [Request("fashion-vit")], "eve")
+    (line,) = open_page("sweep", {"sweep": "3"}).get("progress")
+    waits = " of others first · now: measuring (fashion-mlp) for a sweep"
+    assert line.proto.text.endswith(waits), "none of its own runs"
+
+
 @pytest.mark.parametrize(("line", "seconds"), [(Line(1, 1, (2,)), 62), (Line(1, 1, (), (2,)), 64)])
 def test_the_time_left_has_what_a_question_of_others_may_take(
     started: Started, monkeypatch: pytest.MonkeyPatch, line: Line, seconds: int
