@@ -11,13 +11,20 @@ from started import Started
 
 from optimizer.analysis.two_files import CompareRequest, NetworkRef
 from optimizer.errors import UnavailableError
-from optimizer.recipe import PruneSpec, Recipe
-from optimizer.records import Request
+from optimizer.recipe import Override, PruneSpec, Recipe
+from optimizer.records import DataSpec, Request
 from optimizer.store.results import Store
 from optimizer.system.paths import JOB_LOG_VARIABLE
 from optimizer.system.process_pool import Job, Pool
 from optimizer.work import TARGET
 from pages import job_log, tasks
+
+NAMING = Request(
+    "fashion-vit",
+    Recipe(layers=(Override("secret.layer", sparsity=0.5),)),
+    data=DataSpec("/secret/images", calibration="/secret/others", class_index="/secret/classes.json"),
+)
+"""What names more than a model."""
 
 
 def test_the_pool_calls_tasks_what_the_screen_calls_them(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -38,11 +45,11 @@ def test_the_pool_calls_tasks_what_the_screen_calls_them(monkeypatch: pytest.Mon
 @pytest.mark.parametrize(
     ("task", "asked", "visitors", "priority", "said"),
     [
-        ("measure", Request("fashion-vit"), {"ann"}, 0, "measuring (fashion-vit) for another visitor"),
-        ("measure", Request("fashion-vit"), {"", "bob"}, 10, "measuring (fashion-vit) for you"),
-        ("measure", Request("fashion-vit"), {""}, 10, "measuring (fashion-vit) for a sweep"),
+        ("measure", NAMING, {"ann"}, 0, "measuring (fashion-vit) for another visitor"),
+        ("measure", NAMING, {"", "bob"}, 10, "measuring (fashion-vit) for you"),
+        ("measure", NAMING, {""}, 10, "measuring (fashion-vit) for a sweep"),
         ("find", 3, {""}, 10, "searching for a configuration"),
-        ("anatomy", (Request("fashion-vit"), "a layer"), {"ann"}, 0, "compressing (fashion-vit) for another"),
+        ("anatomy", (NAMING, "secret.layer"), {"ann"}, 0, "compressing (fashion-vit) for another"),
         (
             "compare",
             CompareRequest(NetworkRef("my secret"), NetworkRef("b")),
@@ -61,7 +68,8 @@ def test_what_waits_says_what_it_waits_for(
     priority: int,
     said: str,
 ) -> None:
-    """Nothing that another visitor named: neither files nor folders nor recipes."""
+    """Of what another visitor named only the model, as all see its name: neither files nor folders nor
+    recipes."""
     monkeypatch.setattr(tasks, "visitor", lambda: "bob")
     started.listed["first"] = Job("first", task, asked, "measure", priority, visitors=frozenset(visitors))
     waits = started.submit("measure", "measure", Request("fashion-mlp"), "second", visitor="bob")
