@@ -130,3 +130,12 @@ def test_intervals_hold_the_truth(monkeypatch: pytest.MonkeyPatch, draw: Draw, b
             ]
         )
     assert np.sum(missed, axis=0).max() <= 4, "of 25, at 5 %: more once in 100 such tests"
+
+
+def test_the_median_is_given_where_slow_spells_leave_the_others_unknown() -> None:
+    """As of a network that grows slowly slower: half of its calls, in a row, are above the median."""
+    drifting = MS * np.linspace(1, 1.02, 2_000)
+    spells = drifting * np.where(np.arange(2_000) % 700 < 40, 3, 1)
+    found = response_percentiles(spells, 500.0)
+    assert found["p50"].value is not None
+    assert found["p95"].value is None
