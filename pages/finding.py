@@ -115,11 +115,13 @@ def form() -> Question | None:
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
         offered = [one for one in LIMITS if one.field != ("sqnr_db" if classes else "drop_points")]
         given = {one: value for one in offered if (value := limit(one)) is not None}
-    try:
-        check_limits({f"{one.label}:": (value, *BOUNDS[one.field]) for one, value in given.items()})
-        limits, wrong = Limits(**{one.field: value for one, value in given.items()}), None
-    except InputError as error:
-        limits, wrong = None, error if given else None
+    limits = wrong = None
+    if given:
+        try:
+            check_limits({f"{one.label}:": (value, *BOUNDS[one.field]) for one, value in given.items()})
+            limits = Limits(**{one.field: value for one, value in given.items()})
+        except InputError as error:  # raised once all controls are there
+            wrong = error
     follow_the_limits(usual := limits.usual(classes) if limits else "latency")
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
         minimise = st.selectbox(
@@ -171,7 +173,7 @@ def follow_the_limits(usual: str) -> None:
 
 
 def limit(asked: LimitInput) -> float | None:
-    """Without bounds: beyond one a browser keeps to itself what is typed, and the page the value before."""
+    """A number without bounds: a browser does not send one beyond them, and the page would use the last."""
     value: float | None = st.number_input(
         asked.label,
         value=None,

@@ -130,10 +130,12 @@ def networks(run: LoadRun) -> tuple[str, ...]:
     return (UNCOMPRESSED,) if run.request.recipe.identity else (UNCOMPRESSED, RECIPE)
 
 
-def measured_percentile(answered: Answered, name: str) -> float | None:
+def measured_percentiles(answered: Answered) -> dict[str, float | None]:
     """In ns, of the requests that came, whose arrivals were as it happened."""
     times = answered.times.values
-    return float(np.quantile(times, PERCENTILES[name])) if len(times) and not answered.behind else None
+    if not len(times) or answered.behind:
+        return dict.fromkeys(PERCENTILES)
+    return dict(zip(PERCENTILES, np.quantile(times, list(PERCENTILES.values())).tolist(), strict=True))
 
 
 def badges(run: LoadRun) -> dict[BadgeKind, str]:
@@ -283,12 +285,13 @@ def frame(run: LoadRun) -> "pd.DataFrame":
                 "busy": answered.busy,
                 "behind": answered.behind,
             }
+            measured = measured_percentiles(answered)
             for name, measure in answered.percentiles.items():
                 row |= {
                     f"{name}_ns": measure.value,
                     f"{name}_low_ns": measure.low,
                     f"{name}_high_ns": measure.high,
-                    f"{name}_measured_ns": measured_percentile(answered, name),
+                    f"{name}_measured_ns": measured[name],
                 }
             rows.append(row)
     return pd.DataFrame(rows)

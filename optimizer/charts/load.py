@@ -3,7 +3,7 @@
 import html
 from dataclasses import replace
 
-from optimizer.analysis.load import RECIPE, LoadRun, measured_percentile, networks, too_few
+from optimizer.analysis.load import RECIPE, LoadRun, measured_percentiles, networks, too_few
 from optimizer.analysis.realisation import realisation
 from optimizer.charts.spec import Axis, Lines, Point, Reference, Series
 from optimizer.formats import format_ns, format_rate, format_share
@@ -71,7 +71,7 @@ def _points(run: LoadRun, network: str, name: str) -> tuple[Point, ...]:
         measure = answered.percentiles[name]
         if measure.value is not None:
             words = f"{name} of {network}: {format_ns(measure.value)}"
-            came = measured_percentile(answered, name)
+            came = measured_percentiles(answered)[name]
             hover = "<br>".join(
                 (
                     html.escape(words),

@@ -125,7 +125,7 @@ def add_timing_options(
             dest="thread_counts",
             default=[0],
             metavar="T,T",
-            help="CPU threads in all; 0 (default) is every core",
+            help="total CPU threads; 0 (default) is every core",
         )
         timing.add_argument(
             "--streams", type=ListOf(int), default=[1], metavar="S,S", help="requests at once (default: 1)"
@@ -163,7 +163,7 @@ def add_recipe_options(parser: argparse.ArgumentParser, amounts: bool = True) ->
     usual = "; ".join(f"{pruner.name}: {pruner.allocation}" for pruner in PRUNERS.values())
     recipe.add_argument(
         "--allocation",
-        help=f"how sparsity is shared out over layers: {', '.join(ALLOCATIONS)} (default: {usual})",
+        help=f"sparsity allocation over layers: {', '.join(ALLOCATIONS)} (default: {usual})",
         metavar="HOW",
     )
     recipe.add_argument("--scope", help=argparse.SUPPRESS)

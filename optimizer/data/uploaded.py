@@ -141,20 +141,20 @@ def _set_of(files: Sequence[Path], place: Path, report: Report) -> Unpacked:
     with ExitStack() as opened:
         found: list[_Member] = []
         for file in files:
-            with _told_of(file, refused):
+            with _refusing(file, refused):
                 found += [*_members(file, opened)]
-        label, without = _told(files, found, refused)
+        label, without = _said_of(files, found, refused)
         wanted = [one for one in found if one.size and one.is_wanted]
         wanted = [one for one in wanted if is_image(one.name) or one.size <= INDEX_MAX_BYTES]
         _checked(wanted, label, without)
         check_room(label, sum(one.size for one in wanted), len(wanted))
         unpacked = _unpacked(wanted, place / "unpacked", refused, report)
     found = [one for one in found if one.file not in refused]
-    label, without = _told(files, found, refused)
+    label, without = _said_of(files, found, refused)
     return Unpacked(str(_kept(_checked(unpacked, label, without), label, place / "set")), without)
 
 
-def _told(files: Sequence[Path], found: Sequence[_Member], refused: Mapping[Path, str]) -> tuple[str, str]:
+def _said_of(files: Sequence[Path], found: Sequence[_Member], refused: Mapping[Path, str]) -> tuple[str, str]:
     """What the files are called, by the first that was not ``refused``, and what is left out of them. Raises
     InputError where all were."""
     whole = [file for file in files if file not in refused]
@@ -169,7 +169,7 @@ def _name_of(file: Path) -> str:
 
 
 @contextmanager
-def _told_of(file: Path, refused: dict[Path, str]) -> Iterator[None]:
+def _refusing(file: Path, refused: dict[Path, str]) -> Iterator[None]:
     """What is wrong in the block is wrong with one file: it is ``refused`` then, with why. Raises OSError of
     the disk."""
     try:
@@ -254,7 +254,7 @@ def _unpacked(
         if member.file in refused:
             continue
         content = place / str(number)
-        with _told_of(member.file, refused), member.open() as source, content.open("wb") as file:
+        with _refusing(member.file, refused), member.open() as source, content.open("wb") as file:
             shutil.copyfileobj(source, file)
         found.append(replace(member, content=content))
     return [one for one in found if one.file not in refused]

@@ -25,7 +25,7 @@ from optimizer.analysis.load import (
     frame,
     load_key,
     may_be_one,
-    measured_percentile,
+    measured_percentiles,
     read_rates,
     table,
     too_few,
@@ -71,11 +71,11 @@ def test_what_the_requests_that_came_took_is_beside_what_is_worked_out() -> None
     answered = RUN.points[0].answered[RECIPE]
     rows = frame(RUN)
     for name, share in PERCENTILES.items():
-        came = measured_percentile(answered, name)
+        came = measured_percentiles(answered)[name]
         assert came == np.quantile(answered.times.values, share)
         assert came == pytest.approx(answered.percentiles[name].value, rel=0.1)
         assert rows[f"{name}_measured_ns"][1] == came
-    assert measured_percentile(RUN.points[2].answered[UNCOMPRESSED], "p50") is None, "the queue grew"
+    assert measured_percentiles(RUN.points[2].answered[UNCOMPRESSED])["p50"] is None, "the queue grew"
     hovers = [point.hover for line in load_info(RUN).series for point in line.points]
     assert all("of the 2,000 requests that came: " in hover for hover in hovers)
     assert conclusions(RUN)[-1] == METHOD
