@@ -16,8 +16,10 @@ from statistics import median
 
 from cluster.dask_cluster import DaskCluster
 
+from optimizer.cluster.addresses import connect
 from optimizer.cluster.dask_nodes import AHEAD
-from optimizer.cluster.spread import Nodes, connect, work_off
+from optimizer.cluster.nodes import Nodes
+from optimizer.cluster.spread import work_off
 from optimizer.errors import UnavailableError
 from optimizer.recipe import Recipe
 from optimizer.records import Request

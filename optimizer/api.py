@@ -35,7 +35,10 @@ from optimizer import on_demand
 from optimizer.analysis.limits import Limits
 from optimizer.analysis.two_files import CompareRequest, NetworkRef, TwoFiles
 from optimizer.analysis.view import Failed, Results, ResultView, Screened
-from optimizer.cluster.spread import Executor, Nodes, check, connect, work_off
+from optimizer.cluster.addresses import connect
+from optimizer.cluster.nodes import Executor, Nodes
+from optimizer.cluster.remote import check
+from optimizer.cluster.spread import work_off
 from optimizer.errors import InputError, ParetoscopeError, WorkError, number
 from optimizer.methods.engines import ENGINES
 from optimizer.progress import Report, progress_line

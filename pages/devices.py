@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import streamlit as st
 
 from optimizer.cluster.node import differences
-from optimizer.cluster.spread import Device
+from optimizer.cluster.nodes import Device
 from optimizer.system.environment import environment
 from pages import address, backlog
 from pages.markup import plain

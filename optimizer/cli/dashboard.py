@@ -13,8 +13,8 @@ from contextlib import suppress
 from typing import NoReturn
 
 from optimizer.cli.terminal import say
+from optimizer.cluster.addresses import check_address
 from optimizer.cluster.attached import CLUSTER_VARIABLE
-from optimizer.cluster.spread import check_address
 from optimizer.data.folders import ROOTS_VARIABLE, absolute, expand, joined_roots
 from optimizer.errors import InputError, UnavailableError
 from optimizer.search.sweep import WORK_AHEAD_VARIABLE

@@ -13,7 +13,9 @@ from optimizer.analysis.result_json import as_json
 from optimizer.cli.options import add_experiment_options, check_alone, recipe_of, request_of
 from optimizer.cli.parser import ListOf
 from optimizer.cli.terminal import print_result, say, tell
-from optimizer.cluster.spread import Nodes, check, connect
+from optimizer.cluster.addresses import connect
+from optimizer.cluster.nodes import Nodes
+from optimizer.cluster.remote import check
 from optimizer.cluster.spread import work_off as by_nodes
 from optimizer.errors import InputError, UnavailableError, WorkError
 from optimizer.formats import count

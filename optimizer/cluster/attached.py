@@ -8,7 +8,9 @@ import time
 from collections.abc import Mapping
 from contextlib import closing, suppress
 
-from optimizer.cluster.spread import Cluster, Device, open_cluster, work_off
+from optimizer.cluster.addresses import open_cluster
+from optimizer.cluster.nodes import Cluster, Device
+from optimizer.cluster.spread import work_off
 from optimizer.errors import words_of
 from optimizer.progress import Cancelled, ended_by
 from optimizer.records import Environment

@@ -20,7 +20,7 @@ from typing import Any
 from optimizer.cluster import content, node
 from optimizer.cluster.content import Asked, Parcel
 from optimizer.cluster.dask_client import CONNECT_SECONDS, client_of
-from optimizer.cluster.spread import Cluster, Device, Nodes, NotTaken, Pending, check_version
+from optimizer.cluster.nodes import Cluster, Device, Nodes, NotTaken, Pending, check_version
 from optimizer.errors import InputError, ParetoscopeError, UnavailableError, unknown, words_of
 from optimizer.progress import Report, ended_by, quiet, stop_if_cancelled
 from optimizer.recipe import Recipe

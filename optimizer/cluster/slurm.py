@@ -1,6 +1,6 @@
 """Jobs of a SLURM cluster, by submitit (extra ``slurm``): its executor is one like any, once it is set up."""
 
-from optimizer.cluster.spread import Executor
+from optimizer.cluster.nodes import Executor
 from optimizer.errors import UnavailableError
 from optimizer.system.paths import home
 

@@ -147,27 +147,6 @@ def by_pool(pool: Pool, priority: float, screens: Callable[[Item], bool] = lambd
     its own, since who else waits for that result wants it whole (unless somebody does by now). A search under
     which workers die goes on: it gives up the position that ends them."""
 
-    def finished(task: str, asked: object, key: str) -> Job:
-        past = pool.get(key)
-        if past and past.over:
-            pool.forget(key)
-        while True:
-            try:
-                job = pool.submit("measure", task, asked, key, priority)
-                break
-            except UnavailableError:  # too many jobs wait already
-                time.sleep(ASK_SECONDS)
-                stop_if_cancelled()
-        try:
-            while not pool.wait(job, ASK_SECONDS).over:
-                stop_if_cancelled()
-                if is_enough():
-                    pool.conclude(key)
-        except Cancelled:
-            pool.withdraw(key)
-            raise
-        return job
-
     def do(item: Item) -> str:
         assert item.request is not None
         task, asked, key = "measure", cast(object, item.request), request_key(item.request)
@@ -176,7 +155,7 @@ def by_pool(pool: Pool, priority: float, screens: Callable[[Item], bool] = lambd
         elif screens(item) and ((past := pool.get(key)) is None or past.over):
             task, asked, key = "measure for", (item.sweep, item.request), screening_key(item)
         for _ in range(MAX_SEARCHES if item.answer else 1):
-            job = finished(task, asked, key)
+            job = _ended(pool, key, lambda: pool.submit("measure", task, asked, key, priority))
             if not job.died:
                 break
         if job.state == "cancelled":
@@ -188,6 +167,29 @@ def by_pool(pool: Pool, priority: float, screens: Callable[[Item], bool] = lambd
         return str(job.result)
 
     return do
+
+
+def _ended(pool: Pool, key: str, submit: Callable[[], Job]) -> Job:
+    """A job of a pool once it is over, begun anew where an earlier one of its key is. Raises Cancelled."""
+    past = pool.get(key)
+    if past and past.over:
+        pool.forget(key)
+    while True:
+        try:
+            job = submit()
+            break
+        except UnavailableError:  # too many jobs wait already
+            time.sleep(ASK_SECONDS)
+            stop_if_cancelled()
+    try:
+        while not pool.wait(job, ASK_SECONDS).over:
+            stop_if_cancelled()
+            if is_enough():
+                pool.conclude(key)
+    except Cancelled:
+        pool.withdraw(key)
+        raise
+    return job
 
 
 class Background:

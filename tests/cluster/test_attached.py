@@ -14,9 +14,10 @@ from faults.tasks import until
 
 from optimizer.cluster import attached, spread
 from optimizer.cluster.attached import Attached
-from optimizer.cluster.spread import Cluster, Device, NodeLost, NotTaken, work_off
+from optimizer.cluster.nodes import Cluster, Device, NodeLost, Nodes, NotTaken
+from optimizer.cluster.spread import work_off
 from optimizer.errors import UnavailableError
-from optimizer.records import Environment
+from optimizer.records import Environment, Request, Result
 from optimizer.search import drain
 from optimizer.store import ledger
 from optimizer.store.results import Store
@@ -109,7 +110,7 @@ def test_what_nodes_can_not_take_has_failed_and_the_others_go_on(
     """Of a sweep that a command works on it waits: who reads the message is there."""
     measure, words = spread.measure, "one: another model has the name mine there"
 
-    def refuse(nodes: spread.Nodes, request: spread.Request, scores: None) -> spread.Result:
+    def refuse(nodes: Nodes, request: Request, scores: None) -> Result:
         if request == REQUESTS[1]:
             raise NotTaken(words)
         return measure(nodes, request, scores)
@@ -131,7 +132,7 @@ def test_where_a_node_is_back_as_soon_as_it_was_missed_what_it_had_waits(
 ) -> None:
     measure, missed = spread.measure, list[Environment]()
 
-    def miss(nodes: spread.Nodes, request: spread.Request, scores: None) -> spread.Result:
+    def miss(nodes: Nodes, request: Request, scores: None) -> Result:
         if not missed:
             missed.append(nodes.environment)
             raise UnavailableError("no node is left: what is not measured waits")
@@ -147,7 +148,7 @@ def test_where_a_node_is_back_as_soon_as_it_was_missed_what_it_had_waits(
 def test_what_ends_the_last_node_each_time_is_given_up(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     measure, lost = spread.measure, list[Environment]()
 
-    def die(nodes: spread.Nodes, request: spread.Request, scores: None) -> spread.Result:
+    def die(nodes: Nodes, request: Request, scores: None) -> Result:
         if request == REQUESTS[1]:
             lost.append(nodes.environment)
             raise NodeLost("no node is left")
@@ -169,7 +170,7 @@ def test_what_a_node_had_beside_what_ended_it_does_not_fail_with_it(
     """Two at once: one of them ends the node each time, and both are lost."""
     measure, deadly, deaths = spread.measure, threading.Event(), list[Environment]()
 
-    def die(nodes: spread.Nodes, request: spread.Request, scores: None) -> spread.Result:
+    def die(nodes: Nodes, request: Request, scores: None) -> Result:
         if request == REQUESTS[0]:
             deadly.set()
             time.sleep(0.1)  # what is beside it has seen it
@@ -196,7 +197,7 @@ class LeftSince(Lent):
     def devices(self) -> tuple[Device, ...]:
         return (Device(GONE, ("gone",), 1), *super().devices())
 
-    def nodes(self, environment: Environment) -> spread.Nodes:
+    def nodes(self, environment: Environment) -> Nodes:
         if environment == GONE:
             raise UnavailableError("no node is left")
         return super().nodes(environment)

@@ -24,8 +24,10 @@ from image_folders import Fill
 
 from optimizer.cli.main import main, parser
 from optimizer.cluster import content, dask_client, dask_nodes
+from optimizer.cluster.addresses import connect
 from optimizer.cluster.attached import Attached
-from optimizer.cluster.spread import Nodes, connect, work_off
+from optimizer.cluster.nodes import Nodes
+from optimizer.cluster.spread import work_off
 from optimizer.errors import InputError, UnavailableError
 from optimizer.model.added import cards
 from optimizer.model.added.cards import AddedModel

@@ -8,8 +8,9 @@ import pytest
 from factories import OTHER_MACHINE
 
 import optimizer as px
-from optimizer.cluster import content, dask_nodes, node, spread
+from optimizer.cluster import content, dask_nodes, node, nodes
 from optimizer.cluster.dask_nodes import RESOURCE, DaskNodes, connect_to
+from optimizer.cluster.nodes import NotTaken
 from optimizer.errors import UnavailableError, WorkError
 from optimizer.progress import Report, quiet
 from optimizer.records import Request, encode
@@ -86,7 +87,7 @@ class Client:
     seconds = 0.0
 
     def monotonic(self) -> float:
-        self.seconds += 2 * spread.CHECK_SECONDS
+        self.seconds += 2 * nodes.CHECK_SECONDS
         return self.seconds
 
     def sleep(self, seconds: float) -> None:
@@ -98,7 +99,7 @@ def client(monkeypatch: pytest.MonkeyPatch) -> Client:
     made = Client()
     monkeypatch.setattr(dask_nodes, "client_of", lambda address: made)
     monkeypatch.setattr(dask_nodes, "time", made.clock)
-    monkeypatch.setattr(spread, "time", made)
+    monkeypatch.setattr(nodes, "time", made)
     return made
 
 
@@ -212,7 +213,7 @@ def test_a_node_that_can_not_take_what_it_lacks_says_so_and_one_that_is_gone_is_
 ) -> None:
     nodes, asked = connected(client), content.pack(Request("fashion-mlp"))
     client.answer = OSError(28, "No space left on device")
-    with pytest.raises(spread.NotTaken, match="one: OSError.*No space left"):
+    with pytest.raises(NotTaken, match="one: OSError.*No space left"):
         nodes.deliver(asked)
     client.workers.append("two")
     nodes.check()

@@ -13,7 +13,7 @@ from factories import OTHER_MACHINE, SERVER
 from image_folders import Fill
 
 import optimizer as px
-from optimizer.cluster import content, dask_nodes, node, spread
+from optimizer.cluster import content, dask_nodes, node, nodes, remote
 from optimizer.cluster.dask_nodes import AHEAD, MAX_FAILED, DaskNodes, DaskScorer, connect_to
 from optimizer.data.folders import list_folder
 from optimizer.errors import UnavailableError
@@ -56,7 +56,7 @@ def connected(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Kinds, Das
         client = Kinds(rpi5=OTHER_MACHINE, **kinds)
         monkeypatch.setattr(dask_nodes, "client_of", lambda address: client)
         monkeypatch.setattr(dask_nodes, "time", client.clock)
-        monkeypatch.setattr(spread, "time", client)
+        monkeypatch.setattr(nodes, "time", client)
         return client, connect_to("tcp://127.0.0.1:1", "rpi5", lambda share, words: client.told.append(words))
 
     return connect
@@ -154,7 +154,7 @@ def test_who_could_not_score_twice_in_a_row_is_asked_no_more(connected: Connecte
 def test_a_scorer_that_is_lost_leaves_it_to_the_device(connected: Connected) -> None:
     client, nodes = connected(one=SERVER)
     client.slept = lambda: client.workers.remove("one") if "one" in client.workers else None
-    assert spread.score(nodes, REQUESTS[0]) is None
+    assert remote.score(nodes, REQUESTS[0]) is None
     assert [name for name, _ in client.submitted] == ["one"]
     assert client.submitted[0][1].cancelled()
     assert nodes.scorer(Recipe()) is None
@@ -215,6 +215,6 @@ def test_what_the_scheduler_does_not_answer_is_told_where_it_is_timed(connected:
         raise TimeoutError
 
     client.sync = silent  # type: ignore[method-assign]
-    assert spread.score(nodes, REQUESTS[0]) is None
+    assert remote.score(nodes, REQUESTS[0]) is None
     with pytest.raises(UnavailableError, match="the scheduler answers no more"):
-        spread.measure(nodes, REQUESTS[0])
+        remote.measure(nodes, REQUESTS[0])

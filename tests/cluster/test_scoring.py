@@ -16,9 +16,10 @@ from faults.storing import make_result
 from PIL import Image
 
 import optimizer as px
-from optimizer.cluster import content, node, spread
+from optimizer.cluster import content, node, remote, spread
 from optimizer.cluster.content import Asked, Parcel
-from optimizer.cluster.spread import NodeLost, Nodes, NotTaken, work_off
+from optimizer.cluster.nodes import NodeLost, Nodes, NotTaken
+from optimizer.cluster.spread import work_off
 from optimizer.measurement import experiment
 from optimizer.measurement.runners import TIMED_IMAGES
 from optimizer.measurement.workspace import Workspace, open_workspace
@@ -223,11 +224,11 @@ def test_what_a_node_was_lost_under_is_not_scored_anew_elsewhere(store: Store) -
 
 def test_scores_of_other_images_are_not_used() -> None:
     nodes = Mixed()
-    found = spread.score(nodes, REQUESTS[0])
+    found = remote.score(nodes, REQUESTS[0])
     assert found
     other = replace(found, files="as they were before")
-    assert spread.measure(nodes, REQUESTS[0], other).scored_on is None
-    assert spread.measure(nodes, REQUESTS[0], found).scored_on == SERVER
+    assert remote.measure(nodes, REQUESTS[0], other).scored_on is None
+    assert remote.measure(nodes, REQUESTS[0], found).scored_on == SERVER
 
 
 def test_a_cancelled_sweep_ends_while_it_is_scored(store: Store) -> None:

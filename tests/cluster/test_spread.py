@@ -21,9 +21,11 @@ import optimizer as px
 from optimizer.cli import sweeps
 from optimizer.cli.main import main
 from optimizer.cluster import node
+from optimizer.cluster.addresses import connect
 from optimizer.cluster.content import Asked
+from optimizer.cluster.nodes import Nodes
 from optimizer.cluster.slurm import slurm_executor
-from optimizer.cluster.spread import Nodes, connect, work_off
+from optimizer.cluster.spread import work_off
 from optimizer.errors import InputError, UnavailableError, WorkError
 from optimizer.progress import Cancelled, ended_by
 from optimizer.records import DataSpec, Environment, Request, decode, encode

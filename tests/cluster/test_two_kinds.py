@@ -13,8 +13,9 @@ from cluster.dask_cluster import DaskCluster
 from cluster.test_dask_nodes import begun
 from faults.tasks import until
 
+from optimizer.cluster.addresses import connect
 from optimizer.cluster.attached import Attached
-from optimizer.cluster.spread import connect, work_off
+from optimizer.cluster.spread import work_off
 from optimizer.on_demand import load_or_measure
 from optimizer.recipe import PruneSpec, QuantizeSpec, Recipe
 from optimizer.records import DataSpec, Request, Settings

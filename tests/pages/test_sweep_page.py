@@ -10,7 +10,7 @@ from page_runs import PLAIN, newest, press, words
 from started import Started, open_page
 
 from optimizer.analysis.limits import Limits
-from optimizer.cluster.spread import Device
+from optimizer.cluster.nodes import Device
 from optimizer.recipe import NORMAL
 from optimizer.records import DataSpec, Request, decode, encode
 from optimizer.search import questions
