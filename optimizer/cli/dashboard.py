@@ -78,40 +78,8 @@ def run_dashboard(options: argparse.Namespace) -> None:
     home()  # a folder that can't be written is said here, not in a page
     if os.environ.get(STORE_VARIABLE):
         Store()  # nor a database that can't be used
-    try:
-        family = socket.getaddrinfo(options.host, None)[0][0]
-        with socket.socket(family) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((options.host, options.port))
-    except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UnavailableError(
-            f"can't serve on {options.host}:{options.port} ({reason}): give another --port or --host"
-        ) from error
-    environment = {**os.environ, HOME_VARIABLE: str(home())}
-    if roots := joined_roots(options.images, "--images"):
-        environment[ROOTS_VARIABLE] = roots
-    if options.downloads is not None:
-        environment[DOWNLOADS_VARIABLE] = options.downloads
-    if options.uploads is not None:
-        environment[UPLOADS_VARIABLE] = options.uploads
-    for variable in (UPLOADS_VARIABLE, DOWNLOADS_VARIABLE):
-        parse_bytes(environment.get(variable, "0"), variable)  # what is wrong is said here
-    if options.cluster is not None:
-        environment[CLUSTER_VARIABLE] = options.cluster
-    if cluster := environment.get(CLUSTER_VARIABLE):
-        check_address(cluster)
-    if options.no_work_ahead:
-        environment[WORK_AHEAD_VARIABLE] = "0"
-    if options.job_log is not None:
-        try:
-            expand(options.job_log).open("a").close()
-        except OSError as error:
-            raise InputError(
-                f"can't write --job-log {options.job_log} ({error.strerror or error}): name a file "
-                "in a folder that can be written"
-            ) from error
-        environment[JOB_LOG_VARIABLE] = absolute(options.job_log)
+    _check_free(options.host, options.port)
+    environment = _environment(options)
     app = app_file()
     command = [sys.executable, "-m", "pages.serve", "run", str(app)]
     command += [f"--server.address={options.host}", f"--server.port={options.port}"]
@@ -135,6 +103,50 @@ def run_dashboard(options: argparse.Namespace) -> None:
         release(guarding)
     if server.returncode not in (0, -signal.SIGTERM):  # asked to end before it listened to that
         raise UnavailableError(f"the dashboard ended with code {server.returncode}: see its output above")
+
+
+def _check_free(host: str, port: int) -> None:
+    """Raises UnavailableError for an address that can't be served on."""
+    try:
+        family = socket.getaddrinfo(host, None)[0][0]
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UnavailableError(
+            f"can't serve on {host}:{port} ({reason}): give another --port or --host"
+        ) from error
+
+
+def _environment(options: argparse.Namespace) -> dict[str, str]:
+    """The server's environment variables. Raises InputError for what is wrong with an option, and
+    UnavailableError for a cluster that doesn't answer: a page would say it to nobody."""
+    environment = {**os.environ, HOME_VARIABLE: str(home())}
+    if roots := joined_roots(options.images, "--images"):
+        environment[ROOTS_VARIABLE] = roots
+    if options.downloads is not None:
+        environment[DOWNLOADS_VARIABLE] = options.downloads
+    if options.uploads is not None:
+        environment[UPLOADS_VARIABLE] = options.uploads
+    for variable in (UPLOADS_VARIABLE, DOWNLOADS_VARIABLE):
+        parse_bytes(environment.get(variable, "0"), variable)
+    if options.cluster is not None:
+        environment[CLUSTER_VARIABLE] = options.cluster
+    if cluster := environment.get(CLUSTER_VARIABLE):
+        check_address(cluster)
+    if options.no_work_ahead:
+        environment[WORK_AHEAD_VARIABLE] = "0"
+    if options.job_log is not None:
+        try:
+            expand(options.job_log).open("a").close()
+        except OSError as error:
+            raise InputError(
+                f"can't write --job-log {options.job_log} ({error.strerror or error}): name a file "
+                "in a folder that can be written"
+            ) from error
+        environment[JOB_LOG_VARIABLE] = absolute(options.job_log)
+    return environment
 
 
 def _answers(server: subprocess.Popen[bytes], host: str, port: int) -> bool:

@@ -289,23 +289,10 @@ def command_line(parser: argparse.ArgumentParser, arguments: Mapping[str, Any]) 
     for name, action in actions.items():  # places in the command's order, whatever the client's
         if name not in arguments:
             continue
-        value = arguments[name]
-        wanted = _property(name, action)
-        if not _fits(value, wanted):
-            of = f" of {wanted['items']['type']}s" if "items" in wanted else ""
-            kind = " or ".join(_kinds(wanted))
-            raise InputError(f"{name} is {json.dumps(value)[:80]}, not of type {kind}{of}")
-        if value == []:
-            raise InputError(
-                f"{name} is an empty list: give one {wanted['items']['type']} or more, or leave it out"
-            )
+        value, wanted = arguments[name], _property(name, action)
+        _check_argument(name, value, wanted)
         if isinstance(value, dict):
             value = json.dumps(value)
-        if name in WRITTEN:
-            try:
-                check_allowed(value)
-            except InputError as error:
-                raise InputError(f"{error}. `paretoscope mcp --allow FOLDER` opens one") from error
         if wanted["type"] == "boolean":
             options += action.option_strings[:1] * value
         elif not action.option_strings:
@@ -314,6 +301,23 @@ def command_line(parser: argparse.ArgumentParser, arguments: Mapping[str, Any]) 
             several = value if isinstance(value, list) else [value]
             options.append(f"{action.option_strings[0]}={','.join(map(_typed, several))}")
     return ["--json", *options, *(["--", *places] if places else [])]
+
+
+def _check_argument(name: str, value: Any, wanted: Mapping[str, Any]) -> None:
+    """Raises InputError for a value of another type, and for a file to be written where it may not be."""
+    if not _fits(value, wanted):
+        of = f" of {wanted['items']['type']}s" if "items" in wanted else ""
+        kind = " or ".join(_kinds(wanted))
+        raise InputError(f"{name} is {json.dumps(value)[:80]}, not of type {kind}{of}")
+    if value == []:
+        raise InputError(
+            f"{name} is an empty list: give one {wanted['items']['type']} or more, or leave it out"
+        )
+    if name in WRITTEN:
+        try:
+            check_allowed(value)
+        except InputError as error:
+            raise InputError(f"{error}. `paretoscope mcp --allow FOLDER` opens one") from error
 
 
 def _kinds(wanted: Mapping[str, Any]) -> list[str]:

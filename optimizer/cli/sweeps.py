@@ -94,36 +94,8 @@ def run_sweep(options: argparse.Namespace) -> None:
 
 def _run(options: argparse.Namespace, nodes: Nodes | None) -> None:
     """On this machine, or by nodes."""
-    store, device = Store(), nodes.environment.key if nodes else ""
-    if options.resume is not None:
-        check_alone(options, add_sweep_options, "sweep", {"json", "cluster", "on"})
-        sweep = options.resume
-        found = ledger.find(store, sweep)
-        if found.answer is not None:
-            raise InputError(f"{sweep} is a question: `paretoscope find --resume {sweep}` goes on with it")
-        if found.device != device:
-            where = "this machine alone"
-            if found.device:
-                where = "another kind of machine: give its --cluster"
-            if found.device and nodes:
-                where = f"another kind of machine than {nodes.environment.cpu}: say --on which node instead"
-            raise InputError(f"sweep {sweep} ({describe(found)}) is timed on {where}")
-        ledger.resume(store, sweep)
-    elif options.model is None:
-        raise InputError("say which model to sweep, or which sweep to go on with: --resume ID")
-    else:
-        recipe = recipe_of(options)  # not canonical: as long as it prunes nothing, that would forget how
-        base = replace(request_of(options, recipe), recipe=recipe)
-        activations = (recipe.quantize.activation_bits,)
-        on = nodes.environment.cpu if nodes else ""
-        axes = tuple(options.sparsities), tuple(options.bits), activations, (options.engine,)
-        asked = Grid(base, *axes, on, options.frontier_only)
-        requests = asked.requests()
-        if nodes:
-            check(base)
-        else:
-            on_demand.check_request(requests[0], store, tell)
-        sweep = ledger.create(store, encode(asked), requests, user(), device)
+    store = Store()
+    sweep = _created(store, options, nodes) if options.resume is None else _resumed(store, options, nodes)
     again = how_to_resume(sweep, options)
     try:
         found = work_off(store, sweep, _printing(store, sweep, options.json), nodes)
@@ -137,6 +109,43 @@ def _run(options: argparse.Namespace, nodes: Nodes | None) -> None:
         raise WorkError(f"{failed} of {found.total} configurations could not be measured: see above; {again}")
     if found.state == "cancelled":
         raise WorkError(f"sweep {sweep} was cancelled; {again}")
+
+
+def _created(store: Store, options: argparse.Namespace, nodes: Nodes | None) -> int:
+    """The number of the sweep that is asked for. Raises InputError for what would fail all of it."""
+    if options.model is None:
+        raise InputError("say which model to sweep, or which sweep to go on with: --resume ID")
+    recipe = recipe_of(options)  # not canonical: as long as it prunes nothing, that would forget how
+    base = replace(request_of(options, recipe), recipe=recipe)
+    activations = (recipe.quantize.activation_bits,)
+    on, device = (nodes.environment.cpu, nodes.environment.key) if nodes else ("", "")
+    axes = tuple(options.sparsities), tuple(options.bits), activations, (options.engine,)
+    asked = Grid(base, *axes, on, options.frontier_only)
+    requests = asked.requests()
+    if nodes:
+        check(base)
+    else:
+        on_demand.check_request(requests[0], store, tell)
+    return ledger.create(store, encode(asked), requests, user(), device)
+
+
+def _resumed(store: Store, options: argparse.Namespace, nodes: Nodes | None) -> int:
+    """The number of a sweep that waits again. Raises InputError for one that is no sweep, or is timed
+    elsewhere."""
+    check_alone(options, add_sweep_options, "sweep", {"json", "cluster", "on"})
+    sweep: int = options.resume
+    found = ledger.find(store, sweep)
+    if found.answer is not None:
+        raise InputError(f"{sweep} is a question: `paretoscope find --resume {sweep}` goes on with it")
+    if found.device != (nodes.environment.key if nodes else ""):
+        where = "this machine alone"
+        if found.device:
+            where = "another kind of machine: give its --cluster"
+        if found.device and nodes:
+            where = f"another kind of machine than {nodes.environment.cpu}: say --on which node instead"
+        raise InputError(f"sweep {sweep} ({describe(found)}) is timed on {where}")
+    ledger.resume(store, sweep)
+    return sweep
 
 
 def how_to_resume(sweep: int, options: argparse.Namespace) -> str:

@@ -211,8 +211,7 @@ class _Search:
         if outcome := self._known_by_time(request):
             self._note(position, request, outcome)
             return
-        runs_on = request.engine, request.settings.threads
-        if words := self.unable.get(runs_on):
+        if words := self.unable.get((request.engine, request.settings.threads)):
             self._note(position, request, Outcome.FAILED, message=words)
             return
         if position != self.at:
@@ -223,6 +222,22 @@ class _Search:
             return
         self.times += 1
         self.keep(self.progress)
+        try:
+            result, why, known = self._measured(request)
+        except UnavailableError:  # nothing could be kept of the others either
+            raise
+        except Exception as error:  # engines raise what they like
+            self._fail(position, request, error)
+            return
+        if result is None:
+            self._note(position, request, why, known)
+        else:
+            losses = tuple(bound(result, name) for name in self.losses)
+            self._take(Trial(position, Outcome.MEASURED, self.seconds, losses, result.key), result)
+        self._step()
+
+    def _measured(self, request: Request) -> tuple[Result | None, Outcome, Known | None]:
+        """The result; where there is none, why not and what was known by then."""
         why, seen = Outcome.UNFINISHED, None
 
         def unwanted(known: Known | None) -> bool:
@@ -233,27 +248,19 @@ class _Search:
             why = self._ruled_out(known) or why
             return why is not Outcome.UNFINISHED
 
-        try:
-            result = self.measure(request, unwanted, partial(self._tell, request))
-            result = result and self._settled(result)
-        except UnavailableError:  # nothing could be kept of the others either
-            raise
-        except Exception as error:  # engines raise what they like
-            is_first, words = not self.trials, words_of(error)
-            if isinstance(error, EngineError):
-                self.unable[runs_on] = words
-            self._note(position, request, Outcome.FAILED, message=words)
-            if is_first:
-                self._try_elsewhere(position)
-                if all(trial.outcome is Outcome.FAILED for trial in self.trials):
-                    raise
-            return
-        if result is None:
-            self._note(position, request, why, seen)
-        else:
-            losses = tuple(bound(result, name) for name in self.losses)
-            self._take(Trial(position, Outcome.MEASURED, self.seconds, losses, result.key), result)
-        self._step()
+        result = self.measure(request, unwanted, partial(self._tell, request))
+        return result and self._settled(result), why, seen
+
+    def _fail(self, position: Position, request: Request, error: Exception) -> None:
+        """Raises the error where nothing else can be measured either."""
+        is_first, words = not self.trials, words_of(error)
+        if isinstance(error, EngineError):
+            self.unable[request.engine, request.settings.threads] = words
+        self._note(position, request, Outcome.FAILED, message=words)
+        if is_first:
+            self._try_elsewhere(position)
+            if all(trial.outcome is Outcome.FAILED for trial in self.trials):
+                raise error
 
     def _try_elsewhere(self, position: Position) -> None:
         """The first position, which has failed, on the other engines and numbers of threads, until it is

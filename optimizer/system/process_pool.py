@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from optimizer.errors import UnavailableError, WorkError, unknown, words_of
 from optimizer.system.worker import Worker, WorkerDied
@@ -397,6 +397,24 @@ class Pool:
         return worker
 
     def _run(self, lane: "_Lane", job: Job) -> None:
+        try:
+            kind, answer = self._answered(lane, job)
+        except WorkerDied as death:
+            job.died = True
+            kind, answer = "died", f"was given up: its worker process {death}, {ATTEMPTS} times in a row"
+        if kind == "cancelled":
+            if job.running:
+                self._end(job, "cancelled")
+        elif kind == "done":
+            self._end(job, "done", result=pickle.loads(answer), result_bytes=len(answer))
+        else:
+            words = answer if kind == "failed" else f"{self._labels(job.task)} {answer}"
+            self._end(job, "failed", error=words)
+
+    def _answered(self, lane: "_Lane", job: Job) -> tuple[str, Any]:
+        """What :meth:`Worker.run` gives for a job, by as many workers as it takes. Raises WorkerDied where
+        ``ATTEMPTS`` died, UnavailableError."""
+
         def report(progress: float | None, message: str) -> None:
             job.heard = time.monotonic()
             if job.running:
@@ -414,27 +432,16 @@ class Pool:
             worker = self._ready(lane)
             with self._changed:
                 if not job.running:  # cancelled or put back while there was no worker to kill
-                    return
+                    return "cancelled", ""
             job.attempts += 1
             try:
-                kind, answer = worker.run(job.task, payload, report, receive, lambda: job.running)
-                break
+                return worker.run(job.task, payload, report, receive, lambda: job.running)
             except WorkerDied as death:
                 if not job.running:  # cancelled or put back, and the worker took too long to let go of it
-                    return
+                    return "cancelled", ""
                 if job.attempts == ATTEMPTS:
-                    job.died = True
-                    words = f"was given up: its worker process {death}, {ATTEMPTS} times in a row"
-                    return self._end(job, "failed", error=f"{self._labels(job.task)} {words}")
+                    raise
                 report(None, f"its worker process {death}: trying once more")
-        if kind == "cancelled":
-            if job.state != "queued":
-                self._end(job, "cancelled")
-        elif kind == "done":
-            self._end(job, "done", result=pickle.loads(answer), result_bytes=len(answer))
-        else:
-            words = answer if kind == "failed" else f"{self._labels(job.task)} {answer}"
-            self._end(job, "failed", error=words)
 
     def _enforce_limits(self) -> None:
         """A thread of its own: fail what runs for too long, and end its worker; have what nobody waits for
