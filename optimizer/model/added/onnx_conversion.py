@@ -164,18 +164,9 @@ class _Conversion:
     def _convert(self, node: Any) -> None:
         given = [self.samples[name] if name else None for name in node.input]
         depends = [name in self.proxies for name in node.input]
-        a = Attributes({one.name: _plain(helper.get_attribute_value(one)) for one in node.attribute})
-        a |= {"operator": node.op_type, "opset": self.opset, "any_batch": self.any_batch}
-        a.shapes = _shapes(given)
-        a.batches = tuple(map(self._batch, node.input))
-        a.pairs = tuple(self._given(node, self.pairs))
-        a.outputs = len(node.output)
+        a = self._attributes(node, given)
         if node.op_type == "QuantizeLinear":
             self.rounds |= depends[0]
-            if len(given) > 2 and given[2] is not None:
-                a["zero_type"] = given[2].dtype
-        if node.op_type == "CastLike" and given[1] is not None:
-            a["like"] = given[1].dtype
         constants = [None if of_image else one for one, of_image in zip(given, depends, strict=True)]
         as_layer = node.op_type in LAYERS and (any(depends) or node.op_type not in OPERATORS)
         layer = LAYERS[node.op_type](a, constants) if as_layer else None
@@ -198,6 +189,24 @@ class _Conversion:
                 two = Attributes(a)
                 two.shapes, two.batches, two.outputs = _shapes(a.pairs), (None,) * len(given), a.outputs
                 found = found[0], function(two, *a.pairs)
+        self._keep(node, found, recorded)
+
+    def _attributes(self, node: Any, given: Sequence[Tensor | None]) -> Attributes:
+        """What an operator is asked with, beside its inputs as they are ``given`` for one image."""
+        a = Attributes({one.name: _plain(helper.get_attribute_value(one)) for one in node.attribute})
+        a |= {"operator": node.op_type, "opset": self.opset, "any_batch": self.any_batch}
+        a.shapes = _shapes(given)
+        a.batches = tuple(map(self._batch, node.input))
+        a.pairs = tuple(self._given(node, self.pairs))
+        a.outputs = len(node.output)
+        if node.op_type == "QuantizeLinear" and len(given) > 2 and given[2] is not None:
+            a["zero_type"] = given[2].dtype
+        if node.op_type == "CastLike" and given[1] is not None:
+            a["like"] = given[1].dtype
+        return a
+
+    def _keep(self, node: Any, found: tuple[Any, Any], recorded: Any) -> None:
+        """What a node gives for one image and for two, and in the graph, by the names of its outputs."""
         for number, name in enumerate(node.output):
             one, both, proxy = (
                 value[number] if isinstance(value, tuple) else value for value in (*found, recorded)

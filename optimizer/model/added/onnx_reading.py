@@ -8,7 +8,7 @@ import math
 import os
 import stat
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from contextlib import suppress
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -87,24 +87,29 @@ def _check_nodes(model: Any) -> None:
     _put_in_order(graph)
     known = {""} | {one.name for one in (*graph.input, *graph.initializer)}
     for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS):
-                raise InputError(
-                    f"{named(node)} holds a graph of its own (control flow), which can't be converted: "
-                    "export the network without it, for a fixed input shape"
-                )
-        for name in node.input:
-            if name not in known:
-                raise InputError(
-                    f"{named(node)} reads {name[:80]!r}, which nothing gives, or only what depends "
-                    "on it: the graph has a cycle, or was cut off"
-                )
-        for name in node.output:
-            if name and name in known:
-                raise InputError(f"{named(node)} gives {name[:80]!r} a second time")
-            known.add(name)
+        _check_node(node, known)
+        known |= {name for name in node.output if name}
     if missing := [one.name for one in graph.output if one.name not in known]:
         raise InputError(f"nothing gives its output {missing[0][:80]!r}")
+
+
+def _check_node(node: Any, known: Set[str]) -> None:
+    """``known``: the names that something before it gives."""
+    for attribute in node.attribute:
+        if attribute.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS):
+            raise InputError(
+                f"{named(node)} holds a graph of its own (control flow), which can't be converted: "
+                "export the network without it, for a fixed input shape"
+            )
+    for name in node.input:
+        if name not in known:
+            raise InputError(
+                f"{named(node)} reads {name[:80]!r}, which nothing gives, or only what depends "
+                "on it: the graph has a cycle, or was cut off"
+            )
+    for number, name in enumerate(node.output):
+        if name and (name in known or name in node.output[:number]):
+            raise InputError(f"{named(node)} gives {name[:80]!r} a second time")
 
 
 def _put_in_order(graph: Any) -> None:
