@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,33 @@ def test_every_loader_loads_what_was_saved(
     runner.memory_probe(str(tmp_path))
     images = small_images[:1].numpy()
     close(runner.loader()(tmp_path, 1, images.shape)(images), runner.infer(images))
+
+
+SLOW_TO_IMPORT = """
+import time
+from torch import nn
+
+TABLE = bytearray(200 * 2**20)
+time.sleep(5)
+
+class Net(nn.Sequential):
+    pass
+"""
+
+
+@pytest.mark.slow
+def test_importing_what_a_network_s_classes_are_in_is_no_part_of_its_start(
+    small_images: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torchvision takes seconds and 90 MB: a network of a few MB would seem to take as much, compressed or
+    not."""
+    (tmp_path / "slow_to_import.py").write_text(SLOW_TO_IMPORT)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    net = import_module("slow_to_import").Net(nn.Flatten(), nn.Linear(64, 8)).eval()
+    start = measure_start(run("torch", net, Recipe(), small_images), 1, IMAGE)
+    assert start is not None
+    assert start.memory_bytes < 100 * 2**20
+    assert start.cold_start_ns < 4e9
 
 
 def test_a_runner_without_a_loader_has_no_figures(small: Small, small_images: Tensor) -> None:
