@@ -11,14 +11,16 @@ class Preset:
     """A recipe to be found: the first of ``candidates`` that loses at most ``points`` of accuracy, or of a
     network that is no classifier, keeps its outputs at an SQNR of ``sqnr_db`` or more.
 
-    They come from the one that gains most to the one that loses least. 40 dB is noise of 1 % of the outputs
-    (root mean square), 30 dB of 3 %, 25 dB of 6 %, and 20 dB of 10 %, within which outputs count as the same.
+    They come from the one that gains most to the one that loses least; ``tries`` says what they are. 40 dB is
+    noise of 1 % of the outputs (root mean square), 30 dB of 3 %, 25 dB of 6 %, and 20 dB of 10 %, within
+    which outputs count as the same.
     """
 
     label: str
     points: float
     sqnr_db: float
     candidates: tuple[Recipe, ...]
+    tries: str = ""
 
     @property
     def sqnr_label(self) -> str:
@@ -26,8 +28,9 @@ class Preset:
 
     @property
     def help(self) -> str:
-        """Its limit, of whichever network."""
-        return f"{self.label}; of a network that is no classifier: {self.sqnr_label}"
+        """Its limit, of whichever network, and what is tried."""
+        limits = f"{self.label}; of a network that is no classifier: {self.sqnr_label}"
+        return f"{limits}. Tries {self.tries}"
 
 
 NORMAL = Recipe(NORMAL_PRUNE, NORMAL_QUANTIZE)
@@ -48,10 +51,22 @@ def _mixed(bits: float) -> Recipe:
 _INT8 = tuple(_rounded(bits, 8) for bits in (4, 6, 8))
 _HALF = Recipe(quantize=QuantizeSpec(weight_bits=16))
 PRESETS = {
-    "safe": Preset("At most 0.5 points lost", 0.5, 40, (*_INT8[1:], _rounded(8), _HALF)),
-    "balanced": Preset("At most 1 point lost, int8 kernels", 1.0, 30, (*_INT8, _rounded(6), _rounded(8))),
+    "safe": Preset(
+        "At most 0.5 points lost",
+        0.5,
+        40,
+        (*_INT8[1:], _rounded(8), _HALF),
+        "8-bit activations with 6- and 8-bit weights, then 8- and 16-bit weights alone",
+    ),
+    "balanced": Preset(
+        "At most 1 point lost",
+        1.0,
+        30,
+        (*_INT8, _rounded(6), _rounded(8)),
+        "8-bit activations with 4- to 8-bit weights, then 6- and 8-bit weights alone",
+    ),
     "small": Preset(
-        "A small file (few bits, half of the weights), at most 3 points lost",
+        "At most 3 points lost",
         3.0,
         20,
         (
@@ -62,7 +77,14 @@ PRESETS = {
             _rounded(4),
             _rounded(6),
         ),
+        "3- and 4-bit weights of which half are pruned, then 3 to 6 bits without pruning",
     ),
-    "fast": Preset("Int8 kernels or half precision, at most 2 points lost", 2.0, 25, (*_INT8, _HALF)),
+    "fast": Preset(
+        "At most 2 points lost",
+        2.0,
+        25,
+        (*_INT8, _HALF),
+        "8-bit activations with 4- to 8-bit weights, then 16-bit weights alone",
+    ),
 }
 """For people in a hurry. Each is found on the user's own images (:mod:`optimizer.search.presets`)."""

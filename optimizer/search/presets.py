@@ -8,7 +8,7 @@ and both times are said.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from optimizer.analysis.gate import Outcome, sqnr_check
@@ -16,7 +16,8 @@ from optimizer.analysis.limits import MIN_CONFIRMING, halves, noise
 from optimizer.analysis.metrics import metric
 from optimizer.analysis.outcomes import images_needed
 from optimizer.analysis.rounds import confidence_of_each
-from optimizer.analysis.summary import summarise
+from optimizer.analysis.summary import Summary, summarise
+from optimizer.errors import EngineError, InputError, UnavailableError, words_of
 from optimizer.formats import count
 from optimizer.progress import Report, quiet
 from optimizer.recipe import Preset
@@ -27,7 +28,7 @@ from optimizer.search.confirming import lost_words
 @dataclass(frozen=True, slots=True)
 class Found:
     """The recipe that met a preset's limit, or else the one that came nearest; and how many were tried.
-    ``afresh`` is the time of one that met it, taken once more."""
+    ``afresh`` is the time of one that met it, taken once more, where that did not fail."""
 
     result: Result
     met: bool
@@ -44,27 +45,40 @@ def find(
     report: Report = quiet,
 ) -> Found:
     """Measure candidates until one is shown to meet the limit, and take the time of that one afresh. There is
-    always an answer: the one whose loss has the lowest bound."""
+    an answer unless all fail: the one whose loss has the lowest bound.
+
+    Raises what ``measure`` does where no other recipe would mend it, and where all fail what the first
+    raised.
+    """
     total = len(preset.candidates)
     confidence = confidence_of_each(total)
     judged: list[_Judged] = []
+    failed: list[Exception] = []
     for tried, recipe in enumerate(preset.candidates, 1):
         report((tried - 1) / total, f"trying {recipe.describe()}, {tried} of at most {total}")
-        result = measure(replace(base, recipe=recipe))
+        try:
+            result = measure(replace(base, recipe=recipe))
+        except (EngineError, InputError, UnavailableError):
+            raise
+        except Exception as error:  # engines raise what they like
+            failed.append(error)
+            continue
         judge, label = _by_accuracy, preset.label
         if result.accuracy.is_fidelity:
             judge, label = _by_sqnr, preset.sqnr_label
         judged.append(one := judge(preset, result, confidence))
         if one.kept:
             report(tried / total, f"timing {recipe.describe()} afresh")
-            afresh = time_afresh(result)
-            words = f"{label}: {recipe.describe()}, {one.words}. {_times(result, afresh)}"
+            afresh, times = _timed(result, time_afresh)
+            words = f"{label}: {recipe.describe()}, {one.words}. {times}{_failures(failed)}"
             return Found(result, True, tried, words, afresh)
+    if not judged:
+        raise failed[0]
     nearest = min(judged, key=lambda one: one.bound)
     at_once = ", by a bound that holds for all at once" if total > 1 else ""
     words = (
         f"{label}: none of {total} recipes is shown to keep to that{at_once}; "
-        f"{summarise(nearest.result).description} comes nearest, {nearest.words}"
+        f"{summarise(nearest.result).description} comes nearest, {nearest.words}{_failures(failed)}"
     )
     return Found(nearest.result, False, total, words)
 
@@ -103,8 +117,23 @@ def _by_accuracy(preset: Preset, result: Result, confidence: float) -> _Judged:
     return _Judged(result, kept, chosen.high, words)
 
 
-def _times(result: Result, afresh: Latency) -> str:
-    before, after = summarise(result), summarise(replace(result, latency=afresh))
+def _timed(result: Result, time_afresh: Callable[[Result], Latency]) -> tuple[Latency | None, str]:
+    """The time taken once more, where that did not fail, and both times in words."""
+    before = summarise(result)
     shared = f" (that of: {before.shared_with})" if before.shared_with else ""
-    first, second = (f"{one.text('latency')}, {one.text('latency_ratio')}" for one in (before, after))
-    return f"Time when it was chosen{shared}: {first}; timed afresh: {second}"
+    words = f"Time when it was chosen{shared}: {_time_words(before)}"
+    try:
+        afresh = time_afresh(result)
+    except Exception as error:  # what was found is not to be lost to it
+        return None, f"{words}; it could not be timed afresh: {words_of(error)}"
+    return afresh, f"{words}; timed afresh: {_time_words(summarise(replace(result, latency=afresh)))}"
+
+
+def _time_words(summary: Summary) -> str:
+    return f"{summary.text('latency')}, {summary.text('latency_ratio')}"
+
+
+def _failures(failed: Sequence[Exception]) -> str:
+    if not failed:
+        return ""
+    return f". {count(len(failed), 'recipe')} failed, the first with: {words_of(failed[0])}"

@@ -1,5 +1,6 @@
 """Presets: which candidate is taken, on results that are made up."""
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -9,6 +10,7 @@ from factories import detector, make_latency, make_result, remade
 
 from optimizer.analysis.limits import MIN_CONFIRMING, halves
 from optimizer.analysis.outcomes import images_needed
+from optimizer.errors import EngineError, InputError, UnavailableError, WorkError
 from optimizer.recipe import NORMAL, PRESETS, Preset, Recipe
 from optimizer.records import Latency, Request, Result
 from optimizer.search.presets import find
@@ -171,6 +173,67 @@ def test_a_network_that_is_no_classifier_is_judged_by_its_sqnr() -> None:
     assert "comes nearest, SQNR " in near.words
     equal = find(Preset("little", 0.1, 100, CANDIDATES), BASE, measure, same_time)
     assert "outputs equal on 50 images" in equal.words
+
+
+def failing(*bits: int) -> Callable[[Request], Result]:
+    """A measurement in which recipes of so many bits fail."""
+
+    def measure(request: Request) -> Result:
+        if request.recipe.quantize.weight_bits in bits:
+            raise WorkError(f"no kernels for {request.recipe.quantize.weight_bits} bits")
+        return make_result(request.recipe)
+
+    return measure
+
+
+def test_a_recipe_that_fails_is_told_and_the_next_is_tried() -> None:
+    found = find(Preset("little", 2.0, 30, CANDIDATES), BASE, failing(2, 4), same_time)
+    assert (found.met, found.tried, found.result.request.recipe) == (True, 4, CANDIDATES[3])
+    assert found.words.endswith(". 2 recipes failed, the first with: no kernels for 2 bits")
+    near = find(Preset("little", 0.1, 30, CANDIDATES[:3]), BASE, failing(4), never)
+    assert not near.met
+    assert near.words.endswith(". 1 recipe failed, the first with: no kernels for 4 bits")
+
+
+def test_where_all_fail_the_first_reason_is_raised_and_what_no_recipe_mends_at_once() -> None:
+    with pytest.raises(WorkError, match="no kernels for 2 bits"):
+        find(Preset("little", 2.0, 30, CANDIDATES), BASE, failing(2, 3, 4, 8), never)
+    for error in (
+        EngineError("not even uncompressed"),
+        InputError("no such model"),
+        UnavailableError("full"),
+    ):
+        asked: list[Request] = []
+
+        def measure(request: Request, error: Exception = error, asked: list[Request] = asked) -> Result:
+            asked.append(request)
+            raise error
+
+        with pytest.raises(type(error), match=str(error)):
+            find(Preset("little", 2.0, 30, CANDIDATES), BASE, measure, never)
+        assert len(asked) == 1
+
+
+def test_a_recipe_whose_time_can_not_be_taken_afresh_is_found_all_the_same() -> None:
+    def fail(result: Result) -> Latency:
+        raise WorkError("out of memory")
+
+    found = find(Preset("little", 2.0, 30, CANDIDATES), BASE, measuring([]), fail)
+    assert (found.met, found.result.request.recipe, found.afresh) == (True, CANDIDATES[2], None)
+    assert found.words.endswith("; it could not be timed afresh: out of memory")
+
+
+def test_what_is_announced_of_a_found_recipe_is_its_limit_and_not_what_others_would_have_had() -> None:
+    """Of "balanced" the last resort has no int8 kernels, of "small" all weights."""
+    for preset in PRESETS.values():
+        last = preset.candidates[-1]
+        found = find(
+            replace(preset, candidates=(last,)), BASE, lambda _: make_result(images=10_000), same_time
+        )
+        assert found.words.startswith(f"At most {preset.points:g} point")
+        announced = found.words.partition(":")[0]
+        assert not {"kernel", "precision", "half", "bits"} & {*re.findall("[a-z]+", announced.lower())}
+        assert preset.tries in preset.help
 
 
 @pytest.mark.parametrize("name", PRESETS)
