@@ -37,9 +37,9 @@ from optimizer.system.environment import environment, resolve_threads, threads_a
 if TYPE_CHECKING:
     import pandas as pd
 
-SCHEMA = 2
+SCHEMA = 3
 """Version of the records here and of :func:`as_json`. Of version 1 the times of single requests were those of
-the first rounds only."""
+the first rounds only; up to version 2 streams waited for each other, and int8 had not its fastest kernels."""
 
 MAX_CONFIGURATIONS = 24
 """Of one comparison: all are compiled, three times each, and timed in turns."""

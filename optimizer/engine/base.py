@@ -27,7 +27,8 @@ class Service:
     """A network compiled for a batch size, a number of threads and of streams (requests at once).
 
     ``run`` answers ``requests`` requests for the same images ``[batch, C, H, W]``, as many at once as there
-    are streams, and gives the nanoseconds that each took ``[requests]``. ``session`` is entered around it.
+    are streams, and gives the nanoseconds at which each began and ended ``[requests, 2]``. ``session`` is
+    entered around it.
     """
 
     run: Callable[[Array, int], Array]
@@ -38,12 +39,12 @@ def one_by_one(infer: Callable[[Array], Array]) -> Callable[[Array, int], Array]
     """The ``run`` of a :class:`Service` with one stream."""
 
     def run(images: Array, requests: int) -> Array:
-        taken = np.empty(requests, np.int64)
+        times = np.empty((requests, 2), np.int64)
         for number in range(requests):
-            begun = time.perf_counter_ns()
+            times[number, 0] = time.perf_counter_ns()
             infer(images)
-            taken[number] = time.perf_counter_ns() - begun
-        return taken
+            times[number, 1] = time.perf_counter_ns()
+        return times
 
     return run
 

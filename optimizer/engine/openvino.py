@@ -72,7 +72,7 @@ def build(
     _check_batch(prepared, batch)
     graph = graph_of(prepared, compressed, calibration)
     at_once = scoring_batch(prepared.input_shape) if prepared.any_batch else 1
-    precision = compressed.recipe.quantize.precision
+    precision, int8 = compressed.recipe.quantize.precision, compressed.recipe.quantize.activation_bits == 8
     shape = [batch, *prepared.input_shape]
 
     def compiling(size: int, hint: str) -> Any:
@@ -88,10 +88,9 @@ def build(
     def timed() -> tuple[Any, Any]:
         """The graph with the kernels that a timed call runs on, and what it is compiled to."""
         plain = compiling(batch, "LATENCY")
-        if compressed.recipe.quantize.activation_bits != 8:  # no kernel is of int8
-            return graph, plain
-        images = prepared.noise[np.arange(batch) % len(prepared.noise)]
-        return _on_fastest_kernels(graph, plain, images, threads, precision)
+        return (
+            _on_fastest_kernels(prepared, graph, plain, batch, threads, precision) if int8 else (graph, plain)
+        )
 
     @cache
     def call() -> Callable[[Array], Array]:
@@ -116,15 +115,16 @@ def build(
         memory_probe=lambda folder: save_graph(timed()[0], Path(folder), precision),
         loader=saved,
         profile=lambda images, calls: _profile(timed()[0], prepared, threads, precision, images, calls),
-        serve=partial(_serve, prepared, graph, precision),
+        serve=partial(_serve, prepared, graph, precision, int8),
     )
 
 
 def _on_fastest_kernels(
-    graph: Any, plain: Any, images: Array, threads: int, precision: str
+    prepared: Converted, graph: Any, plain: Any, batch: int, threads: int, precision: str
 ) -> tuple[Any, Any]:
     """The graph with int8 kernels chosen by timing, and what it is compiled to: both as they are where
     OpenVINO's choice is as good."""
+    images = prepared.noise[np.arange(batch) % len(prepared.noise)]
 
     def compiling(graph: Any, **more: Any) -> Any:
         return compile_graph(graph, [*images.shape], "LATENCY", threads, precision, **more)
@@ -145,30 +145,43 @@ def _check_batch(prepared: Converted, batch: int) -> None:
 
 
 def _serve(
-    prepared: Converted, graph: Any, precision: str, *, batch: int, threads: int, streams: int
+    prepared: Converted, graph: Any, precision: str, int8: bool, *, batch: int, threads: int, streams: int
 ) -> Service:
-    """One stream answers as the timed call does; more take as many requests at once."""
+    """One stream answers as the timed call does, on the kernels that are the fastest for this batch and these
+    threads; more take as many requests at once, on those of a stream's share of the threads."""
     _check_batch(prepared, batch)
-    shape = [batch, *prepared.input_shape]
-    if streams == 1:
-        request = compile_graph(graph, shape, "LATENCY", threads, precision).create_infer_request()
-        return Service(one_by_one(lambda images: request.infer([images], share_inputs=True)[0]))
+    shape, share = [batch, *prepared.input_shape], threads // streams
+    if streams == 1 or int8:
+        compiled = compile_graph(graph, shape, "LATENCY", share, precision)
+        if int8:
+            graph, compiled = _on_fastest_kernels(prepared, graph, compiled, batch, share, precision)
+        if streams == 1:
+            return Service(one_by_one(one_call(compiled)))
+    import openvino
+
     compiled = compile_graph(graph, shape, "THROUGHPUT", threads, precision, NUM_STREAMS=streams)
-    waiting = [compiled.create_infer_request() for _ in range(streams)]
+    return Service(partial(_at_once, openvino.AsyncInferQueue(compiled, streams)))
 
-    def run(images: Array, requests: int) -> Array:
-        begun, taken = np.empty(requests, np.int64), np.empty(requests, np.int64)
-        for number in range(requests + streams):
-            request, oldest = waiting[number % streams], number - streams
-            if 0 <= oldest < requests:
-                request.wait()
-                taken[oldest] = time.perf_counter_ns() - begun[oldest]
-            if number < requests:
-                begun[number] = time.perf_counter_ns()
-                request.start_async([images], share_inputs=True)
-        return taken
 
-    return Service(run)
+def _at_once(queue: Any, images: Array, requests: int) -> Array:
+    """A request as soon as any stream is free, timed by OpenVINO's own clock: were streams waited for in
+    turn, those that are done early would stand still."""
+    times = np.empty((requests, 2), np.int64)
+    running: dict[int, int] = {}
+
+    def note_end(stream: int) -> None:
+        if (number := running.get(stream)) is not None:
+            times[number, 1] = times[number, 0] + max(1, round(1e6 * queue[stream].latency))
+
+    for number in range(requests):
+        stream = queue.get_idle_request_id()  # which start_async takes, too
+        note_end(stream)
+        running[stream], times[number, 0] = number, time.perf_counter_ns()
+        queue.start_async([images], share_inputs=True)
+    queue.wait_all()
+    for stream in running:
+        note_end(stream)
+    return times
 
 
 CONVERSIONS = {"Convert", "FakeQuantize", "Reorder"}
@@ -197,7 +210,7 @@ def _profile(
     run = one_by_one(lambda images: request.infer([images], share_inputs=True))
     run(images, FIRST_CALLS)
     before = total_ns(request, FIRST_CALLS)
-    walls = run(images, calls)
+    walls = np.diff(run(images, calls))
     after, nodes = total_ns(request, FIRST_CALLS + calls), nodes_of(compiled.get_runtime_model())
     spent = {name: max(0, round((total - before[name]) / calls)) for name, total in after.items()}
     between = round(np.median(walls)) - sum(spent.values())

@@ -1,16 +1,18 @@
 """int8 kernels that are chosen by timing."""
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from engine_runs import Ready
+from small_models import SMALL_SHAPE
 from torch import Tensor
 
 from optimizer.compression.apply import compress
-from optimizer.engine import openvino_core, openvino_kernels
+from optimizer.engine import openvino, openvino_core, openvino_kernels
 from optimizer.engine.base import Runner
 from optimizer.recipe import QuantizeSpec, Recipe
 from optimizer.system import disk_cache
@@ -105,6 +107,68 @@ def test_each_operation_is_timed_and_float32_is_left_alone(
     assert not asked
     build(INT8).ready()
     assert len(asked) == 1
+
+
+@pytest.mark.parametrize("streams", [1, 2])
+def test_what_serves_runs_on_the_fastest_kernels_too(
+    build: Build, times: dict[str, float], monkeypatch: pytest.MonkeyPatch, streams: int
+) -> None:
+    """It ran on OpenVINO's own choice, beside a list of the kernels that it did not run on."""
+    times["jit"] = 50.0
+    runner, compiled = build(INT8), list[Any]()
+    expected, compile_graph = kernels(runner), openvino_core.compile_graph
+
+    def compiling(*arguments: Any, **more: Any) -> Any:
+        compiled.append(compile_graph(*arguments, **more))
+        return compiled[-1]
+
+    monkeypatch.setattr(openvino, "compile_graph", compiling)
+    assert runner.serve
+    service = runner.serve(batch=1, threads=2, streams=streams)
+    told = map(openvino_kernels.told, compiled[-1].get_runtime_model().get_ops())
+    found = sorted(one["primitiveType"] for one in told if one["layerType"] == "Convolution")
+    assert found == sorted(expected)
+    assert (np.diff(service.run(np.zeros((1, *SMALL_SHAPE), np.float32), 3)) > 0).all()
+
+
+@dataclass
+class Queue:
+    """OpenVINO's, with streams whose requests take known milliseconds of a clock of its own."""
+
+    takes: list[float]
+    now: float = 0.0
+    begun: int = 0
+    ends: dict[int, float] = field(default_factory=dict)
+    latencies: dict[int, float] = field(default_factory=dict)
+
+    def get_idle_request_id(self) -> int:
+        stream = next((one for one in (0, 1) if one not in self.ends), None)
+        if stream is None:
+            stream = min(self.ends, key=self.ends.__getitem__)
+            self.now = max(self.now, self.ends[stream])
+        return stream
+
+    def start_async(self, images: object, share_inputs: bool) -> None:
+        stream = self.get_idle_request_id()
+        self.latencies[stream] = self.takes[self.begun]
+        self.ends[stream], self.begun = self.now + self.takes[self.begun], self.begun + 1
+
+    def wait_all(self) -> None:
+        self.now = max(self.ends.values())
+
+    def __getitem__(self, stream: int) -> "Queue":
+        self.latency = self.latencies[stream]
+        return self
+
+
+def test_a_stream_that_is_free_takes_the_next_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the other one is busy: waited for in turn, the short ones would seem to take 10 ms too."""
+    takes = [10.0, 1.0, 2.0, 3.0, 4.0, 5.0]
+    queue = Queue(takes)
+    monkeypatch.setattr(openvino.time, "perf_counter_ns", lambda: round(1e6 * queue.now))
+    times = openvino._at_once(queue, np.zeros(1), len(takes)) / 1e6
+    assert (times[:, 1] - times[:, 0]).tolist() == takes
+    assert times[:, 0].tolist() == [0, 0, 1, 3, 6, 10]
 
 
 def graph_with_counters(graph: Any, images: np.ndarray) -> Any:

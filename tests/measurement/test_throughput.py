@@ -1,5 +1,6 @@
 """Real networks, served: what ran and how often, never how fast."""
 
+import heapq
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -53,9 +54,9 @@ def test_openvino_answers_every_request_with_the_network_s_logits(batch: int, st
     service = built.serve(batch=batch, threads=2, streams=streams)
     images = np.ascontiguousarray(IMAGES[:batch].numpy())
     for requests in (1, 5):
-        taken = service.run(images, requests)
-        assert taken.shape == (requests,)
-        assert (taken > 0).all()
+        times = service.run(images, requests)
+        assert times.shape == (requests, 2)
+        assert (np.diff(times) > 0).all()
 
 
 def test_torch_serves_with_so_many_threads_and_puts_them_back(small) -> None:  # type: ignore[no-untyped-def]
@@ -79,7 +80,7 @@ def test_every_round_serves_all_in_an_order_of_its_own() -> None:
     def service(name: str) -> Service:
         def run(images: np.ndarray, requests: int) -> np.ndarray:
             log.append(name)
-            return np.full(requests, 20_000_000)
+            return np.cumsum(np.full((requests, 2), 20_000_000)).reshape(-1, 2)
 
         @contextmanager
         def session() -> Iterator[None]:
@@ -119,10 +120,52 @@ def test_the_requests_that_are_kept_are_of_the_whole_run() -> None:
 
 def test_requests_are_timed_one_by_one() -> None:
     calls: list[int] = []
-    taken = one_by_one(lambda images: calls.append(len(images)) or images)(np.zeros((3, 1)), 4)
+    times = one_by_one(lambda images: calls.append(len(images)) or images)(np.zeros((3, 1)), 4)
     assert calls == [3] * 4
-    assert taken.shape == (4,)
-    assert (taken >= 0).all()
+    assert times.shape == (4, 2)
+    assert (np.diff(times.ravel()) >= 0).all()
+
+
+def streamed(streams: int, each: int, scatter: float, random: np.random.Generator) -> np.ndarray:
+    """When ``each`` requests of each stream began and ended, of 1 ms in the mean: the next begins as soon as
+    any stream is free."""
+    sigma, free, times = np.log1p(scatter), [0.0] * streams, []
+    for taken in np.exp(random.normal(-(sigma**2) / 2, sigma, streams * each)):
+        begun = heapq.heappop(free)
+        times.append((begun, begun + taken))
+        heapq.heappush(free, begun + taken)
+    return np.round(1e6 * np.array(times)).astype(int)
+
+
+@pytest.mark.parametrize("streams", [1, 2, 4, 16])
+@pytest.mark.parametrize("each", [3, 20])
+def test_streams_that_end_at_different_moments_are_as_fast_as_they_are(streams: int, each: int) -> None:
+    """Until all were answered, 16 streams took 12 % longer than they need for three requests each."""
+    random = np.random.default_rng(streams)
+    rounds = [streamed(streams, each, 0.1, random) for _ in range(4800 // streams // each + 60)]
+    intervals = [throughput.interval_ns(times) for times in rounds]
+    assert np.mean(intervals) == pytest.approx(1e6 / streams, rel=0.01)
+
+
+def test_equal_requests_of_streams_take_their_time_over_the_streams() -> None:
+    for streams, each in (1, 1), (1, 5), (2, 2), (4, 3):
+        times = streamed(streams, each, 0.0, np.random.default_rng(0))
+        assert throughput.interval_ns(times) == pytest.approx(1e6 / streams)
+
+
+def test_a_sample_of_several_streams_lasts_as_long_as_that_of_one() -> None:
+    """It was cut down by the number of streams."""
+    one, eight = Configuration(1, 8, 1), Configuration(1, 8, 8)
+    times = np.array([[0, 100_000]])
+    services = {
+        (where, name): Service(lambda images, requests: np.repeat(times, requests, 0))
+        for where in (one, eight)
+        for name in (*BASELINE, VARIANT)
+    }
+    long = replace(SHORT, sample_seconds=1e-3)
+    series = throughput._rounds(services, {1: [np.zeros((1, 1))]}, long, 0, quiet)
+    assert series.requests[one, VARIANT] == 10
+    assert series.requests[eight, VARIANT] == 8 * 11
 
 
 def serve(request: ServingRequest, report: Report) -> ServingRun:
