@@ -4,23 +4,24 @@ What is recorded, and all that follows from it, is in :mod:`optimizer.analysis.s
 """
 
 import math
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
 
+from optimizer.analysis.rounds import MIN_ROUNDS
 from optimizer.analysis.served import EAGER_EVERY, Configuration, Served, ServedPoint
 from optimizer.analysis.serving import ServingRequest, ServingRun, configurations, serving_key
 from optimizer.engine import Runner
 from optimizer.engine.base import Service, one_by_one
-from optimizer.measurement.latency import BASELINE, batches, no_garbage_collection
+from optimizer.measurement import visits
+from optimizer.measurement.latency import BASELINE, MAX_WARMUP_SECONDS, batches, no_garbage_collection
 from optimizer.measurement.runners import RunnerPair, pair, uncompressed
 from optimizer.measurement.visits import settle
 from optimizer.measurement.workspace import Workspace
 from optimizer.methods.engines import REFERENCE_ENGINE
-from optimizer.progress import Report, quiet
+from optimizer.progress import Report, quiet, stop_if_cancelled
 from optimizer.records import Request, Settings
 from optimizer.system.environment import environment, resolve_threads, stolen_share, timestamp
 from optimizer.system.machine_lock import exclusive
@@ -30,12 +31,16 @@ MAX_REQUESTS = 64
 """Of one network in one round."""
 KEPT_REQUESTS = 2_000
 """Single times of requests that are kept of a network, from all rounds: enough for a 99th percentile."""
+MAX_SECONDS = 300.0
+"""Of a configuration's rounds: where requests take seconds, there are fewer, but not under MIN_ROUNDS."""
 
 
 @dataclass(frozen=True, slots=True)
 class ServingEffort:
     """How long a configuration is served. Rounds end after ``seconds`` a configuration, but not before
-    ``min_rounds``. A visit settles within ``settle_seconds``; then ``sample_seconds`` of it are timed."""
+    ``min_rounds``, of which requests that take seconds get fewer. A visit settles within ``settle_seconds``;
+    then ``sample_seconds`` of it are timed.
+    """
 
     warmup_calls: int
     warmup_seconds: float
@@ -191,16 +196,20 @@ def _rounds(
         # Of several streams one more each, which is under way as the time ends.
         fill = math.ceil(effort.sample_seconds / fastest) + (streams > 1)
         requests[one, name] = streams * min(fill, MAX_REQUESTS)
-    seconds = effort.seconds * len({one for one, _ in keys})
+    grid = {one for one, _ in keys}
+    seconds = effort.seconds * len(grid)
+    once = sum(_round_seconds(key, requests[key], warm[key][1]) for key in keys)
+    min_rounds = min(effort.min_rounds, max(MIN_ROUNDS, int(MAX_SECONDS * len(grid) / once)))
     with no_garbage_collection(), stolen_share() as stolen:
-        started = time.perf_counter()
+        started = visits.clock()
         for number in range(effort.max_rounds):
-            passed = time.perf_counter() - started
-            if number >= effort.min_rounds and passed >= seconds:
+            passed = (visits.clock() - started) / 1e9
+            if number >= min_rounds and passed >= seconds:
                 break
-            share = min(number / effort.min_rounds, passed / max(seconds, passed))
+            share = min(number / min_rounds, passed / max(seconds, passed))
             report(share, f"serving, round {number + 1}")
             for index in random.permutation(len(keys)):
+                stop_if_cancelled()
                 key = one, name = keys[index]
                 if name == EAGER_MODEL and number % EAGER_EVERY:
                     continue
@@ -232,11 +241,26 @@ def _streams(key: Key) -> int:
     return 1 if key[1] == EAGER_MODEL else key[0].streams
 
 
+def _round_seconds(key: Key, requests: int, fastest: float) -> float:
+    """What a visit in each round takes at least, by its ``fastest`` request: one settles."""
+    share = 1 / EAGER_EVERY if key[1] == EAGER_MODEL else 1
+    return share * fastest * (1 + requests / _streams(key))
+
+
 def _warm_up(service: Service, images: np.ndarray, streams: int, effort: ServingEffort) -> tuple[int, float]:
-    """Requests that it took, and the seconds of the fastest."""
-    started, requests, fastest = time.perf_counter(), 0, math.inf
+    """Requests that it took, and the seconds of the fastest. Ends early, after the second at least, where
+    they take long."""
+    started, requests, fastest = visits.clock(), 0, math.inf
+
+    def is_over() -> bool:
+        passed = (visits.clock() - started) / 1e9
+        if requests > 1 and passed > MAX_WARMUP_SECONDS:
+            return True
+        return requests >= effort.warmup_calls and passed >= effort.warmup_seconds
+
     with service.session():
-        while requests < effort.warmup_calls or time.perf_counter() - started < effort.warmup_seconds:
+        while not is_over():
+            stop_if_cancelled()
             fastest = min(fastest, float(np.diff(service.run(images, streams)).min()) / 1e9)
             requests += streams
     return requests, fastest

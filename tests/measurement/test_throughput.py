@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from factories import recipe
+from simulated_clock import Clock
 
 from optimizer import work
 from optimizer.analysis.served import EAGER_EVERY, Configuration
@@ -16,12 +17,12 @@ from optimizer.analysis.serving import ServingRequest, ServingRun, comparisons
 from optimizer.compression.apply import compress
 from optimizer.engine.base import Service, one_by_one
 from optimizer.errors import InputError
-from optimizer.measurement import throughput
-from optimizer.measurement.throughput import BASELINE, VARIANT, ServingEffort, measure
+from optimizer.measurement import throughput, visits
+from optimizer.measurement.throughput import BASELINE, EAGER_MODEL, VARIANT, ServingEffort, measure
 from optimizer.measurement.workspace import open_workspace
 from optimizer.methods.engines import ENGINES
 from optimizer.model.folding import fold_batch_norm
-from optimizer.progress import Report, quiet
+from optimizer.progress import Asker, Cancelled, Report, asked_by, quiet
 from optimizer.recipe import Recipe
 
 SHORT = ServingEffort(
@@ -166,6 +167,45 @@ def test_a_sample_of_several_streams_lasts_as_long_as_that_of_one() -> None:
     series = throughput._rounds(services, {1: [np.zeros((1, 1))]}, long, 0, quiet)
     assert series.requests[one, VARIANT] == 10
     assert series.requests[eight, VARIANT] == 8 * 11
+
+
+def test_networks_that_take_seconds_have_fewer_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two seconds an image at batch sizes 1, 4 and 16 took two hours in full, one of them for warming up."""
+    clock = Clock()
+    monkeypatch.setattr(visits, "clock", lambda: clock.now_ns)
+
+    def run(images: np.ndarray, requests: int) -> np.ndarray:
+        begun = clock.now_ns + round(2e9) * len(images) * np.arange(requests)
+        clock.now_ns += round(2e9) * len(images) * requests
+        return np.stack([begun, begun + round(2e9) * len(images)], axis=1)
+
+    grid = [Configuration(batch, 1, 1) for batch in (1, 4, 16)]
+    services = {(one, name): Service(run) for one in grid for name in (*BASELINE, VARIANT, EAGER_MODEL)}
+    images = {one.batch: [np.zeros((one.batch, 1))] for one in grid}
+    series = throughput._rounds(services, images, throughput.EFFORTS[False], 0, quiet)
+    assert series.warmup_calls == 2
+    assert {len(taken) for (_, name), taken in series.intervals_ns.items() if name != EAGER_MODEL} == {6}
+    assert clock.now_ns < 45 * 60e9
+    few = {key: service for key, service in services.items() if key[0].batch == 1}
+    series = throughput._rounds(few, images, throughput.EFFORTS[False], 0, quiet)
+    assert len(series.intervals_ns[grid[0], VARIANT]) >= throughput.EFFORTS[False].min_rounds
+
+
+def test_serving_ends_between_two_visits(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+
+    def run(images: np.ndarray, requests: int) -> np.ndarray:
+        calls.append(requests)
+        if len(calls) == 4:
+            wanted.clear()
+        return np.array([[0, 1_000_000]] * requests)
+
+    wanted, brief = [True], replace(SHORT, settle_seconds=0.0)
+    services = {(Configuration(1, 1, 1), name): Service(run) for name in (*BASELINE, VARIANT)}
+    monkeypatch.setattr(throughput, "_warm_up", lambda *_: (1, 0.001))
+    with asked_by(Asker(lambda known: None, lambda: not wanted)), pytest.raises(Cancelled):
+        throughput._rounds(services, {1: [np.zeros((1, 1))]}, brief, 0, quiet)
+    assert len(calls) < 20
 
 
 def serve(request: ServingRequest, report: Report) -> ServingRun:
