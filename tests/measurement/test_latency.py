@@ -4,6 +4,7 @@ import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -64,6 +65,14 @@ def test_the_order_is_shuffled_anew_each_round_and_comes_back_with_the_seed(cloc
     assert first != orders(clock, 2)
     assert len({tuple(names) for names in first}) > 3
     assert len({names[0] for names in first}) > 1
+
+
+def test_every_visit_follows_another_network_s(clock: Clock) -> None:
+    """In one round of three the first had been the last of the round before: its first call found all in the
+    caches."""
+    for seed in range(3):
+        visited = [name for order in orders(clock, seed) for name in order]
+        assert all(one != other for one, other in pairwise(visited))
 
 
 def test_a_series_keeps_every_call_in_its_place(clock: Clock) -> None:
