@@ -10,7 +10,7 @@ from functools import partial
 
 import numpy as np
 
-from optimizer.analysis.rounds import MIN_ROUNDS
+from optimizer.analysis.rounds import MIN_ROUNDS, confidence_of_each
 from optimizer.analysis.served import EAGER_EVERY, Configuration, Served, ServedPoint
 from optimizer.analysis.serving import ServingRequest, ServingRun, configurations, serving_key
 from optimizer.engine import Runner
@@ -32,7 +32,7 @@ MAX_REQUESTS = 64
 KEPT_REQUESTS = 2_000
 """Single times of requests that are kept of a network, from all rounds: enough for a 99th percentile."""
 MAX_SECONDS = 300.0
-"""Of a configuration's rounds: where requests take seconds, there are fewer, but not under MIN_ROUNDS."""
+"""Of a configuration's rounds: where requests take seconds, there are fewer (:func:`fewest_rounds`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +199,7 @@ def _rounds(
     grid = {one for one, _ in keys}
     seconds = effort.seconds * len(grid)
     once = sum(_round_seconds(key, requests[key], warm[key][1]) for key in keys)
-    min_rounds = min(effort.min_rounds, max(MIN_ROUNDS, int(MAX_SECONDS * len(grid) / once)))
+    min_rounds = min(effort.min_rounds, max(fewest_rounds(len(grid)), int(MAX_SECONDS * len(grid) / once)))
     with no_garbage_collection(), stolen_share() as stolen:
         started = visits.clock()
         for number in range(effort.max_rounds):
@@ -239,6 +239,13 @@ def interval_ns(times: np.ndarray) -> float:
 
 def _streams(key: Key) -> int:
     return 1 if key[1] == EAGER_MODEL else key[0].streams
+
+
+def fewest_rounds(configurations: int) -> int:
+    """So many that the longest request of a round each bounds the median, of both networks in all
+    configurations at once: :func:`optimizer.analysis.serving.best_under` goes by that."""
+    chance = (1 - confidence_of_each(2 * configurations)) / 2
+    return max(MIN_ROUNDS, math.ceil(-math.log2(chance)))
 
 
 def _round_seconds(key: Key, requests: int, fastest: float) -> float:
