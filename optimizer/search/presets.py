@@ -45,7 +45,7 @@ def find(
     report: Report = quiet,
 ) -> Found:
     """Measure candidates until one is shown to meet the limit, and take the time of that one afresh. There is
-    an answer unless all fail: the one whose loss has the lowest bound.
+    an answer unless all fail: the one whose loss has the lowest bound, and of equal ones the lowest loss.
 
     Raises what ``measure`` does where no other recipe would mend it, and where all fail what the first
     raised.
@@ -74,7 +74,7 @@ def find(
             return Found(result, True, tried, words, afresh)
     if not judged:
         raise failed[0]
-    nearest = min(judged, key=lambda one: one.bound)
+    nearest = min(judged, key=lambda one: (one.bound, one.loss))
     at_once = ", by a bound that holds for all at once" if total > 1 else ""
     words = (
         f"{label}: none of {total} recipes is shown to keep to that{at_once}; "
@@ -85,11 +85,13 @@ def find(
 
 @dataclass(frozen=True, slots=True)
 class _Judged:
-    """Whether a result keeps to a limit, the ``bound`` of its loss, and both in words."""
+    """Whether a result keeps to a limit, the ``bound`` of its loss and the ``loss`` itself, lower is better,
+    and both in words. Of few images no SQNR has a bound."""
 
     result: Result
     kept: bool
     bound: float
+    loss: float
     words: str
 
 
@@ -100,7 +102,7 @@ def _by_sqnr(preset: Preset, result: Result, confidence: float) -> _Judged:
     sqnr = metric("sqnr").format(shown.value, *ends) + (f" ({shown.takes})" if shown.takes else "")
     kept_words = "outputs equal" if shown.value == math.inf else f"SQNR {sqnr}"
     words = f"{kept_words} on {count(result.accuracy.total, 'image')}"
-    return _Judged(result, kept, noise(result.accuracy), words)
+    return _Judged(result, kept, noise(result.accuracy), -shown.value, words)
 
 
 def _by_accuracy(preset: Preset, result: Result, confidence: float) -> _Judged:
@@ -114,7 +116,7 @@ def _by_accuracy(preset: Preset, result: Result, confidence: float) -> _Judged:
             f". With so few images nothing can be shown to lose at most {preset.points:g} points: "
             f"that takes {needed:,}, even where no answer changes"
         )
-    return _Judged(result, kept, chosen.high, words)
+    return _Judged(result, kept, chosen.high, chosen.points, words)
 
 
 def _timed(result: Result, time_afresh: Callable[[Result], Latency]) -> tuple[Latency | None, str]:

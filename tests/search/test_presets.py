@@ -236,6 +236,20 @@ def test_what_is_announced_of_a_found_recipe_is_its_limit_and_not_what_others_wo
         assert preset.tries in preset.help
 
 
+def test_where_no_sqnr_has_an_interval_the_nearest_is_the_one_with_the_most() -> None:
+    """Of fewer than 20 images none has: the first one, at 2 dB, was given as the nearest."""
+    noise = dict(zip(CANDIDATES, (2.0, 0.1, 0.01, 0.03), strict=True))
+
+    def measure(request: Request) -> Result:
+        result = detector(request.recipe, noise[request.recipe])
+        few = [replace(one, noise_images=None, signal_images=None) for one in result.accuracy.outputs]
+        return replace(result, accuracy=replace(result.accuracy, outputs=tuple(few)))
+
+    found = find(Preset("little", 0.1, 25, CANDIDATES), BASE, measure, never)
+    assert not found.met
+    assert found.result.request.recipe == CANDIDATES[2]
+
+
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_say_both_limits(name: str) -> None:
     preset = PRESETS[name]
