@@ -17,7 +17,7 @@ from optimizer.analysis.summary import Summary, summarise
 from optimizer.charts.spec import BEING_MEASURED
 from optimizer.errors import ParetoscopeError
 from optimizer.formats import MISSING, capital, count
-from optimizer.methods.engines import engine_info
+from optimizer.methods.engines import REFERENCE_ENGINE, engine_info
 from optimizer.recipe import QuantizeSpec, Recipe
 from optimizer.records import Request
 from pages import address, consent, drawing, sidebar, tasks
@@ -28,6 +28,7 @@ R_co = TypeVar("R_co", covariant=True)
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
 CHART_PIXELS, ROW_PIXELS, AROUND_ROWS_PIXELS = 400, 22, 150
 INT8 = QuantizeSpec(weight_bits=8, activation_bits=8)
+AGAINST_EAGER = " The last column is the ratio to torch eager, another engine: no baseline."
 CHOICES = {"explore": "recipe of the Explore page", "int8": "int8 weights and activations"}
 
 
@@ -71,9 +72,12 @@ def serve(request: Request) -> None:
     except ParetoscopeError as error:
         st.error(plain(error), icon=":material/error:")
         return
+    eager = request.engine != REFERENCE_ENGINE
+    builds = "two builds of the uncompressed model"
+    beside = f", {builds} and torch eager" if eager else f" and {builds}"
     words = (
-        f"{count(len(grid), 'configuration')}; each times the recipe, two builds of the uncompressed model "
-        "and torch eager, interleaved. More streams than threads are left out."
+        f"{count(len(grid), 'configuration')}; each times the recipe{beside}, interleaved. More streams than "
+        "threads are left out."
     )
     keys = serving.serving_key(wanted), serving.serving_key(replace(wanted, quick=True))
     run, waits = run_or_offer(THROUGHPUT, wanted, keys, words)
@@ -93,11 +97,11 @@ def serve(request: Request) -> None:
     with st.container(key="charts-serving"):
         drawing.chart_row(drawn, max(CHART_PIXELS, AROUND_ROWS_PIXELS + ROW_PIXELS * len(grid)))
     drawing.sentences(serving.conclusions(run))
-    with st.expander("Every configuration, and torch eager beside it"):
+    with st.expander(f"Every configuration{', and torch eager beside it' if eager else ''}"):
         drawing.table(serving.rows(run), alt="Every configuration that was served")
         st.caption(
             "Ratios are to the uncompressed model on the same engine, with the same batch size, threads, "
-            "streams and folding. The last column is the ratio to torch eager, another engine: no baseline."
+            f"streams and folding.{AGAINST_EAGER if eager else ''}"
         )
     drawing.take_away("throughput", run, serving.frame, serving.as_json)
 

@@ -28,7 +28,7 @@ from optimizer.analysis.served import (
 from optimizer.analysis.statistics import SAME, LatencyVerdict
 from optimizer.errors import InputError
 from optimizer.formats import MISSING, capital, columns, count, format_ns, format_ratio
-from optimizer.methods.engines import DEFAULT_ENGINE, ENGINES, EngineInfo, engine_info
+from optimizer.methods.engines import DEFAULT_ENGINE, ENGINES, REFERENCE_ENGINE, EngineInfo, engine_info
 from optimizer.recipe import Recipe
 from optimizer.records import DataSpec, Environment, Execution, Request, check_seed, check_threads, digest
 from optimizer.store.keys import request_key
@@ -352,8 +352,9 @@ def rows(run: ServingRun) -> list[dict[str, int | str]]:
             "95th pct": MISSING if performance.p95_ns is None else format_ns(performance.p95_ns),
             "images/s": f"{performance.throughput:,.0f}",
             "of uncompressed": f"{one.fair.ratio_words} {one.fair.verdict.label}",
-            "of eager": format_ratio(one.eager) if one.eager else MISSING,
         }
+        if run.request.engine != REFERENCE_ENGINE:
+            row["of eager"] = format_ratio(one.eager) if one.eager else MISSING
         found.append(row)
     return found
 

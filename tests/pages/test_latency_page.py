@@ -38,6 +38,21 @@ def test_while_throughput_is_measured_the_empty_chart_says_so(started: Started) 
     assert "Being measured" in page.get("plotly_chart")[0].proto.spec
 
 
+@pytest.mark.parametrize("engine", ["openvino", "torch"])
+def test_torch_eager_is_beside_other_engines_and_not_beside_itself(started: Started, engine: str) -> None:
+    page = open_page("latency", {"model": "fashion-mlp", "engine": engine})
+    beside = "two builds of the uncompressed model and torch eager, interleaved"
+    assert (beside in words(page)) == (engine != "torch")
+    press(page, "Measure")
+    (job,) = [job for job in started.listed.values() if job.task == "throughput"]
+    request = job.request
+    assert isinstance(request, serving.ServingRequest)
+    run = make_run(request.recipe, key=job.key, request=request, eager=engine != "torch")
+    tasks.store().put_document("throughput", run.key, encode(run))
+    told = words(open_page("latency", {"model": "fashion-mlp", "engine": engine}))
+    assert ("The last column is the ratio to torch eager" in told) == (engine != "torch")
+
+
 def test_load_is_measured_when_asked_and_the_highest_rate_under_a_limit_is_named(started: Started) -> None:
     link = {"model": "fashion-mlp", "what": "int8"}
     page = open_page("latency", link)
