@@ -115,7 +115,8 @@ def joined(series: Sequence[LatencySeries]) -> LatencySeries:
 # In the fresh process
 
 
-def _time(folder: Path, number: int) -> LatencySeries:
+def time_share(folder: Path, number: int) -> LatencySeries:
+    """What the process of a ``number`` times, of what lies in a folder."""
     task = decode((folder / "task.json").read_bytes(), TimingTask)
     images = np.load(folder / "images.npy")
     settings = replace(task.settings, seed=task.settings.seed + number)
@@ -126,12 +127,14 @@ def _time(folder: Path, number: int) -> LatencySeries:
         infer = loader()(folder / part, settings.threads, shape)
         return Runner(infer, infer, lambda: Execution((), ()))
 
-    builds = runner(BASELINE), runner(BASELINE)
-    variants = {part: runner(part) for part in task.loaders if part != BASELINE}
-    return time_interleaved(builds, variants, images, settings, task.effort)
+    parts = [BASELINE, BASELINE, *(part for part in task.loaders if part != BASELINE)]
+    order = np.random.default_rng(settings.seed).permutation(len(parts))  # who is loaded first may lie better
+    built = {place: runner(parts[place]) for place in order.tolist()}
+    variants = {part: built[place] for place, part in enumerate(parts) if place > 1}
+    return time_interleaved((built[0], built[1]), variants, images, settings, task.effort)
 
 
 if __name__ == "__main__":
     place, number = Path(sys.argv[1]), int(sys.argv[2])
-    (place / f"{number}.json").write_bytes(encode(_time(place, number)))
+    (place / f"{number}.json").write_bytes(encode(time_share(place, number)))
     gc.freeze()  # all that was imported is not looked through for garbage at the end

@@ -5,7 +5,9 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from types import ModuleType
 
 import numpy as np
@@ -16,16 +18,17 @@ from engine_runs import Ready
 
 from optimizer.compression.apply import compress
 from optimizer.engine import Runner
+from optimizer.engine.base import Array
 from optimizer.engine.torch import saved
 from optimizer.errors import UnavailableError
 from optimizer.measurement import fresh_processes
-from optimizer.measurement.fresh_processes import time_in_processes
+from optimizer.measurement.fresh_processes import BASELINE, TimingTask, time_in_processes, time_share
 from optimizer.measurement.latency import LatencyEffort
 from optimizer.measurement.visits import VisitEffort
 from optimizer.methods.engines import ENGINES
 from optimizer.progress import quiet
 from optimizer.recipe import QuantizeSpec, Recipe
-from optimizer.records import Execution, Settings
+from optimizer.records import Execution, Settings, encode
 
 SHORT = LatencyEffort(
     warmup_calls=1,
@@ -68,6 +71,27 @@ def test_every_engine_is_timed_in_processes(engine: str, processes: int, ready: 
     assert words[0] == f"timing in fresh processes, 1 of {processes}"
     assert all(told.startswith("timing in fresh processes, 2 of 2, about ") for told in words[1:])
     assert len(words) == processes
+
+
+def test_any_may_be_loaded_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else what it gains by that would be in each process's ratio, and in no interval."""
+    loaded: list[str] = []
+
+    def read(folder: Path, threads: int, shape: tuple[int, ...]) -> Callable[[Array], Array]:
+        loaded.append(folder.name)
+        return lambda images: images
+
+    monkeypatch.setattr(fresh_processes, "load", lambda name: lambda: read)
+    np.save(tmp_path / "images.npy", IMAGES.numpy())
+    task = TimingTask({BASELINE: "", "variant": ""}, SETTINGS, SHORT)
+    (tmp_path / "task.json").write_bytes(encode(task))
+    orders = set()
+    for number in range(12):
+        loaded.clear()
+        time_share(tmp_path, number)
+        orders.add(tuple(loaded))
+    same, variant = BASELINE, "variant"
+    assert orders == {(same, same, variant), (same, variant, same), (variant, same, same)}
 
 
 WITHOUT_TORCH = """
