@@ -1,5 +1,6 @@
 """Sweeps, questions, compressed modules and files by the public API."""
 
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,14 @@ from optimizer.analysis import measures
 from optimizer.analysis.view import Failed
 from optimizer.errors import InputError, UnavailableError, WorkError
 from optimizer.measurement import experiment
+from optimizer.measurement.compressed import compressed_model
+from optimizer.model import catalogue
 from optimizer.records import digest
 from optimizer.search.answers import outcome_of
 from optimizer.store import ledger
 from optimizer.store.results import Store
+
+SMALLER = px.Recipe.of(sparsity=0.5, pruning="channels")
 
 
 def test_a_sweep_is_a_table_and_charts(net: nn.Module, images: Tensor, labels: Tensor) -> None:
@@ -141,6 +146,26 @@ def test_a_result_is_saved_by_the_extension(net: nn.Module, images: Tensor, tmp_
     with safetensors.safe_open(paths["safetensors"], "pt") as file:
         assert any("head" in name for name in file.keys())  # noqa: SIM118
     assert paths["zip"].read_bytes()[:2] == b"PK"
+
+
+@pytest.mark.parametrize("recipe", [HALF, SMALLER], ids=["weights", "channels"])
+def test_the_card_of_a_model_file_says_how_to_load_that_again(
+    recipe: px.Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is none of the catalogue's: the lines in the card take the file itself."""
+    file = tmp_path / "net.pt"
+    torch.save(catalogue.load("fashion-mlp").module.state_dict(), file)
+    images = torch.rand(40, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    result = measured(file, images, recipe)
+    assert result.request.model not in px.models()
+    with zipfile.ZipFile(px.save(result, tmp_path / "model.zip")) as archive:
+        code = archive.read("MODEL_CARD.md").decode().split("```python\n")[1].split("\n```")[0]
+    monkeypatch.chdir(tmp_path)
+    found: dict[str, Any] = {"file": file}
+    exec(code, found)
+    expected = compressed_model(result.workspace, recipe.canonical()).module
+    with torch.inference_mode():
+        assert torch.equal(found["module"](images), expected(images))
 
 
 def test_the_path_of_what_was_saved_is_given(net: nn.Module, images: Tensor, tmp_path: Path) -> None:

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from optimizer.compression.packing import narrow, pack
 from optimizer.export.artifacts.archive import DENSE_FILE, PACKED_FILE, zipped
 from optimizer.export.artifacts.source import ArtifactSource
+from optimizer.model.added.cards import SOURCE_NAME as ADDED
+from optimizer.model.added.cards import added_models
 from optimizer.model.layers import walk
 from optimizer.model.own import SOURCE_NAME
 
@@ -70,12 +72,26 @@ def others(module: nn.Module) -> dict[str, Tensor]:
 
 
 def _load_again(source: ArtifactSource) -> str:
-    """A module of the user's own is none of the catalogue's."""
-    name, shape = source.card.name, "model.card.input_shape"
-    imported, begin, folded = "catalogue, folding", f"model = catalogue.load({name!r})", "model.module"
-    if source.card.source == SOURCE_NAME:
-        imported, folded, shape = "folding", "module.cpu().float()", str(tuple(source.card.input_shape))
-        begin = f"# module: your own, as it was when {name} was measured"
+    """A module or a file of the user's own is none of the catalogue's."""
+    card = source.card
+    name, shape = card.name, str(tuple(card.input_shape))
+    if card.source == ADDED and name not in added_models():
+        imported = "import optimizer as px\n"
+        begin = (
+            f"# file: the path (or hf-hub: name) of the model, as it was when {name} was measured\n"
+            f"module = px.compress(file, px.Recipe.of(), input_shape={shape})  # uncompressed"
+        )
+    elif card.source == SOURCE_NAME:
+        imported = "from optimizer.model import folding\n"
+        begin = (
+            f"# module: your own, as it was when {name} was measured\n"
+            f"module, _ = folding.fold_batch_norm(module.cpu().float(), {shape})"
+        )
+    else:
+        imported, shape = "from optimizer.model import catalogue, folding\n", "model.card.input_shape"
+        begin = (
+            f"model = catalogue.load({name!r})\nmodule, _ = folding.fold_batch_norm(model.module, {shape})"
+        )
     smaller = f", {shape}" if source.compressed.recipe.prune.shrinks else ""
     apart = ""
     if source.parts:  # the module's one tensor, taken apart
@@ -86,9 +102,7 @@ def _load_again(source: ArtifactSource) -> str:
         )
     return (
         "from optimizer.export import artifacts\n"
-        f"from optimizer.model import {imported}\n"
-        f"{begin}\n"
-        f"module, _ = folding.fold_batch_norm({folded}, {shape})\n"
+        f"{imported}{begin}\n"
         f'module = artifacts.load("model.zip", module{smaller})  # this zip, under the name that you gave it'
         f"{apart}"
     )
