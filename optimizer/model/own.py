@@ -33,6 +33,8 @@ COMPILED = "_is_torch_compile"
 """What torch.compile leaves in a module that it is given."""
 QUANTIZED = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized")
 """Where torch has modules that compute with integers."""
+TRAINS_QUANTIZED = ("torch.ao.nn.qat", "torch.ao.nn.intrinsic.qat")
+"""Where it has those that round their weights as they train."""
 FLOAT_YET = ("FloatFunctional", "FXFloatFunctional")
 """Those among them that add and join floats until the model is converted, as torchvision's quantizable models
 do."""
@@ -67,7 +69,7 @@ def own_model(
     hooked = _drop_hooks(taken)
     hold(taken, shape, given)
     _make_parameters(taken, shape)
-    outputs = tried(taken, shape, of_images)
+    outputs = tried(taken, shape, of_images, module)
     classes = outputs.shape[1] if outputs.ndim == 2 and outputs.shape[1] > 1 else 0
     unrun = unused(taken, shape)  # which is left out of what is measured
     notes = (*_notes_on_hooks(hooked), *_notes_on_chance(taken, shape))
@@ -84,9 +86,15 @@ def own_model(
     return LoadedModel(card, taken, _photograph_preset(shape), (), notes=notes)
 
 
-def tried(module: nn.Module, shape: tuple[int, ...], of_images: bool = False) -> Tensor:
-    """What a module in evaluation mode answers to two inputs of ``shape``: ``[2, ...]``. Raises InputError
-    for one that can't be measured, as :func:`own_model` says."""
+def tried(
+    module: nn.Module,
+    shape: tuple[int, ...],
+    of_images: bool = False,
+    own: nn.Module | None = None,
+) -> Tensor:
+    """What a module in evaluation mode answers to two inputs of ``shape``: ``[2, ...]``. It may be made of a
+    user's ``own``, which has other types. Raises InputError for one that can't be measured, as
+    :func:`own_model` says."""
     parameters = {name for name, _ in module.named_parameters(remove_duplicate=False)}
     for name, tensor in tensors(module).items():
         learned = name in parameters or name.rpartition(".")[2] in STATISTICS
@@ -101,11 +109,23 @@ def tried(module: nn.Module, shape: tuple[int, ...], of_images: bool = False) ->
     if not layers:
         raise InputError(
             f"{_kind(module)} has nothing to compress: no convolution, linear layer or attention projection "
-            "that multiplies with its weight as it is"
+            f"that multiplies with its weight as it is{_rounded_in_training(module)}"
         )
-    outputs = _answer(module, shape, _advice(shape) if of_images else GIVE_SHAPE)
+    outputs = _answer(module, shape, _advice(shape) if of_images else GIVE_SHAPE, own)
     check_changes_nothing(module, shape, _kind(module))
     return outputs
+
+
+def _rounded_in_training(module: nn.Module) -> str:
+    """What to give in place of a module that is prepared for quantization-aware training."""
+    for path, part in module.named_modules():
+        if type(part).__module__.startswith(TRAINS_QUANTIZED):
+            return (
+                f". {path or 'It'} ({type(part).__name__}) rounds its weight in each forward, as "
+                "quantization-aware training does: give the model as it was before that was prepared, with "
+                "the weights that it has learnt"
+            )
+    return ""
 
 
 def _is_exported(module: nn.Module) -> bool:
@@ -294,9 +314,9 @@ def _advice(shape: tuple[int, ...]) -> str:
     return words
 
 
-def _answer(module: nn.Module, shape: tuple[int, ...], advice: str) -> Tensor:
+def _answer(module: nn.Module, shape: tuple[int, ...], advice: str, own: nn.Module | None) -> Tensor:
     """What it gives for two inputs: one tensor ``[2, ...]`` of floats. Raises InputError, with ``advice``
-    where it fails on them."""
+    where it fails on them, and ``own``, which it was made of, does too."""
     needed = [
         name
         for name, one in inspect.signature(module.forward).parameters.items()
@@ -315,7 +335,7 @@ def _answer(module: nn.Module, shape: tuple[int, ...], advice: str) -> Tensor:
     except Exception as error:  # a model's own code: anything may come out of it
         raise InputError(
             f"{_kind(module)} fails in evaluation mode on inputs of shape {[2, *shape]}: {_first_line(error)}"
-            f". {_other_input(module, inputs) or advice}"
+            f". {_other_input(module, inputs, own) or advice}"
         ) from error
     finally:
         torch.set_rng_state(state)
@@ -333,8 +353,15 @@ def _answer(module: nn.Module, shape: tuple[int, ...], advice: str) -> Tensor:
     return answer
 
 
-def _other_input(module: nn.Module, inputs: Tensor) -> str:
-    """What to do where it is the batch, or the type of the ``inputs``, that a module fails on."""
+def _other_input(module: nn.Module, inputs: Tensor, own: nn.Module | None) -> str:
+    """What to do where it is the batch, or the type of the ``inputs`` or of weights, that a module fails
+    on."""
+    if own is not None and _takes(copied(own).eval(), inputs):
+        return (
+            "It takes them with the types and on the device that its weights had when it was given, and is "
+            "measured in float32 on the CPU: where its forward has x.half() or x.cuda(), have it follow its "
+            "weights, as x.to(self.layer.weight) does"
+        )
     if _takes(module, inputs.long()):
         return "It takes whole numbers, which are given as floats: have its forward begin with x = x.long()"
     if _takes(module, inputs[:1]):

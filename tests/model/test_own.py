@@ -225,6 +225,36 @@ def test_inputs_of_another_type_or_number_are_told_as_such(alone: bool, words: s
         own_model(Tokens(alone), (6,), of_images, torch.randint(9, (4, 6)).float())
 
 
+class Halved(nn.Module):
+    """In float16 but for its head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Linear(4, 4).half(), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden: Tensor = self.head(self.body(x.half()).float())
+        return hidden
+
+
+def test_a_module_that_takes_its_inputs_in_its_own_types_alone_is_told_so() -> None:
+    net, given = Halved(), torch.rand(2, 4)
+    assert net(given).shape == (2, 3)
+    with pytest.raises(InputError, match=r"measured in float32.*as x\.to\(self\.layer\.weight\) does$"):
+        own_model(net, (4,))
+    with pytest.raises(InputError, match="Give the shape"):
+        own_model(net, (5,))
+    assert net.body.weight.dtype == torch.float16
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.ao.quantization:DeprecationWarning", "ignore::UserWarning")
+def test_a_module_that_trains_with_rounded_weights_is_sent_back_for_what_it_was_before() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Flatten(), nn.Linear(16, 5)).train()
+    net.qconfig = torch.ao.quantization.get_default_qat_qconfig("fbgemm")  # type: ignore[assignment]
+    with pytest.raises(InputError, match=r"nothing to compress.*0 \(Conv2d\) rounds its weight.*before"):
+        own_model(torch.ao.quantization.prepare_qat(net), (3, 2, 2))
+
+
 class Cut(nn.Linear):
     """Of its logits, those that ``cut`` gives."""
 
