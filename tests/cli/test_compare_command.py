@@ -9,9 +9,10 @@ from hostile_graphs import SIDES, classifier, save
 
 import optimizer as px
 from optimizer import on_demand
-from optimizer.analysis.two_files import CompareRequest
+from optimizer.analysis.two_files import CompareRequest, NetworkRef
 from optimizer.cli.main import main
 from optimizer.errors import InputError
+from optimizer.export.artifacts import networks
 from optimizer.records import Settings
 
 TIMED = ["--quick", "--threads", "1"]
@@ -48,6 +49,20 @@ def test_bad_input_is_one_line(file: str, capsys: pytest.CaptureFixture[str]) ->
     for other, words in LACKING:
         assert main(["compare", file, other]) == 2
         assert words in capsys.readouterr().err
+
+
+def test_a_file_of_weights_is_not_taken_for_a_model_s_name(
+    file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("taken.safetensors", "fashion-mlp"):  # the second is a model's, wherever a file has it too
+        (tmp_path / name).write_bytes(b"weights")
+    weights = str(tmp_path / "taken.safetensors")
+    for command in (["compare", file, weights], ["gate", weights, "--against", file, "--max-drop", "1"]):
+        assert main(command) == 2
+        said = capsys.readouterr().err
+        assert "taken.safetensors is no file that says which network it is: give one of .onnx" in said
+    monkeypatch.chdir(tmp_path)
+    assert networks.opened(NetworkRef("fashion-mlp")).name == "fashion-mlp"
 
 
 @pytest.mark.slow

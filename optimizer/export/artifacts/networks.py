@@ -25,6 +25,7 @@ from optimizer.measurement.workspace import open_workspace
 from optimizer.model.added import cards, declared, files, onnx_file
 from optimizer.model.added.limits import read_limited
 from optimizer.model.added.network_reading import IR_FILES, ONNX_FILE
+from optimizer.model.catalogue import catalogue
 from optimizer.model.preprocessing import CHANNELS, IMAGENET
 from optimizer.model.sources import LoadedModel
 from optimizer.progress import Report, quiet
@@ -45,9 +46,15 @@ class _Kept:
 def opened(ref: NetworkRef, report: Report = quiet) -> Candidate:
     """Raises InputError for what is no network, no model, or can't be read; UnavailableError for what this
     machine lacks."""
-    if not is_network_file(ref.place):
-        return _of_model(ref.place, report)
     path = expand(ref.place)
+    if not is_network_file(ref.place):
+        if os.path.isfile(path) and ref.place not in catalogue():
+            raise InputError(
+                f"{ref.name} is no file that says which network it is: give one of "
+                f"{', '.join(NETWORK_FILES)}, or a model's name. Of weights saved here save the .zip; "
+                "a checkpoint is added as a model first (paretoscope add)"
+            )
+        return _of_model(ref.place, report)
     if not os.path.isfile(path):
         raise InputError(
             f"there is no file {ref.place!r}: give one of {', '.join(NETWORK_FILES)}, or a model's name"
