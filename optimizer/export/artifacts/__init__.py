@@ -2,7 +2,8 @@
 torch module. One file a kind, and an entry in :mod:`optimizer.methods.artifacts`.
 
 ``write("packed", source)`` gives bytes; :func:`load` reads ``safetensors`` and ``packed``. A zip holds the
-model's own files, ``recipe.json`` and ``MODEL_CARD.md``, and the same model gives the same bytes.
+model's own files, ``recipe.json`` and ``MODEL_CARD.md``. The same model gives the same bytes, but for
+OpenVINO's, which numbers its unnamed nodes anew each time.
 """
 
 from optimizer.errors import UnavailableError
