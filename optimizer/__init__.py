@@ -10,7 +10,7 @@ The verbs are documented in :mod:`optimizer.api`. Nothing heavy is imported befo
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.16"
+__version__ = "0.1.17"
 
 if TYPE_CHECKING:
     from optimizer.analysis.view import Results
