@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import NoReturn
 
 from optimizer.cli.terminal import say
@@ -123,6 +124,11 @@ def _environment(options: argparse.Namespace) -> dict[str, str]:
     """The server's environment variables. Raises InputError for what is wrong with an option, and
     UnavailableError for a cluster that doesn't answer: a page would say it to nobody."""
     environment = {**os.environ, HOME_VARIABLE: str(home())}
+    environment.pop("PYTHONSAFEPATH", None)  # pages/ lies in the server's working folder
+    try:
+        Path.home()
+    except RuntimeError:  # of a user whom the system does not know: Streamlit looks there for its settings
+        environment["HOME"] = str(home())
     if roots := joined_roots(options.images, "--images"):
         environment[ROOTS_VARIABLE] = roots
     if options.downloads is not None:

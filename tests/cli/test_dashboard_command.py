@@ -62,8 +62,9 @@ class Ended(Exception):
     """In the place of a server."""
 
 
-def test_a_log_of_jobs_may_lie_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Shells leave ``--job-log=~/jobs.jsonl`` as it is."""
+@pytest.fixture
+def environment(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """What a server is started with, which then ends at once."""
     given: dict[str, str] = {}
 
     class Server(Served):
@@ -71,14 +72,56 @@ def test_a_log_of_jobs_may_lie_in_the_home_folder(tmp_path: Path, monkeypatch: p
             given.update(env)
             raise Ended
 
+    monkeypatch.setattr(subprocess, "Popen", Server)
+    return given
+
+
+def test_a_log_of_jobs_may_lie_in_the_home_folder(
+    environment: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Shells leave ``--job-log=~/jobs.jsonl`` as it is."""
     for name in ("HOME", "USERPROFILE"):
         monkeypatch.setenv(name, str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(subprocess, "Popen", Server)
     with pytest.raises(Ended):
         main(["dashboard", "--headless", "--port", "0", "--job-log=~/jobs.jsonl"])
-    assert given[JOB_LOG_VARIABLE] == os.path.realpath(tmp_path / "jobs.jsonl")
+    assert environment[JOB_LOG_VARIABLE] == os.path.realpath(tmp_path / "jobs.jsonl")
     assert (tmp_path / "jobs.jsonl").is_file()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="users without a home folder are POSIX's")
+def test_a_user_without_a_home_folder_serves_from_the_data_folder(
+    environment: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a container that runs under a number which no user has. Streamlit would end with a traceback."""
+    import pwd
+
+    def unknown(number: int) -> None:
+        raise KeyError(number)
+
+    monkeypatch.setenv("PARETOSCOPE_HOME", str(tmp_path / "data"))
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    with pytest.raises(Ended):
+        main(["dashboard", "--headless", "--port", "0"])
+    assert environment["HOME"] == str(tmp_path / "data")
+
+
+def test_a_user_s_home_folder_stays(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/ann")
+    with pytest.raises(Ended):
+        main(["dashboard", "--headless", "--port", "0"])
+    assert environment["HOME"] == "/home/ann"
+
+
+def test_the_server_finds_its_pages_where_python_leaves_out_the_working_folder(
+    environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An installed wheel has them in no folder that is searched otherwise."""
+    monkeypatch.setenv("PYTHONSAFEPATH", "1")
+    with pytest.raises(Ended):
+        main(["dashboard", "--headless", "--port", "0"])
+    assert "PYTHONSAFEPATH" not in environment
 
 
 @contextmanager
