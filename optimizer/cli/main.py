@@ -84,13 +84,14 @@ class CommandParser(Parser):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code."""
     atexit.register(gc.freeze)  # torch is not looked through for garbage at the end, which takes .4 s
-    options = parser().parse_args(arguments)
-    os.environ |= waiting()  # before torch is imported
-    if options.store is not None:
-        os.environ[STORE_VARIABLE] = options.store  # workers and the dashboard's server read it too
-    failed: int | None = getattr(options, "failed", None)  # where 0 and 1 say something else
-    _tell_of_plugins()
+    failed: int | None = None
     try:
+        options = parser().parse_args(arguments)  # imports what the command needs
+        failed = getattr(options, "failed", None)  # where 0 and 1 say something else
+        os.environ |= waiting()  # before torch is imported
+        if options.store is not None:
+            os.environ[STORE_VARIABLE] = options.store  # workers and the dashboard's server read it too
+        _tell_of_plugins()
         return options.run(options) or 0
     except BrokenPipeError:  # the reader has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -187,6 +187,18 @@ def test_a_sweep_that_ends_in_its_first_measurement_is_listed(
     assert capsys.readouterr().out.strip().endswith("2 cancelled")
 
 
+def test_one_that_is_stopped_while_its_options_are_read_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """That imports what the command needs: a second or more on a slow machine."""
+
+    def stopped(*arguments: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("optimizer.cli.main.import_module", stopped)
+    assert refused(["models"], capsys, 130).startswith("paretoscope: stopped")
+
+
 def test_every_format_has_an_exporter(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["export", "fashion-mlp", "--format", "fax"])
