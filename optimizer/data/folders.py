@@ -211,7 +211,7 @@ def _open_below(root: Path, real: Path) -> int:
 
 def image_folders(root: Path) -> list[Path]:
     """Image folders to offer: ``root`` and the folders in it, of those that hold images or class folders and
-    that :func:`check_allowed` would not refuse.
+    that :func:`check_allowed` would not refuse. One whose name is not UTF-8 is left out.
 
     Looks two levels deep. The subfolders of a set with many classes are classes and are not offered. The
     answer is up to RECENT_SECONDS old.
@@ -227,8 +227,17 @@ def _offered(root: Path, roots: tuple[Path, ...]) -> tuple[Path, ...]:
         if own and len(children) > OFFERED_SUBFOLDERS:
             children = []
         found = (*own, *filter(_holds_images, children))
-        return tuple(folder for folder in found if _is_allowed(folder, roots))
+        return tuple(folder for folder in found if _is_utf8(folder) and _is_allowed(folder, roots))
     return ()
+
+
+def _is_utf8(folder: Path) -> bool:
+    """Whether a page can show a path, and a record hold it."""
+    try:
+        str(folder).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _is_allowed(folder: Path, roots: tuple[Path, ...]) -> bool:

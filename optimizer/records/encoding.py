@@ -42,9 +42,16 @@ def digest(value: object) -> str:
     """A short, stable name for any value made of records and plain data.
 
     Fields that came later count only where they differ from what came before (:data:`LATER`), so that what is
-    stored is still found.
+    stored is still found. Raises InputError for a name that is not UTF-8, which no JSON holds.
     """
-    return hashlib.sha256(msgspec.json.encode(_digested(value))).hexdigest()[:20]
+    try:
+        plain = msgspec.json.encode(_digested(value))
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"{error.object!a} is not UTF-8: rename it (`convmv -r -f latin1 -t utf8 --notest FOLDER` "
+            "does so for all in a folder), or set PYTHONUTF8=1 where only the terminal's locale is not"
+        ) from error
+    return hashlib.sha256(plain).hexdigest()[:20]
 
 
 def _digested(value: object) -> object:

@@ -11,7 +11,9 @@ from image_folders import Fill
 
 from optimizer.data import folders
 from optimizer.data.folders import check_allowed, list_folder, open_file
+from optimizer.data.selection import fingerprint
 from optimizer.errors import InputError
+from optimizer.records import DataSpec
 from optimizer.system.uploads import IMAGES
 
 
@@ -208,6 +210,25 @@ def test_a_folder_that_would_be_refused_is_not_offered(roots: Path, fill: Fill) 
     (roots / "open" / "inner" / "b" / "6.jpg").symlink_to(roots / "secret" / "4.jpg")
     (roots / "open" / "near" / "link").symlink_to(roots / "also")  # stays within the allowed roots
     assert folders.image_folders(roots / "open") == [roots / "open" / "near", roots / "open" / "set"]
+
+
+def test_names_that_are_not_utf8_are_refused_and_not_offered(
+    fill: Fill, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As unpacked archives leave them. No record holds such a name, and a page can't show it."""
+    top, latin = fill("good/a/1.jpg", "bad/a/1.jpg"), os.fsdecode(b"caf\xe9")
+    monkeypatch.setenv("PARETOSCOPE_IMAGE_ROOTS", str(top))
+    try:
+        (top / "bad" / "a" / f"{latin}.jpg").touch()
+    except OSError:
+        pytest.skip("this file system takes no such names")
+    (top / latin).mkdir()
+    (top / latin / "1.jpg").touch()
+    with pytest.raises(InputError, match=r"'/bad/a/caf\\udce9\.jpg' is not UTF-8: rename it"):
+        fingerprint(DataSpec(str(top)))
+    with pytest.raises(InputError, match=r"'/a/caf\\udce9\.jpg' is not UTF-8: rename it"):
+        fingerprint(DataSpec(str(top / "bad")))
+    assert folders.image_folders(top) == [top, top / "bad", top / "good"]
 
 
 def test_no_torch_is_needed_to_look_at_folders() -> None:

@@ -48,6 +48,15 @@ def test_one_bit_an_image_holds_every_outcome(correct: np.ndarray) -> None:
     assert accuracy.outcomes.tolist() == correct.tolist()
 
 
+def test_a_name_that_is_not_utf8_has_no_digest() -> None:
+    """The file system's, or one typed where the locale is not UTF-8."""
+    for name, value in (("caf\udce9.onnx", ["caf\udce9.onnx"]), ("é\udce9", Request("é\udce9"))):
+        with pytest.raises(InputError) as refused:
+            digest(value)
+        assert str(refused.value).startswith(f"{name!a} is not UTF-8: rename it")
+        str(refused.value).encode("ascii")
+
+
 @pytest.mark.parametrize("path", [None, "/photographs/ä ö"])
 def test_a_result_survives_json_whole(path: str | None) -> None:
     result = make_result(recipe(0.5, 4), images=1_001, path=path, notes=("2 of 9 images skipped",))
