@@ -28,13 +28,18 @@ unexport PYTHONDONTWRITEBYTECODE
 dashboard: $(VENV)/installed
 	$(BIN)/paretoscope dashboard
 
+# Calibration statistics that one part has made are there for the next one; those of an earlier run are not.
+test test-all: export PARETOSCOPE_TEST_STATISTICS = $(CURDIR)/.pytest_cache/statistics
+
 test: $(VENV)/installed-dev
+	rm -rf $$PARETOSCOPE_TEST_STATISTICS
 	$(PYTEST) $(PARALLEL) -m 'not (timing or browser or slow)'
 	$(PYTEST) $(BROWSERS) -m 'browser and not (timing or slow)' $(call marked,browser) || $(AGAIN)
 	$(PYTEST) -m 'timing and not slow' $(call marked,timing)
 
 # What is slow comes after all else, by the same workers: to collect what there is takes each of them 15 s.
 test-all: $(VENV)/installed-dev
+	rm -rf $$PARETOSCOPE_TEST_STATISTICS
 	$(PYTEST) $(PARALLEL) -m 'not (timing or browser)'
 	$(PYTEST) $(BROWSERS) -m 'browser and not timing' $(call marked,browser) || $(AGAIN)
 	$(PYTEST) -m timing $(call marked,timing)

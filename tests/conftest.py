@@ -45,8 +45,7 @@ path."""
 
 EARLY = ("tests/measurement/test_rerun.py", "tests/test_soak.py", "tests/test_tutorial.py", "tests/pages/")
 """What takes a worker minutes, by the beginning of its path: it comes first, so that no worker is left alone
-with it in the end. Where there is an hour by which all is to be over it comes last: it takes the time of many
-others."""
+with it in the end."""
 
 SHARING = (
     "tests/api/",
@@ -62,6 +61,9 @@ SHARING = (
 
 TIMED = ("tests/measurement/test_latency.py", "tests/measurement/test_self_test.py")
 """What tests how long calls are timed, by the beginning of its path."""
+
+STATISTICS_VARIABLE = "PARETOSCOPE_TEST_STATISTICS"
+"""A folder for the calibration statistics that the tests of several runs share."""
 
 SLOW_UNTIL_VARIABLE, NO_TIME = "PARETOSCOPE_SLOW_TESTS_UNTIL", "no time is left on this machine"
 """Seconds since the epoch: CI, which must end on slow machines too, leaves slow tests out from then on, and
@@ -152,11 +154,10 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files in the order of their names; what everybody runs comes first. A dashboard's tests stay together:
     it takes many seconds to start."""
-    ends = SLOW_UNTIL_VARIABLE in os.environ
 
     def place(item: pytest.Item) -> tuple[bool, bool, Path]:
         slow = item.get_closest_marker("slow") is not None
-        early = item.nodeid.startswith(EARLY) != (ends and slow)
+        early = item.nodeid.startswith(EARLY)
         return slow and not item.get_closest_marker("browser"), not early, item.path
 
     items.sort(key=place)
@@ -249,10 +250,12 @@ def home(
 
 @pytest.fixture(scope="session")
 def statistics(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder for all processes of this run, and for no other run."""
+    """A folder for all processes of this run, and for no other run: where make runs the tests in parts, for
+    all of them."""
     run = tmp_path_factory.getbasetemp()
-    folder = (run.parent if "PYTEST_XDIST_WORKER" in os.environ else run) / "statistics"
-    folder.mkdir(exist_ok=True)
+    own = (run.parent if "PYTEST_XDIST_WORKER" in os.environ else run) / "statistics"
+    folder = Path(os.environ.get(STATISTICS_VARIABLE, own))
+    folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
