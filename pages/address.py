@@ -190,10 +190,23 @@ def write(sliders: bool) -> None:
         {field: value for field, value in override.items() if value is not None}
         for override in Recipe(layers=visit.recipe.layers).to_dict()["layers"]
     ]
-    _put("recipe", _compact(plain_recipe.differences()) if named else "")
-    _put("layers", _compact(overrides) if overrides else "")
-    _put("pins", SEPARATOR.join(visit.pins))
-    _put(EARLIER_PINS, "")
+    put("recipe", _compact(plain_recipe.differences()) if named else "")
+    put("layers", _compact(overrides) if overrides else "")
+    put("pins", SEPARATOR.join(visit.pins))
+    put(EARLIER_PINS, "")
+
+
+def put(name: str, text: str) -> None:
+    """Have the address say something else than before, or nothing.
+
+    What changes nothing is not written: whatever is written replaces the browser's whole address by the one
+    that came with the visitor's click, which the browser may have sent before it put the new value of a
+    control into it (Streamlit 1.67).
+    """
+    if not text:
+        st.query_params.pop(name, None)
+    elif st.query_params.get(name) != text:
+        st.query_params[name] = text
 
 
 def pin(key: str) -> None:
@@ -342,10 +355,3 @@ def _number(text: str) -> float:
 
 def _compact(value: object) -> str:
     return json.dumps(value, separators=(",", ":"))
-
-
-def _put(name: str, text: str) -> None:
-    if not text:
-        st.query_params.pop(name, None)
-    elif st.query_params.get(name) != text:
-        st.query_params[name] = text

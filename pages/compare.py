@@ -161,7 +161,7 @@ def one_of(label: str, words: Mapping[str, str], key: str, help: str | None = No
     chosen: str = st.selectbox(
         label, list(words), format_func=words.__getitem__, key=key, width=560, help=help
     )
-    st.query_params[key] = chosen
+    address.put(key, chosen)
     return chosen
 
 

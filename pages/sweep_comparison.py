@@ -13,7 +13,7 @@ from optimizer.search.answers import describe
 from optimizer.search.sweep import Grid
 from optimizer.store import ledger
 from optimizer.store.items import Sweep
-from pages import tasks
+from pages import address, tasks
 
 
 def chosen(sweep: Sweep) -> Sweep | None:
@@ -43,9 +43,9 @@ def chosen(sweep: Sweep) -> Sweep | None:
         key=key,
     )
     if number is None:
-        st.query_params.pop("sweep_against", None)
+        address.put("sweep_against", "")
         return None
-    st.query_params["sweep_against"] = str(number)
+    address.put("sweep_against", str(number))
     return others[number]
 
 

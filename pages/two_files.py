@@ -16,7 +16,7 @@ from optimizer.model.preprocessing import image_shape
 from optimizer.records import digest
 from optimizer.system.uploads import MAX_UPLOAD_MB
 from pages import drawing, sidebar, tasks
-from pages.address import MAX_TOLD
+from pages.address import MAX_TOLD, put
 from pages.markup import plain
 from pages.session import SidebarChoice, session
 
@@ -126,7 +126,7 @@ def _compare(request: CompareRequest) -> None:
             st.rerun()
         tasks.show_failure(job)
         if job is not None and job.state == "done":
-            st.query_params["files"] = tasks.finished(job, str)
+            put("files", tasks.finished(job, str))
         return
     tasks.refresh_when_over([job])
 
