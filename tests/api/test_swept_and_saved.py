@@ -11,6 +11,7 @@ import pytest
 import safetensors
 import torch
 from own_net import EIGHT_BITS, HALF, measured
+from small_models import Masked
 from torch import Tensor, nn
 
 import optimizer as px
@@ -125,6 +126,24 @@ def test_a_compressed_module_computes_with_float_activations(net: nn.Module, ima
     with torch.inference_mode():
         assert torch.equal(module(images), plain(images))
     assert "float32 activations" in str(px.compress.__doc__)
+
+
+def test_a_masked_transformer_loses_channels_and_looks_ahead_no_more_than_before() -> None:
+    torch.manual_seed(0)
+    net, images = Masked().eval(), torch.randn(16, 6, 16)
+    module = px.compress(
+        net, px.Recipe.of(pruning="channels", sparsity=0.3), calibration=images, progress=False
+    )
+    layers, before = (dict(one.named_parameters()) for one in (module, net))
+    smaller = {name for name, one in layers.items() if one.numel() < before[name].numel()}
+    attention, hidden = (f"{half}coder.layers.0.{{}}.weight" for half in ("en", "de"))
+    assert {attention.format("self_attn.out_proj"), hidden.format("linear1")} <= smaller
+    assert torch.equal(module.mask, net.mask)
+    others = torch.cat([images[:, :3], torch.zeros(16, 3, 16)], 1)  # alike up to the third
+    with torch.inference_mode():
+        seen, unseen = (module.encoder(one, mask=module.mask)[:, :3] for one in (images, others))
+        torch.testing.assert_close(seen, unseen)
+        assert (module(images) - net(images)).abs().mean() < 0.3 * net(images).std()
 
 
 def test_a_result_is_saved_by_the_extension(net: nn.Module, images: Tensor, tmp_path: Path) -> None:
