@@ -1,7 +1,10 @@
-"""A simulated clock for measurements of latency, and requests measured in just a few rounds."""
+"""A simulated clock for measurements of latency, requests measured in just a few rounds, and model files that
+are read in this process."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import pytest
 from by_request import measure
@@ -9,9 +12,13 @@ from simulated_clock import Clock
 from small_requests import Measured, request
 
 from optimizer.errors import UnavailableError
+from optimizer.export.artifacts import networks
 from optimizer.measurement import latency, visits
 from optimizer.measurement.latency import LatencyEffort
 from optimizer.measurement.visits import VisitEffort
+from optimizer.model.added import files
+from optimizer.model.added.network_reading import read_ir, read_zip
+from optimizer.model.added.onnx_reading import read_onnx
 from optimizer.recipe import Recipe
 from optimizer.records import Request, Result
 
@@ -65,3 +72,19 @@ def measured(few_rounds: None) -> Measured:
         return results[asked]
 
     return result
+
+
+@pytest.fixture
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files are read here: the process that reads them has tests of its own."""
+
+    def read(reader: str, file: Path, name: str, target: str, **options: Any) -> dict[str, Any]:
+        if reader == "onnx":
+            return read_onnx(file, Path(target), False, lambda more: None)
+        if reader == "zip":
+            return read_zip(file, Path(target), lambda more: None)
+        assert reader == "ir"
+        return read_ir(file, Path(options["weights"]), Path(target))
+
+    monkeypatch.setattr(files, "read_limited", read)
+    monkeypatch.setattr(networks, "read_limited", read)
