@@ -111,6 +111,8 @@ def test_a_telephone_says_how_to_come_to_a_table_s_other_columns(visit: Visit) -
     expect(hint).to_be_hidden()
     page.set_viewport_size({"width": 420, "height": 900})
     expect(hint).to_be_visible()
+    size, quiet = (hint.evaluate(f"one => getComputedStyle(one).{what}") for what in ("fontSize", "opacity"))
+    assert (size, float(quiet) < 1) == ("14px", True), "as quiet as a caption"
 
 
 def test_charts_follow_a_switch_between_light_and_dark(visit: Visit) -> None:
