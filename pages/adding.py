@@ -55,10 +55,11 @@ def show(data: DataSpec) -> None:
 
 
 def choose_added() -> None:
-    """Choose the model that was added: at the end of the page, since what was clicked in this run was meant
-    for the one before."""
-    if name := sidebar.take_added():
-        session().chosen = name
+    """Choose the model that was added, of several the one asked for last: at the end of the page, since what
+    was clicked in this run was meant for the one before."""
+    if names := sidebar.take_added():
+        session().chosen = names.pop()
+        sidebar.tell_later(names)
         st.rerun()
 
 
@@ -97,7 +98,8 @@ def _add(task: str, asked: object, data: DataSpec) -> None:
     if st.button("Add", icon=":material/add:", type="primary", disabled=bool(about.problem)):
         tasks.move_on([trial] if trial else [])
         tasks.pool().forget(key)  # it may have been removed since
-        visit.adding = tasks.start("interactive", "add", (about, choices), key), visit.upload[1]
+        visit.adding = [one for one in visit.adding if one[0].key != key]  # pressed twice
+        visit.adding.append((tasks.start("interactive", "add", (about, choices), key), visit.upload[1]))
     adding = tasks.pool().get(key)
     if adding and adding.over:
         tasks.show_failure(adding)

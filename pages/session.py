@@ -48,9 +48,10 @@ class Session:
     what was uploaded beside those and left out, in words, as ``images_left_out``;
     ``images_removed`` says that the chosen ones were removed. ``upload`` is the file that lies in the
     uploader, by Streamlit's name and by ours, after ``uploads`` that became models, and ``image_uploads``
-    that became sets of images; ``trial`` is the key of the job that tries its preprocessing; ``adding`` is
-    the job that makes it a model for this visitor, until they are told what came of it, and what that file is
-    called here; ``kept_uploads`` are where those of Compare lie, by Streamlit's names.
+    that became sets of images; ``trial`` is the key of the job that tries its preprocessing; ``adding`` are
+    the jobs that make models for this visitor, until they are told what came of each, with what its file is
+    called here; ``untold`` are toasts (words and icon) for when a page is drawn; ``kept_uploads`` are where
+    those of Compare lie, by Streamlit's names.
     ``swept`` is the result of a sweep that was clicked, ``extends`` the sweep that the controls are to
     extend.
     ``usual_goal`` is what a search is to optimise for, as the limits given last suggest.
@@ -86,7 +87,8 @@ class Session:
     images_left_out: str = ""
     images_removed: bool = False
     upload: tuple[str, str] = ("", "")
-    adding: tuple[Job, str] | None = None
+    adding: list[tuple[Job, str]] = field(default_factory=list)
+    untold: list[tuple[str, str]] = field(default_factory=list)
     uploads: int = 0
     image_uploads: int = 0
     kept_uploads: dict[str, str] = field(default_factory=dict)

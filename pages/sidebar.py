@@ -1,6 +1,7 @@
 """Navigation, and the sidebar: model, images, engine and threads. (Not a page.)"""
 
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 import streamlit as st
@@ -115,32 +116,43 @@ def sidebar() -> None:
 
 
 def tell_added() -> None:
-    """After a page is drawn: tell a visitor who has left Models and data that their model is added. It is not
-    chosen for them, since they may be about to start something of another."""
-    if name := take_added():
-        st.toast(plain(f"{name} is added: choose it in the sidebar."), icon=":material/check:")
-
-
-def take_added() -> str:
-    """The name of the model that this visitor had added, once; "" before, and where nothing came of it: why
-    is then told, unless they stopped it."""
+    """After a page is drawn: tell a visitor who has left Models and data which of their models are added, and
+    why one was not. None is chosen for them, since they may be about to start something of another."""
     visit = session()
-    if visit.adding is None or not visit.adding[0].over:
-        return ""
-    (job, upload), visit.adding = visit.adding, None
-    if not tasks.asked_for(job):  # any more
-        return ""
-    try:
-        name = tasks.finished(job, AddedModel).name
-    except ParetoscopeError as error:
-        st.toast(plain(error), icon=":material/error:", duration="long")
-        return ""
-    if visit.upload[1] == upload:  # else another file lies in the uploader by now
+    tell_later(take_added())
+    for words, icon in visit.untold:
+        st.toast(plain(words), icon=icon, duration="long")
+    visit.untold.clear()
+
+
+def tell_later(names: Iterable[str]) -> None:
+    """Have it told, once a page is drawn, that these models are added."""
+    words = (f"{name} is added: choose it in the sidebar." for name in names)
+    session().untold += [(one, ":material/check:") for one in words]
+
+
+def take_added() -> list[str]:
+    """The names of models that this visitor had added, each once, in the order in which they were asked for.
+    Why nothing came of another is told later, unless they stopped it."""
+    visit = session()
+    over = [one for one in visit.adding if one[0].over]
+    visit.adding = [one for one in visit.adding if one not in over]
+    names, read = [], set[str]()
+    for job, upload in over:
+        if not tasks.asked_for(job):  # any more
+            continue
+        try:
+            names.append(tasks.finished(job, AddedModel).name)
+        except ParetoscopeError as error:
+            visit.untold.append((str(error), ":material/error:"))
+            continue
+        read.add(upload)
+    if visit.upload[1] in read:  # else another file lies in the uploader by now
         visit.uploads += 1  # one of its own, with nothing in it
         visit.upload = "", ""
-        if upload:
-            uploads.forget_upload(upload)
-    return name
+    for upload in filter(None, read - {upload for _, upload in visit.adding}):
+        uploads.forget_upload(upload)
+    return names
 
 
 def forget_sweep() -> None:

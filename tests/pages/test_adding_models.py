@@ -127,6 +127,43 @@ def test_a_visitor_who_has_left_the_page_is_told_in_a_toast(
     cards.remove("my-net-best")
 
 
+def test_a_visitor_who_adds_several_is_told_of_each(page: AppTest, started: Started, content: bytes) -> None:
+    add_several(page, started, content)
+    page = go_to(page, "complexity")
+    started.do("add")
+    started.catalogue = listed()
+    assert toasts(page.run()) == [
+        f"{name} is added: choose it in the sidebar." for name in ("my-net-best", "second")
+    ]
+    assert not page.run().toast
+    remove("my-net-best", "second")
+
+
+def test_of_several_that_are_ready_at_once_the_last_is_chosen_and_the_others_are_told(
+    page: AppTest, started: Started, content: bytes
+) -> None:
+    add_several(page, started, content)
+    started.do("add")
+    started.catalogue = listed()
+    assert toasts(page.run()) == ["my-net-best is added: choose it in the sidebar."]
+    assert page.selectbox(key="model").value == "second"
+    assert not page.run().toast
+    assert not has_button(page, "Add"), "nothing lies in the uploader"
+    remove("my-net-best", "second")
+
+
+def add_several(page: AppTest, started: Started, content: bytes) -> None:
+    """One file after the other, each before the one before is added."""
+    for name, one in ((NAME, content), ("second.pt", content + b"\0")):
+        give(page, started, name, one)
+        press(page, "Add")
+
+
+def remove(*names: str) -> None:
+    for name in names:
+        cards.remove(name)
+
+
 @pytest.mark.parametrize("where", ["complexity", "models_and_data"])
 def test_why_a_model_could_not_be_added_is_told_once_on_whichever_page(
     page: AppTest, started: Started, content: bytes, where: str
