@@ -4,7 +4,7 @@ import streamlit as st
 
 from optimizer.system.downloads import limit_visitors
 from optimizer.system.recent import one_moment
-from pages import address, backlog, drawing, sidebar, tasks
+from pages import adding_images, address, backlog, drawing, sidebar, tasks
 
 # Four cards and four charts fit a laptop's screen, and nothing of Streamlit's own lies over them. Fewer stand
 # side by side where a chart's title, a card's value or a control's would be cut off.
@@ -58,5 +58,6 @@ with tasks.errors_in_words(), one_moment():
     address.write(sliders=not page.url_path)
     with st.sidebar:
         tasks.show_others()
-    sidebar.tell_added()  # last: what draws the page anew takes a toast away
+    sidebar.tell_untold()  # last: what draws the page anew takes a toast away
 drawing.follow_theme()
+adding_images.note_refused()

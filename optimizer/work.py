@@ -39,7 +39,7 @@ from optimizer.system.machine_lock import exclusive
 from optimizer.system.process_pool import Limits
 
 if TYPE_CHECKING:
-    from optimizer.data.uploaded import Unpacked
+    from optimizer.data.uploaded import Staged, Unpacked
     from optimizer.model.added.cards import AddedModel, Choices, Examined, Refused, Trial
 
 TARGET = "optimizer.work:run"
@@ -170,7 +170,7 @@ def _examine_hub(name: str, report: Report) -> "Examined":
     return catalogue.examine_hub(name, report)
 
 
-def _unpack(staged: str, report: Report) -> "Unpacked":
+def _unpack(staged: "Staged", report: Report) -> "Unpacked":
     from optimizer.data import uploaded
 
     return uploaded.unpack(staged, report)

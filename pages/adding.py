@@ -9,7 +9,7 @@ from optimizer.data.selection import recent_fingerprint
 from optimizer.errors import InputError, ParetoscopeError
 from optimizer.model.added import cards, uploads
 from optimizer.model.added.cards import Choices, Examined, Refused, Trial
-from optimizer.model.added.containers import MODEL_FILES
+from optimizer.model.added.containers import MODEL_FILES, check_kind
 from optimizer.model.added.hub import check_id
 from optimizer.model.preprocessing import CHANNELS, INTERPOLATIONS, MAX_SIDE, PRESETS, RANGES, Preprocessing
 from optimizer.records import DataSpec, digest
@@ -27,8 +27,7 @@ def show(data: DataSpec) -> None:
     """The uploader, and the hub; what the file holds; what is to be decided; and what was added before."""
     st.subheader("Add a model")
     uploaded = st.file_uploader(
-        "A model file of yours",
-        [suffix.removeprefix(".") for suffix in MODEL_FILES],
+        f"A model file of yours ({', '.join(MODEL_FILES)})",
         key=f"model file {session().uploads}",
         max_upload_size=MAX_UPLOAD_MB,
         help="Weights as .safetensors, or as .pt and .pth that hold nothing but tensors; or a network of "
@@ -64,7 +63,8 @@ def choose_added() -> None:
 
 
 def _upload(uploaded: st.runtime.uploaded_file_manager.UploadedFile) -> tuple[str, str, str]:
-    """What is asked of a file: its name here, its name, and an architecture."""
+    """What is asked of a file: its name here, its name, and an architecture. Raises InputError."""
+    check_kind(uploaded.name)
     visit = session()
     if visit.upload[0] != uploaded.file_id:
         visit.upload = uploaded.file_id, uploads.keep_upload(uploaded.name, uploaded.size, uploaded)

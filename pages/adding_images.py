@@ -9,27 +9,45 @@ from optimizer.data.folders import EXTENSIONS, INDEX_NAMES, list_folder, named
 from optimizer.errors import InputError
 from optimizer.formats import count
 from optimizer.records import digest
-from optimizer.system.uploads import MAX_UPLOAD_MB
+from optimizer.system.uploads import MAX_UPLOAD_MB, too_large
 from pages import drawing, tasks
 from pages.session import session
+
+REFUSED = """
+export default ({ data, setTriggerValue }) => {
+    const look = event => {
+        if (!event.target.parentElement?.closest(".st-key-given-images")) return;
+        const files = [...(event.dataTransfer ?? event.target).files ?? []];
+        const refused = files.filter(file => file.size > data).map(file => [file.name, file.size]);
+        if (refused.length) setTimeout(() => setTriggerValue("refused", refused), 1000);
+    };
+    const kinds = ["change", "drop"];
+    kinds.forEach(kind => window.addEventListener(kind, look, true));
+    return () => kinds.forEach(kind => window.removeEventListener(kind, look, true));
+}
+"""
+"""Streamlit takes no file of more bytes, says so beside it in the browser alone, and forgets that with the
+uploader once the others are taken. A page that is drawn anew before it has told where to upload these loses
+them: hence the second."""
+
+
+def note_refused() -> None:
+    """Have it told, once a page is drawn, which images a browser did not upload, being too large."""
+
+    def refused() -> None:
+        for name, size in st.session_state[key].refused:
+            session().untold.append((too_large(name, int(size)), ":material/warning:"))
+
+    key = "refused images"
+    component = st.components.v2.component("paretoscope_refused", js=REFUSED)
+    component(data=MAX_UPLOAD_MB * 10**6, key=key, on_refused_change=refused)
 
 
 def uploader() -> None:
     """Where images are given; they are chosen at once."""
     visit = session()
-    files = st.file_uploader(
-        "Your images",
-        sorted(suffix.removeprefix(".") for suffix in (*EXTENSIONS, uploaded.ARCHIVE)),
-        accept_multiple_files=True,
-        key=f"images {visit.image_uploads}",
-        max_upload_size=MAX_UPLOAD_MB,
-        help="Images, or a ZIP file of them. With a folder for each class in it they have labels, and a "
-        f"{INDEX_NAMES[-1]} beside those may say which output each is; without, answers are compared with "
-        "the uncompressed model's. They stay on the machine that serves this page, where its other visitors "
-        "can use them too, until somebody removes them. A folder of more than "
-        f"{MAX_UPLOAD_MB} MB is opened to this page where it is started: `paretoscope dashboard --images "
-        "FOLDER`.",
-    )
+    with st.container(key="given-images"):
+        files = _given()
     if not files:
         return
     key = f"unpack {digest([file.file_id for file in files])}"
@@ -44,6 +62,22 @@ def uploader() -> None:
         visit.image_uploads += 1  # an uploader of its own, with nothing in it
         tasks.pool().forget(key)
         st.rerun()
+
+
+def _given() -> list[st.runtime.uploaded_file_manager.UploadedFile]:
+    return st.file_uploader(
+        "Your images",
+        sorted(suffix.removeprefix(".") for suffix in (*EXTENSIONS, uploaded.ARCHIVE)),
+        accept_multiple_files=True,
+        key=f"images {session().image_uploads}",
+        max_upload_size=MAX_UPLOAD_MB,
+        help="Images, or a ZIP file of them. With a folder for each class in it they have labels, and a "
+        f"{INDEX_NAMES[-1]} beside those may say which output each is; without, answers are compared with "
+        "the uncompressed model's. They stay on the machine that serves this page, where its other visitors "
+        "can use them too, until somebody removes them. A folder of more than "
+        f"{MAX_UPLOAD_MB} MB is opened to this page where it is started: `paretoscope dashboard --images "
+        "FOLDER`.",
+    )
 
 
 def show_uploaded() -> None:

@@ -115,9 +115,9 @@ def sidebar() -> None:
     )
 
 
-def tell_added() -> None:
-    """After a page is drawn: tell a visitor who has left Models and data which of their models are added, and
-    why one was not. None is chosen for them, since they may be about to start something of another."""
+def tell_untold() -> None:
+    """After a page is drawn: say what is still to be told, and who has left Models and data which of their
+    models are added. None is chosen for them, since they may be about to start something of another."""
     visit = session()
     tell_later(take_added())
     for words, icon in visit.untold:

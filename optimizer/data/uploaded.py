@@ -29,7 +29,7 @@ from optimizer.data.folders import EXTENSIONS, INDEX_NAMES, is_image, named, upl
 from optimizer.errors import InputError
 from optimizer.progress import Report, quiet, stop_if_cancelled
 from optimizer.system.paths import private
-from optimizer.system.uploads import check_entries, check_room, check_size, not_kept
+from optimizer.system.uploads import check_entries, check_room, not_kept, too_large
 
 ARCHIVE = ".zip"
 COMPRESSION = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
@@ -74,6 +74,15 @@ class _Member:
 
 
 @dataclass(frozen=True, slots=True)
+class Staged:
+    """What was uploaded, as it is: the name of the folder in which it lies, and why some files, which are too
+    large, do not."""
+
+    folder: str
+    refused: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Unpacked:
     """The folder of a set, and in words what was uploaded and left out of it; empty for nothing. The words
     are for who uploaded it: others see the folder, so none of them is kept there."""
@@ -97,47 +106,53 @@ def remove(name: str) -> None:
             shutil.rmtree(hidden, ignore_errors=True)
 
 
-def stage(uploads: Sequence[BinaryIO]) -> str:
-    """Write files that were uploaded as they are, for :func:`unpack`: what that is to be given. Raises
-    InputError for more than is allowed, UnavailableError where they can't be written."""
+def stage(uploads: Sequence[BinaryIO]) -> Staged:
+    """Write files that were uploaded as they are, for :func:`unpack`; of several those that are too large are
+    left out. Raises InputError where all are, and for more than is allowed, UnavailableError where they can't
+    be written."""
     sizes = [upload.seek(0, os.SEEK_END) for upload in uploads]
-    for upload, size in zip(uploads, sizes, strict=True):
-        check_size(upload.name, size)
-    label = uploads[0].name if uploads else "nothing"
-    check_room(label, sum(sizes), len(sizes))
+    problems = [too_large(upload.name, size) for upload, size in zip(uploads, sizes, strict=True)]
+    taken = [upload for upload, problem in zip(uploads, problems, strict=True) if not problem]
+    refused = tuple(filter(None, problems))
+    if refused and not taken:
+        raise InputError("; ".join(refused))
+    label = taken[0].name if taken else "nothing"
+    kept = (size for size, problem in zip(sizes, problems, strict=True) if not problem)
+    check_room(label, sum(kept), len(taken))
     root = private(uploads_root())
     _remove_abandoned(root)
     place = Path(tempfile.mkdtemp(prefix=".", dir=root))
     try:
-        for number, upload in enumerate(uploads):
+        for number, upload in enumerate(taken):
             upload.seek(0)
             with (place / f"{number:05d} {_plain(upload.name)}").open("wb") as file:
                 shutil.copyfileobj(upload, file)
     except OSError as error:
         shutil.rmtree(place, ignore_errors=True)
         raise not_kept(label, error) from error
-    return place.name
+    return Staged(place.name, refused)
 
 
-def unpack(staged: str, report: Report = quiet) -> Unpacked:
+def unpack(staged: Staged, report: Report = quiet) -> Unpacked:
     """Make a set of what was staged, which is gone then; of the same images the same. Of several files those
     that can't be unpacked are left out.
 
     Raises InputError for files without an image, archives of which none is whole and open, and more than is
     allowed; UnavailableError where they can't be written.
     """
-    place = uploads_root() / staged
+    place = uploads_root() / staged.folder
     try:
-        return _set_of(sorted(place.iterdir()), place, report)
+        return _set_of(sorted(place.iterdir()), place, report, staged.refused)
     except OSError as error:
         raise not_kept("what was uploaded", error) from error
     finally:
         shutil.rmtree(place, ignore_errors=True)
 
 
-def _set_of(files: Sequence[Path], place: Path, report: Report) -> Unpacked:
-    """Made of these files, first in their ``place``. Raises InputError, OSError."""
-    refused: dict[Path, str] = {}
+def _set_of(files: Sequence[Path], place: Path, report: Report, without: Sequence[str]) -> Unpacked:
+    """Made of these files, first in their ``place``; why it is ``without`` others is told with what is left
+    out of these. Raises InputError, OSError."""
+    refused = {Path(words): words for words in without}
     with ExitStack() as opened:
         found: list[_Member] = []
         for file in files:

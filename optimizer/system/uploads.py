@@ -28,10 +28,17 @@ def allowed_bytes() -> int:
     return parse_bytes(os.environ.get(UPLOADS_VARIABLE, DEFAULT_UPLOADS), UPLOADS_VARIABLE)
 
 
+def too_large(name: str, size: int) -> str:
+    """Why a file can't be taken, where it has too many bytes; else ""."""
+    if size <= MAX_UPLOAD_MB * 10**6:
+        return ""
+    return f"{name} has {format_bytes(size)}: a file may have {MAX_UPLOAD_MB} MB"
+
+
 def check_size(name: str, size: int) -> None:
     """Whether a file may be as large. Raises InputError."""
-    if size > MAX_UPLOAD_MB * 10**6:
-        raise InputError(f"{name} has {format_bytes(size)}: a file may have {MAX_UPLOAD_MB} MB")
+    if problem := too_large(name, size):
+        raise InputError(problem)
 
 
 def check_entries(file: Path, name: str, most: int) -> None:

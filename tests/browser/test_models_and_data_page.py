@@ -1,9 +1,13 @@
 """Models and data in a real browser, with a folder of real images."""
 
+import re
+from pathlib import Path
+
 import pytest
 from playwright.sync_api import expect
 
 from browser.conftest import CLASSES, Dashboard, Visit, act, pick, table_of
+from optimizer.system.uploads import MAX_UPLOAD_MB
 
 pytestmark = pytest.mark.browser
 
@@ -40,3 +44,19 @@ def test_reading_a_folder(visit: Visit, dashboard: Dashboard) -> None:
     expect(main).to_contain_text("Spaceship")
     page.get_by_text(f"{len(CLASSES)} classes mapped, 1 not").click()
     assert sorted(table_of(page).folder) == sorted(CLASSES)
+
+
+@pytest.mark.slow
+def test_of_files_that_are_given_together_the_one_that_is_too_large_is_named(
+    visit: Visit, dashboard: Dashboard, tmp_path: Path
+) -> None:
+    """Also where the browser itself uploads none as large."""
+    large = tmp_path / "large.zip"
+    with large.open("wb") as file:
+        file.truncate((MAX_UPLOAD_MB + 1) * 10**6)
+    page = visit("/models_and_data")
+    image = next(dashboard.images.rglob("*.png"))
+    act(page, lambda: page.locator("input[type=file]").last.set_input_files([large, image]))
+    expect(page.get_by_test_id("stToast")).to_contain_text("large.zip has 301 MB: a file may have 300 MB")
+    expect(page.get_by_role("combobox", name="Images")).to_have_value(re.compile("images [0-9a-f]{8}"))
+    act(page, page.get_by_role("button", name="Remove", exact=True).first.click)

@@ -13,6 +13,7 @@ from optimizer.data.folders import allowed_roots, check_allowed, list_folder
 from optimizer.data.selection import fingerprint
 from optimizer.errors import InputError, UnavailableError
 from optimizer.records import DataSpec
+from optimizer.system import uploads
 from optimizer.system.uploads import IMAGES, UPLOADS_VARIABLE
 
 
@@ -155,6 +156,27 @@ def test_what_holds_no_image_is_refused(home: Path, refused: io.BytesIO, words: 
         keep(refused)
     assert not uploaded.sets()
     assert not [file for file in home.rglob("*") if file.is_file()]
+
+
+def test_of_several_files_the_one_that_is_too_large_is_named_and_the_others_are_kept(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(uploads, "MAX_UPLOAD_MB", 1)
+    monkeypatch.setenv(UPLOADS_VARIABLE, "1MB")  # what is left out takes no room
+
+    def large(name: str) -> io.BytesIO:
+        return upload(name, bytes(2 * 10**6))
+
+    words = "large.zip has 2.00 MB: a file may have 1 MB"
+    for files in ((large("large.zip"), upload("a.png", b"a")), (upload("a.png", b"a"), large("large.zip"))):
+        unpacked = unpack(*files)
+        assert unpacked.left_out == words
+        assert [file.name for file in list_folder(unpacked.path).images] == ["00000 a.png"]
+    with pytest.raises(InputError, match=f"{words}; larger.zip has 2.00 MB"):
+        unpack(large("large.zip"), large("larger.zip"))
+    with pytest.raises(InputError, match=f"notes.txt holds no image .{words}"):
+        unpack(large("large.zip"), upload("notes.txt"))
+    assert [*(home / IMAGES).iterdir()] == [Path(unpacked.path)], "nothing half-written is left"
 
 
 @pytest.mark.parametrize("bad", [upload("no.zip"), locked(), damaged()], ids=lambda file: file.name)

@@ -255,6 +255,22 @@ def test_what_is_refused_is_said_below_and_not_tried_again(page: AppTest, starte
     assert error < hub
 
 
+@pytest.mark.parametrize(
+    ("name", "refused"),
+    [
+        ("net.PT2", "net.PT2 is of no kind that is read: it is a program of torch.export, which can"),
+        ("net.tflite", "net.tflite is of no kind that is read: give one of .safetensors, .pt, .pth, .onnx"),
+    ],
+)
+def test_a_file_of_no_kind_that_is_read_is_refused_in_our_words_and_not_kept(
+    page: AppTest, started: Started, name: str, refused: str
+) -> None:
+    page.file_uploader[0].set_value((name, b"content", "application/octet-stream")).run()
+    assert refused in words(page)
+    assert "examine" not in started.tasks()
+    assert not [*cards.folder().glob("*.upload*")]
+
+
 def drawn(block: Any) -> Iterator[Any]:
     """Every element, in the order in which they are drawn."""
     for child in block.children.values():
@@ -291,7 +307,8 @@ def test_where_this_machine_lacks_something_a_file_can_be_tried_again(
 def test_what_is_too_large_to_upload_has_another_way_in(page: AppTest) -> None:
     helps = {uploader.label: uploader.help for uploader in page.file_uploader}
     assert (
-        "more than 300 MB comes in by a shell there: `paretoscope add NAME" in helps["A model file of yours"]
+        "more than 300 MB comes in by a shell there: `paretoscope add NAME"
+        in helps["A model file of yours (.safetensors, .pt, .pth, .onnx)"]
     )
     assert "`paretoscope dashboard --images FOLDER`" in helps["Your images"]
 

@@ -24,9 +24,26 @@ CHECKPOINTS = (SAFETENSORS, *PICKLED)
 MODEL_FILES = (*CHECKPOINTS, ".onnx")
 
 
+EXPORTED = ".pt2"
+"""Of torch.export: a program, as TorchScript is."""
+
+
 def is_model_file(path: str) -> bool:
     """Whether a path is named as a model file."""
     return path.lower().endswith(MODEL_FILES)
+
+
+def check_kind(name: str) -> None:
+    """Whether a file of that name is of a kind that is read. Raises InputError."""
+    if is_model_file(name):
+        return
+    if name.lower().endswith(EXPORTED):
+        raise InputError(
+            f"{name} is of no kind that is read: it is a program of torch.export, which can only be read by "
+            "running it, and that is never done. Save the module's weights, torch.save(module.state_dict(), "
+            "'weights.pt'), or export it as ONNX"
+        )
+    raise InputError(f"{name} is of no kind that is read: give one of {', '.join(MODEL_FILES)}")
 
 
 def read_header(content: bytes, total: int) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from optimizer.errors import InputError, UnavailableError, first_line
 from optimizer.formats import format_bytes
 from optimizer.model.added import architectures, cards, checkpoint, hub, onnx_file
 from optimizer.model.added.cards import AddedModel, Choices, Examined
-from optimizer.model.added.containers import CHECKPOINTS, MODEL_FILES
+from optimizer.model.added.containers import CHECKPOINTS, MODEL_FILES, check_kind
 from optimizer.model.added.hub import Repository
 from optimizer.model.added.limits import read_limited
 from optimizer.model.computed import without_computed
@@ -176,11 +176,9 @@ def _kind_of(file: Path) -> str:
     """By its name. Raises InputError for a file that is none, or of no kind that is read."""
     if not os.path.isfile(file):
         raise InputError(f"there is no file {str(file)!r}: give a model file ({', '.join(MODEL_FILES)})")
+    check_kind(file.name)
     suffix = file.suffix.lower()
-    for name, kind in KINDS.items():
-        if suffix in kind.suffixes:
-            return name
-    raise InputError(f"{file.name} is of no kind that is read: give one of {', '.join(MODEL_FILES)}")
+    return next(name for name, kind in KINDS.items() if suffix in kind.suffixes)
 
 
 def forget_unused() -> None:
