@@ -18,7 +18,6 @@ from optimizer.formats import count
 from optimizer.methods.pruners import PRUNE_OPTIONS, PRUNERS
 from optimizer.methods.quantizers import QUANTIZE_OPTIONS, QUANTIZERS
 from optimizer.recipe import NORMAL, Recipe, steps_of_seconds
-from pages.markup import plain
 from pages.session import session
 
 T = TypeVar("T")
@@ -156,6 +155,8 @@ def tell_left_out(sliders: bool) -> None:
         _tell(SETTINGS_LEFT_OUT, ", ".join(wrong))
     if unknown := sorted(linked.keys() - names() - visit.in_address.keys()):
         _tell(UNKNOWN, ", ".join(unknown)[:MAX_TOLD])
+        for name in unknown:  # else it is told again whenever the page is loaded anew
+            st.query_params.pop(name, None)
     # Beside a recipe they are what Explore left there when the visitor went on from it.
     if not sliders and "recipe" not in linked and (theirs := sorted(linked.keys() & slider_names())):
         _tell(SLIDERS_ALONE, ", ".join(theirs)[:MAX_TOLD])
@@ -336,9 +337,9 @@ def _said(words: str, part: Callable[[], None]) -> None:
 
 
 def _tell(words: str, problem: str) -> None:
-    """What is wrong with a part of the address stays on screen until it is closed: the next run, a moment
-    later, has nothing left to complain of."""
-    st.toast(f"{words}: {plain(problem)}.", icon=":material/error:", duration="infinite")
+    """Once the page is drawn: a run that ends before would take the words along, and the next has nothing
+    left to complain of."""
+    session().untold.append((f"{words}: {problem}.", ":material/error:"))
 
 
 def _among(text: str, shown: Collection[str]) -> bool:

@@ -88,6 +88,15 @@ def test_a_name_that_no_page_has_is_said(started: Started) -> None:
     page = open_page("explore", {"weight_bits": "4", "method": "Magnitude", "find_drop": "1"})
     (told,) = (one.value.replace("\\", "") for one in page.toast)
     assert told == "This link says what no page has a setting for: weight_bits."
+    assert "weight_bits" not in page.query_params, "the page loaded anew has nothing to complain of"
+    assert not page.run().toast
+
+
+def test_what_is_wrong_with_a_link_is_said_for_some_seconds(started: Started) -> None:
+    """And not until somebody closes it: it lies over the page."""
+    page = open_page("explore", {"weight_bits": "4", "bits": "99", "recipe": "[", "pins": "x"})
+    assert len(page.toast) == 4
+    assert all(4 < toast.proto.duration < 20 for toast in page.toast)
 
 
 @pytest.mark.parametrize(
