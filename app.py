@@ -14,7 +14,14 @@ COMPACT = """
 [data-testid="stMetricValue"] { font-size: 1.7rem; }
 [data-testid="stMetricDelta"] [data-testid="stMarkdownContainer"] p { white-space: normal; }
 .stApp:not(:has([data-testid="stExpandSidebarButton"])) :has(> .st-key-chosen) { display: none; }
-@media (max-width: 40rem) { .stMainBlockContainer { padding: 4rem 1rem 2rem; } }
+@media (max-width: 40rem) {
+    .stMainBlockContainer { padding: 4rem 1rem 2rem; }
+    .stMain [role="radiogroup"]:has(> [data-variant="segmented_control"]) { flex-wrap: nowrap; }
+    .stMain [data-variant="segmented_control"] {
+        flex: 1 1 auto; height: auto; padding: 0.25rem 0.5rem; white-space: normal;
+    }
+    .st-key-effects [data-testid="stColumn"] { flex: 1 1 8rem; min-width: 8rem; }
+}
 @media (min-width: 64rem) {
     .stApp:not(:has([data-testid="stExpandSidebarButton"])) .st-key-title {
         margin: -4.2rem 0 -1.5rem; position: relative; z-index: 1000000; pointer-events: none;

@@ -124,7 +124,8 @@ def effects(run: ComplexityRun, share: float) -> None:
     """What removing that share does to each execution: measured, or predicted until it is."""
     measured = run.request.removed_share == share
     predictions = growth.predicted_effects(run, share)
-    for column, execution in zip(st.columns(len(run.executions)), run.executions, strict=True):
+    row = st.container(key="effects")  # whose style has two of them beside each other on a telephone
+    for column, execution in zip(row.columns(len(run.executions)), run.executions, strict=True):
         with column, st.container(border=True, height="stretch", gap="xxsmall"):
             against = None if execution == ExecutionKind.DENSE else ExecutionKind.DENSE
             effect = growth.effect(run, execution, against)

@@ -7,9 +7,9 @@ follows. No torch.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -30,6 +30,7 @@ from optimizer.system.environment import environment, threads_available
 if TYPE_CHECKING:
     import pandas as pd
 
+T = TypeVar("T", bound=Hashable)
 SCHEMA = 2
 MAX_RATE, MAX_RATES = 1e6, 12
 SHARES = (0.2, 0.4, 0.6, 0.8, 0.9)
@@ -38,6 +39,7 @@ METHOD = (
     "Times of requests are those of simulated arrivals, at random moments, served in the times that calls "
     "took here at that rate. Slow spells that were not among them are in no interval."
 )
+EITHER = "either model"
 RECIPE, UNCOMPRESSED = Side.RECIPE.value, Side.UNCOMPRESSED.value
 
 
@@ -191,10 +193,9 @@ def _best_rate(run: LoadRun, network: str, limit_ns: float) -> BestRate:
 
 def too_few(run: LoadRun, network: str) -> str:
     """Why there is no 99th percentile of what a network answered at any rate; empty where there is."""
-    steady = [point.answered[network] for point in run.points if not point.answered[network].behind]
-    if not steady or any(one.percentiles["p99"].value is not None for one in steady):
+    came = came_at_most(run, network)
+    if came is None:
         return ""
-    came = max(len(one.times.values) for one in steady)
     quick = run.request.settings.quick
     if came < NEEDED["p99"]:
         longer = "; measured in full, more do" * quick
@@ -206,26 +207,44 @@ def too_few(run: LoadRun, network: str) -> str:
     )
 
 
+def came_at_most(run: LoadRun, network: str) -> int | None:
+    """How many requests came at a rate, up to as many as a 99th percentile takes; None where there is one."""
+    steady = [point.answered[network] for point in run.points if not point.answered[network].behind]
+    if not steady or any(one.percentiles["p99"].value is not None for one in steady):
+        return None
+    return min(NEEDED["p99"], max(len(one.times.values) for one in steady))
+
+
+def first_behind(run: LoadRun, network: str) -> float | None:
+    """The lowest rate at which a network's queue grew; None where it never did."""
+    return min((one.rate for one in run.points if one.answered[network].behind), default=None)
+
+
+def _last_steady(run: LoadRun, network: str) -> float | None:
+    return max((one.rate for one in run.points if not one.answered[network].behind), default=None)
+
+
+def by_fact(run: LoadRun, fact: Callable[[LoadRun, str], T]) -> list[tuple[T, tuple[str, ...]]]:
+    """What is so of the networks: each fact with those of which it is."""
+    found: dict[T, tuple[str, ...]] = {}
+    for network in networks(run):
+        known = fact(run, network)
+        found[known] = (*found.get(known, ()), network)
+    return list(found.items())
+
+
 def conclusions(run: LoadRun) -> tuple[str, ...]:
-    """What is to be seen, in words."""
+    """What is to be seen, in words; once where it is so of both networks."""
     sentences = []
     if why := badges(run).get(BadgeKind.NOISY):
         sentences.append(f"The machine was not quiet, so these times are noisy: {why}.")
+    sentences += [
+        _falls_behind(behind, steady, EITHER if of[1:] else NAMES[of[0]])
+        for (behind, steady), of in by_fact(run, lambda *of: (first_behind(*of), _last_steady(*of)))
+        if behind is not None
+    ]
     for network in networks(run):
-        behind = [point.rate for point in run.points if point.answered[network].behind]
-        steady = [point for point in run.points if not point.answered[network].behind]
-        if behind and steady and steady[-1].rate > min(behind):  # which another process caused, not the rate
-            sentences.append(
-                f"The queue of {NAMES[network]} grew at {format_rate(min(behind))}, and not at "
-                f"{format_rate(steady[-1].rate)}: something else took its time. Measure again."
-            )
-        elif behind:
-            lower = "" if steady else " Give lower rates."
-            sentences.append(
-                f"At {format_rate(min(behind))} they come faster than {NAMES[network]} answers: the queue "
-                f"grows for as long as they come.{lower}"
-            )
-        if known := _with_p99(steady, network):
+        if known := _with_p99(run, network):
             answered, name = known[-1].answered[network], capital(NAMES[network])
             slowest = answered.percentiles["p99"]
             rate, busy = format_rate(known[-1].rate), format_share(answered.busy)
@@ -234,19 +253,38 @@ def conclusions(run: LoadRun) -> tuple[str, ...]:
                 f"{name} takes {format_ns(run.service_ns[network])} by itself; at {rate}, {busy} busy, one "
                 f"request in a hundred takes over {over}, its wait included."
             )
-        elif few := too_few(run, network):
-            sentences.append(f"{capital(NAMES[network])}{few}.")
+    sentences += [
+        f"{capital(EITHER if of[1:] else NAMES[of[0]])}{too_few(run, of[0])}."
+        for came, of in by_fact(run, came_at_most)
+        if came is not None
+    ]
     answers = [point.answered[network] for point in run.points for network in networks(run)]
     shown = any(measure.value is not None for one in answers for measure in one.percentiles.values())
     return (*sentences, METHOD) if shown else tuple(sentences)
 
 
-def _with_p99(steady: Sequence[LoadPoint], network: str) -> list[LoadPoint]:
+def _falls_behind(behind: float, steady: float | None, name: str) -> str:
+    """By the lowest rate at which the queue grew and the highest at which it did not."""
+    if steady is not None and steady > behind:  # which another process caused, not the rate
+        return (
+            f"The queue of {name} grew at {format_rate(behind)}, and not at {format_rate(steady)}: something "
+            "else took its time. Measure again."
+        )
+    lower = " Give lower rates." if steady is None else ""
+    return (
+        f"At {format_rate(behind)} they come faster than {name} answers: the queue grows for as long as they "
+        f"come.{lower}"
+    )
+
+
+def _with_p99(run: LoadRun, network: str) -> list[LoadPoint]:
     """Up to the first rate at which none can be given of as many requests: at a higher one it takes luck,
     that of no long queue."""
     found = []
-    for point in steady:
+    for point in run.points:
         answered = point.answered[network]
+        if answered.behind:
+            continue
         if answered.percentiles["p99"].value is not None:
             found.append(point)
         elif len(answered.times.values) >= NEEDED["p99"]:

@@ -3,7 +3,17 @@
 import html
 from dataclasses import replace
 
-from optimizer.analysis.load import RECIPE, LoadRun, measured_percentiles, networks, too_few
+from optimizer.analysis.load import (
+    EITHER,
+    RECIPE,
+    LoadRun,
+    by_fact,
+    came_at_most,
+    first_behind,
+    measured_percentiles,
+    networks,
+    too_few,
+)
 from optimizer.analysis.realisation import realisation
 from optimizer.charts.spec import Axis, Lines, Point, Reference, Series
 from optimizer.formats import format_ns, format_rate, format_share
@@ -41,7 +51,7 @@ def load_info(run: LoadRun | None, limit_ns: float | None = None) -> Lines:
         replace(y, span=(min(ends) / 1.4, max(ends) * 1.4)) if points else y,
         tuple(one for one in series if one.points),
         reference=reference,
-        note=" · ".join(_behind(run)),
+        note=" · ".join(_behind(run)) if points else "",
         empty="<br>".join(["No time of a request can be given:", *_behind(run), *_too_few(run)]),
     )
 
@@ -53,15 +63,19 @@ def _colour(run: LoadRun) -> str:
 
 def _behind(run: LoadRun) -> list[str]:
     """Where networks fall behind, in words."""
-    first = {
-        network: min((one.rate for one in run.points if one.answered[network].behind), default=None)
-        for network in networks(run)
-    }
-    return [f"{name}: the queue grows, first at {format_rate(rate)}" for name, rate in first.items() if rate]
+    return [
+        f"{EITHER if of[1:] else of[0]}: the queue grows, first at {format_rate(rate)}"
+        for rate, of in by_fact(run, first_behind)
+        if rate is not None
+    ]
 
 
 def _too_few(run: LoadRun) -> list[str]:
-    return [f"{network}{few}" for network in networks(run) if (few := too_few(run, network))]
+    return [
+        f"{EITHER if of[1:] else of[0]}{too_few(run, of[0])}"
+        for came, of in by_fact(run, came_at_most)
+        if came is not None
+    ]
 
 
 def _points(run: LoadRun, network: str, name: str) -> tuple[Point, ...]:

@@ -183,6 +183,25 @@ def test_what_falls_behind_is_said() -> None:
     assert len(conclusions(made(Recipe(), (30.0,)))) == 2, "an uncompressed recipe is the baseline once more"
 
 
+def test_what_is_so_of_both_networks_is_said_once() -> None:
+    both = made(rates=(300.0,))
+    assert conclusions(both) == (
+        "At 300 requests/s they come faster than either model answers: the queue grows for as long as they "
+        "come. Give lower rates.",
+    )
+    chart = load_info(both)
+    assert chart.empty.split("<br>")[1:] == ["either model: the queue grows, first at 300 requests/s"]
+    assert not chart.note, "which the empty chart says"
+    few = made(rates=(30.0,))
+    few.points[0].answered.update(
+        {UNCOMPRESSED: answered(10, 30.0, requests=300), RECIPE: answered(4, 30.0, requests=300)}
+    )
+    reason = "a 99th percentile takes 662 requests at a rate, and at most 300 came; measured in full, more do"
+    assert conclusions(few) == (f"Either model: {reason}.", METHOD)
+    few.points[0].answered[RECIPE] = answered(4, 30.0, requests=200)
+    assert len(conclusions(few)) == 3, "of other numbers each is said"
+
+
 def test_a_queue_that_grows_at_a_lower_rate_alone_is_not_blamed_on_the_rate() -> None:
     run = made(rates=(30.0, 90.0, 150.0))
     run.points[1].answered[RECIPE] = answered(10, 150)

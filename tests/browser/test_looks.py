@@ -49,6 +49,23 @@ def test_light_and_dark_narrow_and_wide(visit: Visit, dashboard: Dashboard, addr
             page.wait_for_function(WHOLE_CONTROLS)
 
 
+def test_a_telephone_has_short_things_beside_each_other(visit: Visit, dashboard: Dashboard) -> None:
+    keep_a_complexity_run(dashboard)
+    page = visit("/complexity", viewport={"width": 390, "height": 900})
+    for address, things in (
+        ("", page.get_by_test_id("stMetric")),
+        ("/latency", page.get_by_role("radiogroup", name="Recipe").get_by_role("radio")),
+    ):
+        if address:
+            page.goto(dashboard.url + address)
+        expect(things.nth(1)).to_be_visible()
+        first, second = (things.nth(number).bounding_box() for number in range(2))
+        assert first
+        assert second
+        assert first["y"] == second["y"]
+        assert second["x"] + second["width"] <= 390
+
+
 def keep_a_complexity_run(dashboard: Dashboard) -> None:
     """What the page would measure for half a minute, made up."""
     request = ComplexityRequest(quick=True)
