@@ -34,6 +34,8 @@ MAX_NARROW = 2
 """Columns that a telephone shows beside each other."""
 MAX_DRAWN = 3_000
 """Results of one model in a chart, those that were measured last: a browser is sent each of them."""
+MAX_BESIDE_PIXELS = 700
+"""Of charts side by side, where one has rows."""
 Colour = Literal["red", "orange", "green", "violet", "gray"]
 BADGE_COLOURS: dict[BadgeKind, Colour] = {
     BadgeKind.MEASURED: "green",
@@ -141,7 +143,7 @@ def chart(
 
 
 def chart_row(
-    infos: Mapping[str, Lines], height: int = 240, on_click: Callable[[str], None] | None = None
+    infos: Mapping[str, Lines | Stacks], height: int = 240, on_click: Callable[[str], None] | None = None
 ) -> None:
     """Charts by their keys, side by side, as :func:`chart` each: of one height, their plots at one level."""
     figures = [_figure(info, height) for info in infos.values()]
@@ -149,6 +151,16 @@ def chart_row(
     for column, drawn, (key, info) in zip(st.columns(len(infos)), figures, infos.items(), strict=True):
         with column:
             _draw(drawn, info, key, on_click)
+
+
+def charts_beside(infos: Mapping[str, Lines | Stacks], heights: Sequence[int]) -> None:
+    """Charts by their keys, as :func:`chart_row` with the greatest of the ``heights`` that they take by
+    themselves; one below the other where one of many rows is so high that the others would be stretched."""
+    if max(heights) <= MAX_BESIDE_PIXELS:
+        chart_row(infos, max(heights))
+        return
+    for (key, info), height in zip(infos.items(), heights, strict=True):
+        chart(info, key, height)
 
 
 def _figure(info: Lines | Stacks | Parallel, height: int) -> Figure:

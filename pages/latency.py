@@ -26,7 +26,7 @@ from pages.session import session
 
 R_co = TypeVar("R_co", covariant=True)
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
-CHART_PIXELS, ROW_PIXELS, AROUND_ROWS_PIXELS = 400, 22, 150
+CHART_PIXELS, PARTS_PIXELS, ROW_PIXELS, AROUND_ROWS_PIXELS = 400, 270, 22, 150
 INT8 = QuantizeSpec(weight_bits=8, activation_bits=8)
 AGAINST_EAGER = " The last column is the ratio to torch eager, another engine: no baseline."
 CHOICES = {"explore": "recipe of the Explore page", "int8": "int8 weights and activations"}
@@ -266,14 +266,11 @@ def kernels(request: Request) -> None:
         tasks.refresh_when_over(tasks.ask_for("coverage", request, key, work))
         return
     measured = stored.best(tasks.store(), request)
-    left, right = st.container(key="charts-kernels").columns(2)
-    with left:
-        drawing.chart(charts.parts_info(run), "parts", 270)
-        drawing.sentences(coverage.conclusions(run, summarise(measured).latency if measured else None))
-    with right:
-        info = charts.kernels_info(run)
-        height = max(CHART_PIXELS, AROUND_ROWS_PIXELS + ROW_PIXELS * len(info.y.categories))
-        drawing.chart(info, "kernels", height)
+    parts, info = charts.parts_info(run), charts.kernels_info(run)
+    height = max(PARTS_PIXELS, AROUND_ROWS_PIXELS + ROW_PIXELS * len(info.y.categories))
+    with st.container(key="charts-kernels"):
+        drawing.charts_beside({"parts": parts, "kernels": info}, (PARTS_PIXELS, height))
+    drawing.sentences(coverage.conclusions(run, summarise(measured).latency if measured else None))
     with st.expander("Every operation"):
         drawing.table(
             coverage.frame(run),

@@ -7,6 +7,7 @@ import streamlit as st
 
 from optimizer import charts
 from optimizer.analysis.headline import group_rows, layer_rows, overrides_of
+from optimizer.charts.spec import BEING_MEASURED
 from optimizer.errors import ParetoscopeError
 from optimizer.formats import MISSING
 from optimizer.methods.pruners import PRUNERS
@@ -65,18 +66,18 @@ def draw(request: Request, inspection: Inspection, jobs: list[Job]) -> None:
         **address.in_address("layer", lambda name: name.removesuffix(".weight")),
     )
     uncompressed = replace(request, recipe=Recipe())
-    left, right = st.container(key="charts-layer").columns(2)
-    with left:
-        anatomy = result_of(jobs, "anatomy", (request, layer), f"{layer} {request_key(request)}")
-        if isinstance(anatomy, Anatomy):
-            drawing.chart(charts.histogram_info(anatomy), "histogram", HISTOGRAM_PIXELS)
-    with right:
-        found = result_of(jobs, "sensitivities", uncompressed, request_key(uncompressed))
-        if isinstance(found, tuple):
-            height = max(HISTOGRAM_PIXELS, AROUND_ROWS_PIXELS + ROW_PIXELS * len(found))
-            drawing.chart(charts.sensitivity_info(found, layer), "sensitivity", height)
-        elif any(job.task == "sensitivities" for job in jobs):
-            st.caption("Sensitivity of each layer alone: being measured, as told at the end of this page.")
+    anatomy = result_of(jobs, "anatomy", (request, layer), f"{layer} {request_key(request)}")
+    found = result_of(jobs, "sensitivities", uncompressed, request_key(uncompressed))
+    sensitivity = charts.sensitivity_info(found if isinstance(found, tuple) else (), layer)
+    if waits := any(job.task == "sensitivities" for job in jobs):
+        sensitivity = replace(sensitivity, empty=BEING_MEASURED)
+    height = max(HISTOGRAM_PIXELS, AROUND_ROWS_PIXELS + ROW_PIXELS * len(sensitivity.y.categories))
+    if isinstance(anatomy, Anatomy):
+        drawn = {"histogram": charts.histogram_info(anatomy), "sensitivity": sensitivity}
+        with st.container(key="charts-layer"):
+            drawing.charts_beside(drawn, (HISTOGRAM_PIXELS, height))
+    if waits:
+        st.caption("Sensitivity of each layer alone: being measured, as told at the end of this page.")
     key = f"coupled {request_key(uncompressed)}"
     job = tasks.pool().get(key)
     if job is None or not (job.over or tasks.is_stopped(key)):

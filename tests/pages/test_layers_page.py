@@ -9,6 +9,7 @@ from page_runs import HALF, SMALL, settled, words
 from started import Started, open_page
 from streamlit.testing.v1 import AppTest
 
+from optimizer.records import Sensitivity
 from optimizer.system.process_pool import Job
 from pages import tasks
 
@@ -35,6 +36,25 @@ def test_layers_apart_come_with_a_link(started: Started) -> None:
     assert (row["own sparsity"], row["own bits"], row["zeros"], row["bits"]) == (25, 8, 25, 8)
     assert "1 layer override" in words(page)
     assert "Sensitivity of each layer alone: being measured" in words(page), "where its chart will be"
+
+
+@pytest.mark.parametrize(("layers", "beside"), [(4, True), (60, False)])
+def test_charts_side_by_side_are_of_one_height(
+    started: Started, monkeypatch: pytest.MonkeyPatch, layers: int, beside: bool
+) -> None:
+    """And where one has very many rows, which would stretch the other, they are not side by side."""
+    page = open_page("layers", {"model": SMALL.model})
+    for task in ("inspect", "anatomy"):
+        started.do(task)
+        page.run()
+    (job,) = (job for job in started.jobs() if job.task == "sensitivities")
+    job.result = tuple(Sensitivity(f"{number}.weight", 0.1, True, {4: 0.2}) for number in range(layers))
+    job.state = "done"
+    charts = page.run().get("plotly_chart")
+    assert [len(column.get("plotly_chart")) for column in page.columns] == ([1, 1] if beside else [])
+    heights = [json.loads(chart.proto.spec)["layout"]["height"] for chart in charts]
+    assert len(heights) == 2
+    assert (heights[0] == heights[1]) == beside
 
 
 def test_what_ends_while_the_page_is_drawn_is_shown(
