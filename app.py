@@ -27,6 +27,8 @@ COMPACT = """
         margin: -4.2rem 0 -1.5rem; position: relative; z-index: 1000000; pointer-events: none;
     }
 }
+/* What is written on the accent has the page's colour, as the theme has it. */
+[data-testid="stBaseButton-primary"]:not(:disabled) { color: light-dark(#ffffff, #171614) !important; }
 .swipe { margin: 0; font-size: 0.875rem; opacity: 0.6; }
 @media (min-width: 40rem) {
     [data-testid="stElementContainer"]:has(.swipe) { display: none; }

@@ -64,7 +64,7 @@ LIGHT = _theme(
 )  # fmt: skip
 DARK = _theme(
     page="#171614", text="#e6eaef", muted="#a3adb8", grid="#262c36",
-    accent="#e0358f", baseline="#8d99a6", faint="#66727f",
+    accent="#ea4f9f", baseline="#8d99a6", faint="#66727f",
     bits=("#7d66b0", "#6f78b8", "#638bbf", "#5d9dc3", "#60aec5", "#6fbdc4", "#85cbc3", "#afe0cd", "#d8f3e2"),
     realisations=("#3f9fe0", "#ee7a3b", "#1fbf8f", "#f2b632", "#8fd0f5", "#8d99a6"),
 )  # fmt: skip

@@ -42,6 +42,9 @@ def test_light_and_dark_narrow_and_wide(visit: Visit, dashboard: Dashboard, addr
             expect(page.locator(".js-plotly-plot").first).to_be_visible()
         for chart in page.locator(".js-plotly-plot").all():
             expect(chart.locator(".gtitle")).to_have_css("fill", rgb(theme.text))
+        for button in page.get_by_test_id("stBaseButton-primary").all():
+            expect(button).to_have_css("background-color", rgb(theme.colours["accent"]))
+            expect(button).to_have_css("color", rgb(theme.page))
         for width in widths:
             page.set_viewport_size({"width": width, "height": 900})
             assert overflow(page) <= 0, (scheme, width)

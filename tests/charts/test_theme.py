@@ -1,6 +1,8 @@
 """Colours and markers can be told apart."""
 
 import re
+import tomllib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -31,9 +33,15 @@ def test_fewer_bits_are_darker(theme: Theme) -> None:
 def test_colours_can_be_seen(theme: Theme) -> None:
     assert contrast(theme.text, theme.page) > 7
     assert contrast(theme.muted, theme.page) > 4.5
-    assert contrast(theme.colours["accent"], theme.page) > 3
+    assert contrast(theme.colours["accent"], theme.page) > 4.5, "words are written in it, and on it"
     for bits in WEIGHT_BITS[:-2]:
         assert contrast(theme.colours[f"bits {bits}"], theme.page) > 2.5
+
+
+def test_the_page_has_the_charts_accent() -> None:
+    config = tomllib.loads((Path(__file__).parents[2] / ".streamlit" / "config.toml").read_text())["theme"]
+    for mode, theme in (("light", LIGHT), ("dark", DARK)):
+        assert config[mode]["primaryColor"] == theme.colours["accent"]
 
 
 def test_realisations_differ_in_hue_and_in_marker() -> None:
