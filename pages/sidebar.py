@@ -320,7 +320,7 @@ def _choose_threads() -> int:
 
 def _choose_images(card: ModelCard) -> DataSpec:
     offered = (folder for root in opened_roots() for folder in image_folders(root))
-    folders = [str(folder) for folder in (*offered, *uploaded.sets())]
+    folders = list(dict.fromkeys(str(folder) for folder in (*offered, *uploaded.sets())))  # a root in a root
     often = Counter(Path(folder).name for folder in folders)
     names = {folder: name for folder in folders if often[name := Path(folder).name] == 1}
     options = [*([BUNDLED] if card.bundled_images else []), *folders]

@@ -213,8 +213,9 @@ def image_folders(root: Path) -> list[Path]:
     """Image folders to offer: ``root`` and the folders in it, of those that hold images or class folders and
     that :func:`check_allowed` would not refuse. One whose name is not UTF-8 is left out.
 
-    Looks two levels deep. The subfolders of a set with many classes are classes and are not offered. The
-    answer is up to RECENT_SECONDS old.
+    Looks two levels deep. Subfolders are classes of ``root`` and are not offered where there are many, or
+    several that hold images and none that has class folders of its own. The answer is up to RECENT_SECONDS
+    old.
     """
     return list(_offered(root, allowed_roots()))
 
@@ -226,7 +227,10 @@ def _offered(root: Path, roots: tuple[Path, ...]) -> tuple[Path, ...]:
         children = [Path(entry.path) for entry in _entries(root) if _is_folder(entry)]
         if own and len(children) > OFFERED_SUBFOLDERS:
             children = []
-        found = (*own, *filter(_holds_images, children))
+        sets = list(filter(_holds_images, children))
+        if own and len(sets) > 1 and not any(map(_has_classes, sets)):
+            sets = []
+        found = (*own, *sets)
         return tuple(folder for folder in found if _is_utf8(folder) and _is_allowed(folder, roots))
     return ()
 
@@ -250,10 +254,14 @@ def _is_allowed(folder: Path, roots: tuple[Path, ...]) -> bool:
 
 def _holds_images(folder: Path) -> bool:
     with contextlib.suppress(InputError):
-        entries = _entries(folder)
-        subfolders = [Path(entry.path) for entry in entries if _is_folder(entry)][:OFFERED_SUBFOLDERS]
-        inner = (entry for place in subfolders for entry in _entries(place))
-        return any(is_image(entry.name) for entry in (*entries, *inner))
+        return any(is_image(entry.name) for entry in _entries(folder)) or _has_classes(folder)
+    return False
+
+
+def _has_classes(folder: Path) -> bool:
+    with contextlib.suppress(InputError):
+        subfolders = [entry for entry in _entries(folder) if _is_folder(entry)][:OFFERED_SUBFOLDERS]
+        return any(is_image(entry.name) for inner in subfolders for entry in _entries(inner.path))
     return False
 
 

@@ -199,6 +199,9 @@ def test_image_folders_to_offer(fill: Fill, monkeypatch: pytest.MonkeyPatch) -> 
         top / "sets" / "flowers",
     ]
     assert folders.image_folders(top) == [top / "sets"]
+    assert folders.image_folders(top / "sets" / "flowers") == [top / "sets" / "flowers"], "with its classes"
+    fill("holiday/photos/1.jpg")
+    assert folders.image_folders(top / "holiday") == [top / "holiday", top / "holiday" / "photos"]
     assert folders.image_folders(top / "missing") == []
     fill(*(f"many/{number}/x.jpg" for number in range(folders.OFFERED_SUBFOLDERS + 1)))
     assert folders.image_folders(top / "many") == [top / "many"]  # classes, not sets of their own

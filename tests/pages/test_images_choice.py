@@ -2,6 +2,7 @@
 
 import io
 import itertools
+import os
 import shutil
 from pathlib import Path
 
@@ -126,6 +127,14 @@ def test_a_folder_that_would_be_refused_is_not_in_the_list(started: Started, clo
     (clothes.parent / "out").symlink_to(secret)
     page = opened("explore", "clothes")
     assert page.selectbox(key="images").options == [sidebar.BUNDLED, "clothes"]
+
+
+def test_neither_class_folders_nor_a_set_twice_are_in_the_list(
+    started: Started, clothes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(clothes / "Bag", clothes / "Coat")
+    monkeypatch.setenv("PARETOSCOPE_IMAGE_ROOTS", f"{clothes.parent}{os.pathsep}{clothes}")
+    assert opened("explore", "clothes").selectbox(key="images").options == [sidebar.BUNDLED, "clothes"]
 
 
 def test_no_heading_is_left_alone_where_images_are_asked_for_above(started: Started) -> None:
