@@ -356,9 +356,9 @@ def _choose_images(card: ModelCard) -> DataSpec:
         class_index = st.text_input(
             "Class index file",
             **in_address("class_index"),
-            help='Which output each folder is: JSON such as `{"tench": 0}`, or text with a name a line in '
-            "the order of the outputs, or a name and its output from 0 on, `tench 0`. WordNet ids and class "
-            "names need none.",
+            help='Which output each folder is: JSON such as `{"tench": 0}` or `["tench", "goldfish"]`, or '
+            "text with a name a line, in the order of the outputs, or with a name and its output from 0 on, "
+            "`tench 0`. WordNet ids and class names need none.",
         )
         limit = whole_number(
             "Maximum images to evaluate", (1, MAX_IMAGES), 1_000, "limit", **by_hand("limit")

@@ -14,8 +14,8 @@ from optimizer.errors import InputError
 
 INDEX_MAX_BYTES = 10_000_000
 JSON_FORMATS = (
-    'use JSON such as {"tench": 0}, {"n01440764": {"index": 0, "name": "tench"}} or '
-    '{"0": ["n01440764", "tench"]}'
+    'use JSON such as ["tench", "goldfish"] in the order of the outputs, {"tench": 0}, '
+    '{"n01440764": {"index": 0, "name": "tench"}} or {"0": ["n01440764", "tench"]}'
 )
 INDEX_FORMATS = (
     f"{JSON_FORMATS}, or a text file with one class name a line, or one and its output from 0 on: tench 0"
@@ -44,10 +44,10 @@ def read_class_index(path: str | Path, folders: Sequence[str] = ()) -> list[tupl
     """Pairs of a name (of a folder or a class) and the output it stands for, from the usual kinds of file.
 
     JSON: ``{"n01440764": {"index": 0, "name": "tench"}}``, ``{"0": ["n01440764", "tench"]}``,
-    ``{"0": "tench"}`` or ``{"tench": 0}``. Text: one class a line, in the order of the outputs, as a name or
-    as a WordNet id and names; or in any order as a name and its output, ``tench 0`` or ``0: tench``, unless
-    more of the ``folders`` are called as whole lines. Raises InputError, which says where in the file and
-    never what stands there: any file may be named.
+    ``{"0": "tench"}``, ``{"tench": 0}`` or, in the order of the outputs, ``["tench"]``. Text: one class a
+    line, in the order of the outputs, as a name or as a WordNet id and names; or in any order as a name and
+    its output, ``tench 0`` or ``0: tench``, unless more of the ``folders`` are called as whole lines. Raises
+    InputError, which says where in the file and never what stands there: any file may be named.
     """
     file = expand(path)
     is_json = file.suffix.lower() == ".json"
@@ -76,8 +76,10 @@ def _pairs(text: str, is_json: bool, refused: str, folders: Sequence[str] = ()) 
         entries = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{refused} ({error}): {INDEX_FORMATS}") from error
+    if isinstance(entries, list):
+        return _pairs_of_list(entries, refused)
     if not isinstance(entries, dict):
-        raise InputError(f"{refused} (not a JSON object): {INDEX_FORMATS}")
+        raise InputError(f"{refused} (not a JSON object or list): {INDEX_FORMATS}")
     pairs = []
     for number, (key, value) in enumerate(entries.items(), 1):
         names = _entry_names(key, value)
@@ -85,6 +87,15 @@ def _pairs(text: str, is_json: bool, refused: str, folders: Sequence[str] = ()) 
             raise InputError(f"{refused} (entry {number:,} says no output): {INDEX_FORMATS}")
         pairs += names
     return pairs
+
+
+def _pairs_of_list(entries: list[object], refused: str) -> list[tuple[str, int]]:
+    """Names in the order of the outputs. Raises InputError."""
+    for number, name in enumerate(entries, 1):
+        if not isinstance(name, str) or not name.strip():
+            reason = f"not a JSON object, and entry {number:,} of its list is no name"
+            raise InputError(f"{refused} ({reason}): {INDEX_FORMATS}")
+    return _line_names(_numbered(str(name).strip() for name in entries))
 
 
 FIRST = re.compile(r"(?P<output>\d{1,8})(?:\s*\)\s*|\s*[.–—-]\s+|[\s,;:=]+)(?P<name>\S.*)")

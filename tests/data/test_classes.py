@@ -54,6 +54,8 @@ def test_a_class_s_own_name_maps_to_it_whatever_the_others_are(names: list[str])
         {"x": {"index": 1, "name": "shoe"}, "y": {"index": 2, "name": "shark"}},
         {"1": ["shoe", "boot"], "2": ["n1", "shark"]},
         {"1": "shoe", "2": "a fish, shark"},
+        ["first", "shoe", "shark"],
+        ["first", "n12345678 shoe, boot", " a fish, shark "],
         "first\nshoe\nshark\n\n",
         "first\nn12345678 shoe, boot\nn12345679 a fish, shark\n",
         "shoe 1\nshark 2\nboot 4\n",
@@ -76,6 +78,9 @@ def test_every_kind_of_class_index_file_is_read(tmp_path: Path, content: object)
     [
         ("{", "is not a class index file"),
         ([1, 2], "not a JSON object"),
+        (["shoe", "  "], "entry 2 of its list is no name"),
+        (["a", "b", "c", "d", "e", "shoe"], "names the output 5, but the model has outputs 0 to 4"),
+        ("7", "not a JSON object or list"),
         ({"shoe": "boot"}, "entry 1 says no output"),
         ({"shoe": 1.5}, "entry 1 says no output"),
         ({"shoe": True}, "entry 1 says no output"),
@@ -152,6 +157,12 @@ def test_a_class_index_file_in_the_folder_or_beside_it_is_found(fill: Fill) -> N
     assert targets(["shoe"], beside=top / "set") == {"shoe": 2}
     write(top / "set" / "class_index.json", {"shoe": 2, "other": 999})  # of a larger model
     assert targets(["shoe"], beside=top / "set") == {}
+
+
+def test_a_list_names_the_outputs_in_order_whatever_the_names_are(tmp_path: Path) -> None:
+    path = write(tmp_path / "classes.json", ["crane", "Apollo 1", "crane"])
+    assert class_names(path) == ("crane", "Apollo 1", "crane")
+    assert read_class_index(write(tmp_path / "empty.json", [])) == []
 
 
 @pytest.mark.parametrize(
@@ -241,6 +252,7 @@ def test_names_that_somebody_pasted_are_read_as_a_class_index_file() -> None:
         "airplane\n\n great white shark \ncat",
         "cat 2\nairplane 0\ngreat white shark 1\n",
         '{"cat": 2, "airplane": 0, "great white shark": 1}',
+        '["airplane", "great white shark", "cat"]',
     ):
         assert written_names(text) == names
     assert describe_names(names) == "3 names, from airplane (output 0) to cat (output 2)"
@@ -252,7 +264,7 @@ def test_names_that_somebody_pasted_are_read_as_a_class_index_file() -> None:
     [
         ("cat 1\nairplane 3\n", "leaves outputs out: a name is needed for each, from 0 on"),
         ('{"cat": "dog"}', "what is written is no list of class names .entry 1 says no output."),
-        ('["cat"]', "not a JSON object"),
+        ('["cat", 1]', "what is written is no list of class names .*entry 2 of its list is no name"),
         ("{", "what is written is no list of class names"),
     ],
 )
