@@ -31,6 +31,7 @@ LIVE_SECONDS = 0.1
 """Between two looks at what is known of a position."""
 AHEAD_SECONDS = 2.0
 """A visitor who looks at a result for so long is not on the way to another."""
+OTHER_THREADS = "Nothing timed with these threads yet.<br>Move a slider, to time a configuration with them."
 PATIENCE_SECONDS = 4.0
 """The charts mark a position when it is measured, or when that takes longer."""
 
@@ -257,6 +258,9 @@ def draw(
         return replace(info, empty=BEING_MEASURED) if busy and info.empty == NO_RESULTS else info
 
     chosen = sidebar.selection()
+    latency = curve(charts.latency_info(timed, key, cursor, engine=chosen.engine))
+    if results and not timed and not busy:
+        latency = replace(latency, empty=OTHER_THREADS)
     score, loss = ("accuracy", "drop") if chosen.card.classes else ("sqnr", "sqnr")
     drawing.chart_row(
         {
@@ -266,7 +270,7 @@ def draw(
     )
     drawing.chart_row(
         {
-            "latency": curve(charts.latency_info(timed, key, cursor, engine=chosen.engine)),
+            "latency": latency,
             "frontier": curve(charts.frontier_info(results, key, loss=loss)),
         }
     )

@@ -27,6 +27,7 @@ from pages.session import session
 R_co = TypeVar("R_co", covariant=True)
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
 CHART_PIXELS, PARTS_PIXELS, ROW_PIXELS, AROUND_ROWS_PIXELS = 400, 270, 22, 150
+EMPTY_PIXELS = 200
 INT8 = QuantizeSpec(weight_bits=8, activation_bits=8)
 AGAINST_EAGER = " The last column is the ratio to torch eager, another engine: no baseline."
 CHOICES = {"explore": "recipe of the Explore page", "int8": "int8 weights and activations"}
@@ -91,7 +92,7 @@ def serve(request: Request) -> None:
         time_afresh(run, best, limit_ns)
     if run is None:
         empty = charts.serving_info(None)
-        drawing.chart(replace(empty, empty=BEING_MEASURED) if waits else empty, "serving", 200)
+        drawing.chart(replace(empty, empty=BEING_MEASURED) if waits else empty, "serving", EMPTY_PIXELS)
         return
     drawn = {"serving": charts.serving_info(run, limit_ns, best), "gains": charts.gains_info(run)}
     with st.container(key="charts-serving"):
@@ -250,7 +251,8 @@ def under_load(request: Request) -> None:
         for best in best_rates(run, limit_ns):
             icon = "flag" if best.rate else "block"
             st.markdown(f":material/{icon}: **{plain(capital(best.words))}.**")
-    drawing.chart(charts.load_info(run, limit_ns), "load", CHART_PIXELS)
+    info = charts.load_info(run, limit_ns)
+    drawing.chart(info, "load", CHART_PIXELS if info.series else EMPTY_PIXELS)
     drawing.sentences(load.conclusions(run))
     drawing.take_away("load", run, load.frame, load.as_json)
 

@@ -13,7 +13,7 @@ from optimizer.charts.axes import baseline_of, extent, padded
 from optimizer.charts.families import NO_OPTIONS, WAY, Family, belongs, family, main_family, options_of
 from optimizer.charts.lines import Placed, group
 from optimizer.charts.points import bits_role, hollow, point_of, selected_point
-from optimizer.charts.spec import Axis, Lines, Reference, Series
+from optimizer.charts.spec import NO_FIGURE, Axis, Lines, Reference, Series
 from optimizer.formats import count
 
 
@@ -55,7 +55,7 @@ def accuracy_info(
         if (point := point_of(summary, summary.pruned_percent, summary.measures[name]))
     ]
     if not placed:
-        return Lines(heading, x, y, cursor=cursor, empty=ONLY_EQUAL)
+        return Lines(heading, x, y, cursor=cursor, empty=ONLY_EQUAL if name == "sqnr" else NO_FIGURE)
     points = [item.point for item in placed]
     baseline = baseline_of(summaries, selected, name)
     series = group(

@@ -42,7 +42,7 @@ def compare_info(
     x = Axis(called, measured.unit, measured.direction)
     y = rows_axis(wrapped(name, 30) for name in names)
     if not points:
-        return Lines(title, x, y, empty="Pin configurations to compare them here.")
+        return Lines(title, x, y, empty=_why_empty(summaries, reference))
     values = [end for _, point in points for end in (point.x, point.x_low, point.x_high) if end is not None]
     if measured.unit in ("%", "points", "dB"):
         x = replace(x, span=padded(min(values), max(values)))
@@ -60,6 +60,15 @@ def compare_info(
         missing = len(summaries) - len(points)
         notes += [f"{missing} can't be compared"] * bool(missing)
     return Lines(title, x, y, series, note=" · ".join(notes))
+
+
+def _why_empty(summaries: Sequence[Summary], reference: Summary | None) -> str:
+    """What a chart without a point says."""
+    if not summaries:
+        return "Pin configurations to compare them here."
+    if reference:
+        return "None of these can be compared with the reference.<br>Choose another one."
+    return "None of these has this figure.<br>Choose another metric."
 
 
 def _measure(summary: Summary, name: str, reference: Summary | None) -> Measure:

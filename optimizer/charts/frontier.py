@@ -12,7 +12,7 @@ from optimizer.analysis.summary import Measured, Summary, label_of, quality, sum
 from optimizer.charts.accuracy import ONLY_EQUAL
 from optimizer.charts.axes import baseline_of, extent, from_zero, padded
 from optimizer.charts.points import bits_role, hollow, point_of, selected_point, shapes
-from optimizer.charts.spec import NO_RESULTS, Axis, Lines, Point, Reference, Series
+from optimizer.charts.spec import NO_FIGURE, NO_RESULTS, Axis, Lines, Point, Reference, Series
 from optimizer.formats import format_share
 
 MAX_DROP_POINTS = 15.0
@@ -20,7 +20,7 @@ NAME_WIDE, NAME_HIGH = 0.2, 0.2
 """What the name of the baseline takes of a small chart's axes."""
 LIKELY = 0.5
 """A point that is on the frontier less often, when images and rounds are drawn anew, is drawn small."""
-NOT_RANKED = "Nothing can be ranked:<br>every latency is noisy."
+NOT_RANKED = "Nothing can be ranked: every latency is noisy.<br>Measure again when the machine is quiet."
 SWEEP_COLOURS = ("bits 8", "baseline")
 """Roles, of a sweep and of the one that it is compared with."""
 
@@ -197,7 +197,7 @@ def _why_empty(summaries: Sequence[Summary], cost: str, loss: str) -> str:
     if _equal(summaries, loss):
         return ONLY_EQUAL
     noisy = metric(cost).timed and bool(summaries) and all(summary.noise for summary in summaries)
-    return NOT_RANKED if noisy else NO_RESULTS
+    return NOT_RANKED if noisy else NO_FIGURE if summaries else NO_RESULTS
 
 
 def _placed(

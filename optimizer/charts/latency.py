@@ -13,7 +13,7 @@ from optimizer.analysis.summary import Measured, Summary, summarise
 from optimizer.charts.axes import baseline_of, extent, from_zero
 from optimizer.charts.lines import Placed, group
 from optimizer.charts.points import hollow, point_of, selected_point
-from optimizer.charts.spec import Axis, Lines, Point, Series
+from optimizer.charts.spec import NO_FIGURE, Axis, Lines, Point, Series
 from optimizer.charts.theme import MARKERS
 from optimizer.formats import count
 
@@ -51,6 +51,8 @@ def latency_info(
         for summary in summaries
         if (point := point_of(summary, summary.pruned_percent, summary.measures["latency_ratio"], timed=True))
     ]
+    if not placed:
+        return Lines("Latency against sparsity", x, y, cursor=cursor, empty=NO_FIGURE)
     points = [item.point for item in placed]
     baseline = baseline_of(summaries, selected, "latency_ratio")
     series = group(placed, selected, "others")

@@ -8,9 +8,10 @@ from optimizer.analysis.labels import engine_label
 from optimizer.analysis.metrics import metric
 from optimizer.analysis.summary import Measured, Summary, label_of, quality, summarise
 from optimizer.charts.points import bits_role
-from optimizer.charts.spec import Axis, Parallel
+from optimizer.charts.spec import NO_RESULTS, Axis, Parallel
 
 FOUND = ("accuracy", "compressed_size", "latency")
+NO_FIGURES = "No configuration has all of these figures.<br>Measure them again, or look at the frontiers."
 HOW_TO = "arrow: better · drag along an axis to filter"
 
 
@@ -39,6 +40,7 @@ def parallel_info(results: Iterable[Measured]) -> Parallel:
         tuple(rows[number] for number in whole),
         tuple(bits_role(summaries[number].recipe.quantize.bits) for number in whole),
         HOW_TO,
+        NO_FIGURES if summaries else NO_RESULTS,
     )
 
 

@@ -11,7 +11,7 @@ from optimizer.charts.axes import baseline_of, extent, from_zero
 from optimizer.charts.families import belongs, family, main_family, options_of
 from optimizer.charts.lines import Placed, group
 from optimizer.charts.points import point_of, selected_point
-from optimizer.charts.spec import Axis, Lines, Series
+from optimizer.charts.spec import NO_FIGURE, Axis, Lines, Series
 from optimizer.recipe import WEIGHT_BITS, PruneSpec, Recipe
 
 KINDS = {
@@ -44,6 +44,8 @@ def size_info(results: Iterable[Measured], selected: str | None = None) -> Lines
         for summary in lines
         if (point := point_of(summary, _position(summary), summary.measures[measured]))
     ]
+    if not placed:
+        return Lines("Size against bits", x, Axis("size, from 0", "B", "lower"), empty=NO_FIGURE)
     points = [item.point for item in placed]
     baseline = baseline_of(at, selected, "file_size")
     return Lines(

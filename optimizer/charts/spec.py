@@ -10,6 +10,7 @@ from typing import Literal
 SELECTED = "this recipe"
 NO_RESULTS = "Nothing measured yet.<br>Move a slider, or run a sweep, to fill this chart."
 BEING_MEASURED = "Being measured…"
+NO_FIGURE = "No configuration here has this figure.<br>Move a slider, to measure another one."
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 import html
 import json
 import re
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -12,9 +13,11 @@ from factories import make_result, make_sweep, recipe
 from test_charts_kernels import COVERAGE
 from test_charts_serving import RUN
 
+from optimizer.analysis.measures import Measure
 from optimizer.analysis.scaling import ExecutionKind
 from optimizer.analysis.serving import best_under
 from optimizer.analysis.slopes import Fit
+from optimizer.analysis.summary import Summary, summarise
 from optimizer.charts import (
     accuracy_info,
     align,
@@ -23,9 +26,11 @@ from optimizer.charts import (
     complexity_info,
     figure,
     frontier_info,
+    frontiers_info,
     gains_info,
     kernels_info,
     latency_info,
+    parallel_info,
     parts_info,
     samples_info,
     serving_info,
@@ -298,3 +303,37 @@ def test_empty_charts_of_a_network_without_classes_name_its_metric() -> None:
     assert (empty.title, empty.y.title) == ("Fidelity against sparsity", "SQNR of the outputs")
     assert frontier_info([], loss="sqnr").title.startswith("Frontier: SQNR against ")
     assert accuracy_info([]).title == "Accuracy against sparsity"
+
+
+def lacking() -> Summary:
+    """A result of which no figure is known."""
+    one = summarise(make_result(recipe(0.5)))
+    return replace(one, measures=dict.fromkeys(one.measures, Measure(None)))
+
+
+@pytest.mark.parametrize(
+    "drawn",
+    [
+        lambda some: accuracy_info(some),
+        lambda some: size_info(some),
+        lambda some: latency_info(some),
+        lambda some: frontier_info(some),
+        lambda some: frontier_info(some, cost="latency"),
+        lambda some: frontiers_info({"this": some, "that": []}),
+        lambda some: parallel_info(some),
+        lambda some: compare_info(some, "drop"),
+        lambda some: compare_info(some, "file_size"),
+    ],
+)
+def test_a_chart_with_nothing_to_show_says_what_to_do(drawn: Callable[[list[Summary]], object]) -> None:
+    """In the place of its axes; and not that nothing was measured where something was."""
+    said = []
+    for some in ([], [lacking()]):
+        chart = figure(drawn(some))
+        assert not chart.data
+        assert not chart.layout.xaxis.visible
+        assert not chart.layout.yaxis.visible
+        (words,) = (one.text for one in chart.layout.annotations)
+        assert words.count("<br>") == 1 or words.startswith("Pin"), "what is so, and what to do"
+        said.append(words)
+    assert said[0] != said[1]
