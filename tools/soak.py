@@ -99,7 +99,7 @@ def soak(
     folder: Path, seconds: float, visitors: int, kill_every: float, seed: int, server_kills: int
 ) -> Report:
     """Serve from ``folder``, disturb for ``seconds``, then look."""
-    report, port = Report(), _free_port()
+    report, port = Report(), free_port()
     home = folder / "home"
     home.mkdir(mode=0o700)
     store = Store(home / "results.sqlite")
@@ -427,7 +427,7 @@ def _until(condition: Callable[[], bool], problem: str, report: Report) -> None:
     report.problems.append(problem)
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
