@@ -29,6 +29,9 @@ COMPACT = """
 }
 /* What is written on the accent has the page's colour, as the theme has it. */
 [data-testid="stBaseButton-primary"]:not(:disabled) { color: light-dark(#ffffff, #171614) !important; }
+/* Streamlit's captions have a contrast of 3.9, and a link of its menu that has the focus one of 1.1. */
+[data-testid="stCaptionContainer"] { opacity: 0.7; }
+[data-testid="stSidebarNavLink"]:focus-visible { outline: 2px solid; outline-offset: -2px; }
 .swipe { margin: 0; font-size: 0.875rem; opacity: 0.6; }
 @media (min-width: 40rem) {
     [data-testid="stElementContainer"]:has(.swipe) { display: none; }

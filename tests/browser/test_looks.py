@@ -42,6 +42,7 @@ def test_light_and_dark_narrow_and_wide(visit: Visit, dashboard: Dashboard, addr
             expect(page.locator(".js-plotly-plot").first).to_be_visible()
         for chart in page.locator(".js-plotly-plot").all():
             expect(chart.locator(".gtitle")).to_have_css("fill", rgb(theme.text))
+        expect(page.get_by_test_id("stCaptionContainer").first).to_have_css("opacity", "0.7")
         for button in page.get_by_test_id("stBaseButton-primary").all():
             expect(button).to_have_css("background-color", rgb(theme.colours["accent"]))
             expect(button).to_have_css("color", rgb(theme.page))
@@ -189,6 +190,17 @@ def overflow(page: Page) -> int:
     """By how many pixels the page is wider than its window."""
     wider: int = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
     return wider
+
+
+def test_a_page_in_the_menu_that_has_the_focus_is_outlined(visit: Visit) -> None:
+    page = visit("/compare")
+    link = page.get_by_role("link", name="Layers")
+    for _ in range(9):
+        page.keyboard.press("Tab")
+        if link.evaluate("link => link === document.activeElement"):
+            break
+    expect(link).to_be_focused()
+    expect(link).to_have_css("outline-style", "solid")
 
 
 def test_sliders_are_reached_and_moved_by_keyboard(visit: Visit) -> None:
