@@ -121,9 +121,16 @@ class Check:
         return f"{self.outcome}; {takes}" if takes else self.outcome
 
     @property
+    def equal(self) -> bool:
+        """Whether it is the SQNR of outputs that do not differ at all, which no number of decibels says."""
+        return self.low == math.inf
+
+    @property
     def written(self) -> tuple[str, str, str]:
         """The value and both ends, with the digits that the interval leaves them, and each with enough to
         stand on its side of the limit."""
+        if self.equal:
+            return ("equal",) * 3
         places = None
         if self.low < self.high < math.inf:
             places = min(MAX_PLACES.get(self.unit, USUAL_PLACES), decimals(self.value, self.low, self.high))
@@ -134,7 +141,7 @@ class Check:
     def words(self) -> str:
         value, low, high = self.written
         interval = "" if self.low == self.high else f" ({low} to {high})"
-        figure = f"{self.name} {value} {self.unit}".rstrip()
+        figure = f"{self.name}: {value}" if self.equal else f"{self.name} {value} {self.unit}".rstrip()
         return f"{figure}{interval}, {self.allowed} allowed: {self.said}"
 
     def to_dict(self) -> dict[str, Any]:

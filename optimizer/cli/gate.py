@@ -243,7 +243,8 @@ def _parts(result: Result) -> dict[str, object]:
 
 def markdown(verdict: Verdict) -> str:
     rows = [
-        f"| {capital(one.name)}, {one.unit} | {value} | {low} to {high} | {one.allowed} | {one.said} |"
+        f"| {capital(one.name)}, {one.unit} | {value} | {'' if one.equal else f'{low} to {high}'} "
+        f"| {one.allowed} | {one.said} |"
         for one in verdict.checks
         for value, low, high in [one.written]
     ]

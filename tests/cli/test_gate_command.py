@@ -8,8 +8,9 @@ from unittest.mock import Mock
 from xml.etree import ElementTree
 
 import pytest
-from factories import make_result, recipe, remade
+from factories import detector, make_result, recipe, remade
 
+from optimizer.analysis.gate import sqnr_check
 from optimizer.cli import gate
 from optimizer.cli.main import main
 from optimizer.data.selection import fingerprint
@@ -110,6 +111,12 @@ def test_what_is_no_result_is_named(tmp_path: Path, capsys: pytest.CaptureFixtur
     (tmp_path / "cut.json").write_text('{"key": "a", "req')
     assert main([*GATE, "--max-drop", "1", "--against", str(tmp_path / "cut.json")]) == 2
     assert "cut.json is no result that --save has written" in capsys.readouterr().err
+
+
+def test_outputs_that_do_not_differ_are_said_to_be_equal_in_a_table_too() -> None:
+    result = detector(recipe(), 0.0)
+    verdict = Verdict(result, (sqnr_check(result.accuracy, 60),), 1, 1.0)
+    assert "| SQNR of the outputs, dB | equal |  | at least 60 | pass |" in gate.markdown(verdict)
 
 
 @pytest.mark.slow

@@ -22,10 +22,12 @@ from optimizer.analysis.gate import (
     overall,
     size_check,
     slowdown_check,
+    sqnr_check,
 )
 from optimizer.analysis.limits import Limits, checks
 from optimizer.analysis.outcomes import interval_over, paired_drop
 from optimizer.errors import InputError
+from optimizer.recipe import Recipe
 from optimizer.records import Instructions, Latency, Request, Result
 from optimizer.search.gate import MAX_LOOKS, Verdict, judge
 
@@ -115,6 +117,10 @@ def test_a_limit_is_decided_by_the_bounds_and_never_by_the_point(
         (
             Check("time added", "%", 2.5, 2.50004, -math.inf, math.inf),
             "time added 2.50004 % (−inf to inf), at most 2.5 allowed: undecided",
+        ),
+        (
+            sqnr_check(detector(Recipe(), 0.0).accuracy, 60),
+            "SQNR of the outputs: equal, at least 60 allowed: pass",
         ),
     ],
 )
