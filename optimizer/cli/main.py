@@ -84,6 +84,7 @@ class CommandParser(Parser):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code."""
     atexit.register(gc.freeze)  # torch is not looked through for garbage at the end, which takes .4 s
+    _open_closed_streams()
     failed: int | None = None
     try:
         options = parser().parse_args(arguments)  # imports what the command needs
@@ -111,6 +112,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         traceback.print_exc()
         print(f"paretoscope: {words_of(error)}", file=sys.stderr)
         return failed
+
+
+def _open_closed_streams() -> None:
+    """Standard streams that whoever started this closed lead nowhere: a file that is opened would get their
+    number, and what a library prints would land in it."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            nowhere = os.open(os.devnull, os.O_RDWR)
+            if nowhere != number:
+                os.dup2(nowhere, number)
+                os.close(nowhere)
+            setattr(sys, name, os.fdopen(number, "w" if number else "r"))
 
 
 def _tell_of_plugins() -> None:

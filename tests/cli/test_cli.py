@@ -199,6 +199,23 @@ def test_one_that_is_stopped_while_its_options_are_read_says_so(
     assert refused(["models"], capsys, 130).startswith("paretoscope: stopped")
 
 
+@pytest.mark.skipif(os.name != "posix", reason="needs a shell that closes what a command inherits")
+@pytest.mark.parametrize("closed", ["2>&-", "<&- >&- 2>&-"])
+def test_one_without_standard_streams_runs_and_opens_no_file_in_their_place(
+    closed: str, tmp_path: Path
+) -> None:
+    """As of a service that closes them: what a library prints there would land in a file of ours."""
+    said = tmp_path / "said"
+    code = (
+        "import os, sys; from optimizer.cli.main import main; from optimizer.cli import terminal\n"
+        "code = main(['stored']); terminal.tell(.5, 'measuring'); terminal.say('a note')\n"
+        "with open(sys.argv[1], 'w') as said: said.write(f'{code} {said.fileno() > 2}')"
+    )
+    shell = ["sh", "-c", f'exec "$@" {closed}', "sh", sys.executable, "-c", code, str(said)]
+    assert subprocess.run(shell, stdout=subprocess.DEVNULL, check=False).returncode == 0
+    assert said.read_text() == "0 True"
+
+
 def test_every_format_has_an_exporter(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["export", "fashion-mlp", "--format", "fax"])
