@@ -12,6 +12,9 @@ from optimizer.formats import columns, format_share
 from optimizer.progress import Report
 from optimizer.records import Result
 
+DEFAULT_COLUMNS = 80
+"""Of a terminal that does not know."""
+
 _listeners: list[Report] = []
 """Who is told in place of a person at the terminal."""
 
@@ -20,8 +23,10 @@ def tell(share: float | None, message: str) -> None:
     """Show how far work is, where a person looks."""
     for listener in _listeners:
         listener(share, message)
-    if not _listeners and sys.stderr.isatty():
+    if not _listeners and _can_wipe():
         percent = "" if share is None else f" {format_share(share)}"
+        columns = os.get_terminal_size(sys.stderr.fileno()).columns or DEFAULT_COLUMNS
+        message = message[: max(columns - 1 - len(percent), 0)]  # only one line is wiped
         print(f"\r\033[K{message}{percent}", end="", file=sys.stderr, flush=True)
         if share == 1:
             print(file=sys.stderr)
@@ -32,9 +37,14 @@ def say(words: str) -> None:
     print(f"paretoscope: {words}", file=sys.stderr)
 
 
+def _can_wipe() -> bool:
+    """Whether a person looks, at a terminal that knows how to (an editor's often does not)."""
+    return sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+
+
 def end_of_line() -> None:
     """Wipe the progress that stands there."""
-    if sys.stderr.isatty():
+    if _can_wipe():
         print("\r\033[K", end="", file=sys.stderr, flush=True)
 
 
