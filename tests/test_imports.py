@@ -213,3 +213,8 @@ def test_what_shows_results_is_imported_without_torch_or_streamlit() -> None:
     found = loaded_by(f"import {', '.join(names)}")
     assert not found & {*TORCH, "streamlit"}
     assert {"optimizer", "pandas", "plotly"} <= found
+
+
+def test_type_checkers_read_the_package_s_types() -> None:
+    """Without this file, which the wheel takes along, they take what it gives for Any (PEP 561)."""
+    assert (PACKAGE / "py.typed").is_file()
