@@ -45,8 +45,8 @@ class Served:
     """Raw times of one network in one configuration.
 
     ``interval_ns`` ``[K][R]``: nanoseconds from one finished request to the next, the mean over the requests
-    of a round; K is 2 for the baseline, which ran twice a round. ``request_ns``: what single requests took,
-    in their order; of many some, from all rounds alike.
+    of a round; K is 2 for the baseline, which ran twice a round. ``request_ns``: what single requests took
+    while all streams were busy, in their order; of many some, from all rounds alike.
     """
 
     interval_ns: tuple[tuple[int, ...], ...]

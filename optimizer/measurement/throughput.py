@@ -193,7 +193,7 @@ def _rounds(
     for one, name in keys:
         alike = (EAGER_MODEL,) if name == EAGER_MODEL else (*BASELINE, VARIANT)
         streams, fastest = _streams((one, name)), min(warm[one, other][1] for other in alike)
-        # Of several streams one more each, which is under way as the time ends.
+        # Of several streams one more each, which does not count (:func:`beside_all`).
         fill = math.ceil(effort.sample_seconds / fastest) + (streams > 1)
         requests[one, name] = streams * min(fill, MAX_REQUESTS)
     grid = {one for one, _ in keys}
@@ -217,24 +217,32 @@ def _rounds(
                 with services[key].session():
                     settle(partial(services[key].run, batch, _streams(key)), effort.settle_seconds)
                     times = services[key].run(batch, requests[key])
-                intervals[key].append(max(1, round(interval_ns(times))))
-                singles[key].append(times[:, 1] - times[:, 0])
+                intervals[key].append(max(1, round(interval_ns(times, _streams(key)))))
+                singles[key].append(np.diff(beside_all(times, _streams(key))).ravel())
         calls = min(calls for calls, _ in warm.values())
         return ServingSeries(intervals, singles, requests, calls, stolen(), seed)
 
 
-def interval_ns(times: np.ndarray) -> float:
-    """From one answer to the next while all streams were busy, of requests that began and ended at ``times``
-    ``[N, 2]``: up to the first answer after the last one began.
+def interval_ns(times: np.ndarray, streams: int) -> float:
+    """From one answer to the next while all streams are busy, of requests that began and ended at ``times``
+    ``[N, 2]``, in the order in which they began: what a request takes, and the pause before the stream's next
+    one, over the streams.
 
-    A request that is under way then counts by the share of it that is done. With the time until all are
-    answered, streams that are done early would stand still in it: where requests scatter by 10 %, and a
-    stream has two, 2 streams would seem 4 % slower than they are, and 16 streams 13 %.
+    Not the time until all are answered over their number: streams that are done early stand still in that.
+    Where requests scatter by 10 %, and a stream has two, 2 streams would seem 4 % slower than they are, and
+    16 streams 13 %.
     """
-    begun, ended = times.T.astype(float)
-    end = ended[ended >= begun.max()].min()
-    done = np.clip((end - begun) / np.maximum(ended - begun, 1), 0, 1).sum()
-    return float((end - begun.min()) / max(done, 1e-9))
+    begun, ended = np.sort(times, axis=0).T
+    pauses = begun[streams:] - ended[: len(times) - streams]  # who answers first has the next one first
+    pause = float(pauses.mean()) if len(pauses) else 0.0
+    return (float(np.diff(beside_all(times, streams)).mean()) + pause) / streams
+
+
+def beside_all(times: np.ndarray, streams: int) -> np.ndarray:
+    """Of ``times`` ``[N, 2]`` those of requests that all streams had one beside: without the last begun, of
+    several streams one each, which run on as others stand still. By when they began, not by when they
+    ended: what ends early is short."""
+    return times if streams == 1 else times[:-streams]
 
 
 def _streams(key: Key) -> int:
@@ -255,13 +263,13 @@ def _round_seconds(key: Key, requests: int, fastest: float) -> float:
 
 
 def _warm_up(service: Service, images: np.ndarray, streams: int, effort: ServingEffort) -> tuple[int, float]:
-    """Requests that it took, and the seconds of the fastest. Ends early, after the second at least, where
-    they take long."""
+    """Requests that it took, and the seconds of the fastest. Ends early, after the second of each stream at
+    least, where they take long."""
     started, requests, fastest = visits.clock(), 0, math.inf
 
     def is_over() -> bool:
         passed = (visits.clock() - started) / 1e9
-        if requests > 1 and passed > MAX_WARMUP_SECONDS:
+        if requests > streams and passed > MAX_WARMUP_SECONDS:
             return True
         return requests >= effort.warmup_calls and passed >= effort.warmup_seconds
 
