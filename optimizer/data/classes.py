@@ -93,8 +93,7 @@ def _pairs_of_list(entries: list[object], refused: str) -> list[tuple[str, int]]
     """Names in the order of the outputs. Raises InputError."""
     for number, name in enumerate(entries, 1):
         if not isinstance(name, str) or not name.strip():
-            reason = f"not a JSON object, and entry {number:,} of its list is no name"
-            raise InputError(f"{refused} ({reason}): {INDEX_FORMATS}")
+            raise InputError(f"{refused} (entry {number:,} of its list is no name): {INDEX_FORMATS}")
     return _line_names(_numbered(str(name).strip() for name in entries))
 
 

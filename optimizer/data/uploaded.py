@@ -149,10 +149,10 @@ def unpack(staged: Staged, report: Report = quiet) -> Unpacked:
         shutil.rmtree(place, ignore_errors=True)
 
 
-def _set_of(files: Sequence[Path], place: Path, report: Report, without: Sequence[str]) -> Unpacked:
-    """Made of these files, first in their ``place``; why it is ``without`` others is told with what is left
+def _set_of(files: Sequence[Path], place: Path, report: Report, too_large: Sequence[str]) -> Unpacked:
+    """Made of these files, first in their ``place``; what others were ``too_large`` is told with what is left
     out of these. Raises InputError, OSError."""
-    refused = {Path(words): words for words in without}
+    refused = {place / f"too large {number}": words for number, words in enumerate(too_large)}
     with ExitStack() as opened:
         found: list[_Member] = []
         for file in files:

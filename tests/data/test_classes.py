@@ -77,7 +77,7 @@ def test_every_kind_of_class_index_file_is_read(tmp_path: Path, content: object)
     ("content", "words"),
     [
         ("{", "is not a class index file"),
-        ([1, 2], "not a JSON object"),
+        ([1, 2], r"class index file .entry 1 of its list is no name."),
         (["shoe", "  "], "entry 2 of its list is no name"),
         (["a", "b", "c", "d", "e", "shoe"], "names the output 5, but the model has outputs 0 to 4"),
         ("7", "not a JSON object or list"),
