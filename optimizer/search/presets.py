@@ -17,7 +17,7 @@ from optimizer.analysis.metrics import metric
 from optimizer.analysis.outcomes import images_needed
 from optimizer.analysis.rounds import confidence_of_each
 from optimizer.analysis.summary import Summary, summarise
-from optimizer.errors import EngineError, InputError, UnavailableError, words_of
+from optimizer.errors import EngineError, UnavailableError, words_of
 from optimizer.formats import count
 from optimizer.progress import Report, quiet
 from optimizer.recipe import Preset
@@ -58,9 +58,9 @@ def find(
         report((tried - 1) / total, f"trying {recipe.describe()}, {tried} of at most {total}")
         try:
             result = measure(replace(base, recipe=recipe))
-        except (EngineError, InputError, UnavailableError):
+        except (EngineError, UnavailableError):
             raise
-        except Exception as error:  # engines raise what they like
+        except Exception as error:  # engines raise what they like, and some weights have no halves
             failed.append(error)
             continue
         judge, label = _by_accuracy, preset.label
@@ -138,4 +138,5 @@ def _time_words(summary: Summary) -> str:
 def _failures(failed: Sequence[Exception]) -> str:
     if not failed:
         return ""
-    return f". {count(len(failed), 'recipe')} failed, the first with: {words_of(failed[0])}"
+    first = ", the first with" if len(failed) > 1 else ""
+    return f". {count(len(failed), 'recipe')} failed{first}: {words_of(failed[0])}"

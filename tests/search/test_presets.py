@@ -192,17 +192,28 @@ def test_a_recipe_that_fails_is_told_and_the_next_is_tried() -> None:
     assert found.words.endswith(". 2 recipes failed, the first with: no kernels for 2 bits")
     near = find(Preset("little", 0.1, 30, CANDIDATES[:3]), BASE, failing(4), never)
     assert not near.met
-    assert near.words.endswith(". 1 recipe failed, the first with: no kernels for 4 bits")
+    assert near.words.endswith(". 1 recipe failed: no kernels for 4 bits")
+
+
+def test_a_recipe_that_this_network_can_not_take_fails_alone() -> None:
+    """Weights beyond 65,504 have no halves, and of "safe" those come last: the three before were lost."""
+
+    def measure(request: Request) -> Result:
+        if request.recipe.quantize.weight_bits == 8:
+            raise InputError("it has weights beyond 65,504")
+        return make_result(request.recipe)
+
+    found = find(Preset("little", 0.1, 30, CANDIDATES), BASE, measure, never)
+    assert (found.met, found.result.request.recipe) == (False, CANDIDATES[2])
+    assert found.words.endswith(". 1 recipe failed: it has weights beyond 65,504")
+    with pytest.raises(InputError, match="65,504"):
+        find(Preset("little", 0.1, 30, CANDIDATES[3:]), BASE, measure, never)
 
 
 def test_where_all_fail_the_first_reason_is_raised_and_what_no_recipe_mends_at_once() -> None:
     with pytest.raises(WorkError, match="no kernels for 2 bits"):
         find(Preset("little", 2.0, 30, CANDIDATES), BASE, failing(2, 3, 4, 8), never)
-    for error in (
-        EngineError("not even uncompressed"),
-        InputError("no such model"),
-        UnavailableError("full"),
-    ):
+    for error in EngineError("not even uncompressed"), UnavailableError("full"):
         asked: list[Request] = []
 
         def measure(request: Request, error: Exception = error, asked: list[Request] = asked) -> Result:
