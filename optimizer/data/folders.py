@@ -27,6 +27,7 @@ EXTENSIONS = frozenset(
 INDEX_NAMES = ("imagenet_class_index.json", "class_index.json")
 ROOTS_VARIABLE = "PARETOSCOPE_IMAGE_ROOTS"
 OFFERED_SUBFOLDERS = 20
+WORDNET_ID = re.compile(r"n\d{8}")
 NAMED_IN_NOTES = 5
 RECENT_SECONDS = 5.0
 """A page asks about its folders many times a rerun: an answer holds so long, whoever asks. What opens a file
@@ -213,8 +214,8 @@ def image_folders(root: Path) -> list[Path]:
     """Image folders to offer: ``root`` and the folders in it, of those that hold images or class folders and
     that :func:`check_allowed` would not refuse. One whose name is not UTF-8 is left out.
 
-    Looks two levels deep. Subfolders are classes of ``root`` and are not offered where there are many, or
-    several that hold images and none that has class folders of its own. The answer is up to RECENT_SECONDS
+    Looks two levels deep. Subfolders that are surely classes of ``root`` are not offered: where there are
+    many, they are named by WordNet ids, or a class index lies beside them. The answer is up to RECENT_SECONDS
     old.
     """
     return list(_offered(root, allowed_roots()))
@@ -225,14 +226,19 @@ def _offered(root: Path, roots: tuple[Path, ...]) -> tuple[Path, ...]:
     with contextlib.suppress(InputError):
         own = [root] if _holds_images(root) else []
         children = [Path(entry.path) for entry in _entries(root) if _is_folder(entry)]
-        if own and len(children) > OFFERED_SUBFOLDERS:
+        if own and _are_classes(root, children):
             children = []
-        sets = list(filter(_holds_images, children))
-        if own and len(sets) > 1 and not any(map(_has_classes, sets)):
-            sets = []
-        found = (*own, *sets)
+        found = (*own, *filter(_holds_images, children))
         return tuple(folder for folder in found if _is_utf8(folder) and _is_allowed(folder, roots))
     return ()
+
+
+def _are_classes(root: Path, children: Sequence[Path]) -> bool:
+    """Whether subfolders are classes, whatever they hold. A few with other names may be sets beside each
+    other, as one to calibrate with and one to evaluate."""
+    indexed = any((root / name).is_file() for name in INDEX_NAMES)
+    named = all(WORDNET_ID.fullmatch(one.name) for one in children)
+    return indexed or named or len(children) > OFFERED_SUBFOLDERS
 
 
 def _is_utf8(folder: Path) -> bool:
@@ -254,14 +260,10 @@ def _is_allowed(folder: Path, roots: tuple[Path, ...]) -> bool:
 
 def _holds_images(folder: Path) -> bool:
     with contextlib.suppress(InputError):
-        return any(is_image(entry.name) for entry in _entries(folder)) or _has_classes(folder)
-    return False
-
-
-def _has_classes(folder: Path) -> bool:
-    with contextlib.suppress(InputError):
-        subfolders = [entry for entry in _entries(folder) if _is_folder(entry)][:OFFERED_SUBFOLDERS]
-        return any(is_image(entry.name) for inner in subfolders for entry in _entries(inner.path))
+        entries = _entries(folder)
+        subfolders = [Path(entry.path) for entry in entries if _is_folder(entry)][:OFFERED_SUBFOLDERS]
+        inner = (entry for place in subfolders for entry in _entries(place))
+        return any(is_image(entry.name) for entry in (*entries, *inner))
     return False
 
 

@@ -48,8 +48,8 @@ def digest(value: object) -> str:
         plain = msgspec.json.encode(_digested(value))
     except UnicodeEncodeError as error:
         raise InputError(
-            f"{error.object!a} is not UTF-8: rename it (`convmv -r -f latin1 -t utf8 --notest FOLDER` "
-            "does so for all in a folder), or set PYTHONUTF8=1 where only the terminal's locale is not"
+            f"{error.object!a} is not UTF-8: rename it (convmv does so for all files in a folder), or set "
+            "PYTHONUTF8=1 where only the terminal's locale is not"
         ) from error
     return hashlib.sha256(plain).hexdigest()[:20]
 

@@ -199,9 +199,13 @@ def test_image_folders_to_offer(fill: Fill, monkeypatch: pytest.MonkeyPatch) -> 
         top / "sets" / "flowers",
     ]
     assert folders.image_folders(top) == [top / "sets"]
-    assert folders.image_folders(top / "sets" / "flowers") == [top / "sets" / "flowers"], "with its classes"
-    fill("holiday/photos/1.jpg")
-    assert folders.image_folders(top / "holiday") == [top / "holiday", top / "holiday" / "photos"]
+    fill("holiday/calibration/1.jpg", "holiday/evaluation/2.jpg")
+    holiday = top / "holiday"
+    assert folders.image_folders(holiday) == [holiday, holiday / "calibration", holiday / "evaluation"]
+    fill("indexed/cat/1.jpg", "indexed/dog/2.jpg", "indexed/class_index.json")
+    assert folders.image_folders(top / "indexed") == [top / "indexed"]
+    fill("ids/n01440764/1.jpg", "ids/n01443537/2.jpg")
+    assert folders.image_folders(top / "ids") == [top / "ids"]
     assert folders.image_folders(top / "missing") == []
     fill(*(f"many/{number}/x.jpg" for number in range(folders.OFFERED_SUBFOLDERS + 1)))
     assert folders.image_folders(top / "many") == [top / "many"]  # classes, not sets of their own
