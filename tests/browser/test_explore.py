@@ -41,7 +41,7 @@ def test_opening(visit: Visit) -> None:
 
 
 @pytest.mark.slow
-def test_each_slider_changes_the_figures(visit: Visit, dashboard: Dashboard) -> None:
+def test_each_slider_changes_the_figures_and_a_link_restores_them(visit: Visit, dashboard: Dashboard) -> None:
     page = visit("/?model=fashion-mlp&bits=16&method=Magnitude")
     seen = [cards(page)]
 
@@ -63,6 +63,13 @@ def test_each_slider_changes_the_figures(visit: Visit, dashboard: Dashboard) -> 
 
     for before, after in pairwise(seen):  # the clock may not tell two positions apart: latency is left out
         assert [before[card] for card in (0, 1, 3)] != [after[card] for card in (0, 1, 3)]
+
+    other = visit(page.url.removeprefix(dashboard.url))
+    expect(other.get_by_role("combobox", name="Model")).to_have_value("fashion-mlp")
+    expect(other.get_by_role("combobox", name="Method")).to_have_value("Threshold")
+    assert other.get_by_role("slider", name="Threshold").input_value() == "0.05"
+    expect(other.get_by_role("slider", name="Weight bits")).to_have_attribute("aria-valuetext", "8")
+    assert cards(other) == cards(page)
 
 
 def test_back_leads_to_the_page_before_with_its_recipe(visit: Visit) -> None:
@@ -149,7 +156,9 @@ def test_threads_are_chosen_and_a_link_keeps_them(visit: Visit, dashboard: Dashb
 
 
 @pytest.mark.slow
-def test_each_other_control_changes_the_figures(visit: Visit, dashboard: Dashboard) -> None:
+def test_each_other_control_changes_the_figures_and_a_link_restores_them(
+    visit: Visit, dashboard: Dashboard
+) -> None:
     page = visit("/?model=fashion-mlp&sparsity=60&bits=4&method=Magnitude")
     recipe = ["fashion-mlp", "--sparsity", "0.6", "--weight-bits", "4"]
     expect_figures(page, dashboard.measured(*recipe))
@@ -176,6 +185,10 @@ def test_each_other_control_changes_the_figures(visit: Visit, dashboard: Dashboa
     assert "engine=torch+eager" in page.url
     expect_figures(page, dashboard.measured(*recipe, "--engine", "torch"))
     expect(card(page, "Latency")).to_contain_text("torch eager, dense fp32")
+
+    other = visit(page.url.removeprefix(dashboard.url))
+    expect(other.get_by_role("combobox", name="Engine")).to_have_value("torch eager")
+    assert cards(other) == cards(page)
 
 
 @pytest.mark.slow
@@ -268,23 +281,6 @@ def test_another_model_scores_as_in_a_data_folder_of_its_own(
     here = dashboard.measured("fashion-mlp", "--sparsity", "0.5")
     for part in ("accuracy", "agreement", "drop", "weights"):
         assert here[part] == elsewhere[part]
-
-
-@pytest.mark.slow
-def test_a_link_restores_the_view(visit: Visit, dashboard: Dashboard) -> None:
-    page = visit("/?model=fashion-mlp&method=Magnitude&bits=8")  # measured above, as are the next two
-    pick(page, "Method", "Threshold")
-    move(page, "Threshold", "PageUp")
-    move(page, "Weight bits", "ArrowRight")
-    pick(page, "Engine", "torch eager")
-
-    other = visit(page.url.removeprefix(dashboard.url))
-    assert other.get_by_role("slider", name="Threshold").input_value() == "0.05"
-    expect(other.get_by_test_id("stSlider").filter(has_text="Weight bits")).to_contain_text("16")
-    expect(other.get_by_role("combobox", name="Model")).to_have_value("fashion-mlp")
-    expect(other.get_by_role("combobox", name="Method")).to_have_value("Threshold")
-    expect(other.get_by_role("combobox", name="Engine")).to_have_value("torch eager")
-    assert cards(other) == cards(page)
 
 
 def test_bad_values_in_the_address_are_refused_in_words(visit: Visit) -> None:
