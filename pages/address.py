@@ -153,13 +153,15 @@ def tell_left_out(sliders: bool) -> None:
             wrong.append(f"{name}={', '.join(missing)[:MAX_TOLD]} ({instead[:MAX_TOLD]} {verb} shown)")
     if wrong:
         _tell(SETTINGS_LEFT_OUT, ", ".join(wrong))
-    if unknown := sorted(linked.keys() - names() - visit.in_address.keys()):
-        _tell(UNKNOWN, ", ".join(unknown)[:MAX_TOLD])
-        for name in unknown:  # else it is told again whenever the page is loaded anew
-            st.query_params.pop(name, None)
+    unknown = sorted(linked.keys() - names() - visit.in_address.keys())
     # Beside a recipe they are what Explore left there when the visitor went on from it.
-    if not sliders and "recipe" not in linked and (theirs := sorted(linked.keys() & slider_names())):
-        _tell(SLIDERS_ALONE, ", ".join(theirs)[:MAX_TOLD])
+    apart = not sliders and "recipe" not in linked
+    theirs = sorted(linked.keys() & slider_names()) if apart else []
+    for why, left_out in ((UNKNOWN, unknown), (SLIDERS_ALONE, theirs)):
+        if left_out:
+            _tell(why, ", ".join(left_out)[:MAX_TOLD])
+        for name in left_out:  # else it is told again whenever the page is loaded anew
+            st.query_params.pop(name, None)
 
 
 def names() -> set[str]:

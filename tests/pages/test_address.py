@@ -117,6 +117,7 @@ def test_sliders_of_a_link_to_a_page_without_them_are_said(started: Started, nam
     page = open_page(name, {"method": "Magnitude", "sparsity": "50", "engine": "OpenVINO"})
     (told,) = (one.value for one in page.toast)
     assert told == "Only Explore has these settings of this link: method, sparsity."
+    assert not page.query_params.keys() & {"method", "sparsity"}, "the page loaded anew has nothing to tell"
     assert not open_page(name, {"sparsity": "50", "recipe": compact(RECIPE)}).toast
 
 
