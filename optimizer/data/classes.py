@@ -93,7 +93,7 @@ def _pairs_of_list(entries: list[object], refused: str) -> list[tuple[str, int]]
     """Names in the order of the outputs. Raises InputError."""
     for number, name in enumerate(entries, 1):
         if not isinstance(name, str) or not name.strip():
-            raise InputError(f"{refused} (entry {number:,} of its list is no name): {INDEX_FORMATS}")
+            raise InputError(f"{refused} (entry {number:,} of the list is not a name): {INDEX_FORMATS}")
     return _line_names(_numbered(str(name).strip() for name in entries))
 
 
@@ -101,6 +101,8 @@ FIRST = re.compile(r"(?P<output>\d{1,8})(?:\s*\)\s*|\s*[.–—-]\s+|[\s,;:=]+)(
 """A line such as ``0: airplane``, ``0) airplane`` or ``0 - airplane``."""
 LAST = re.compile(r"(?P<name>.*[^\s,;:=–—-])(?:\s*[–—-]\s+|[\s,;:=]+)(?P<output>\d{1,8})")
 """A line such as ``airplane 0`` or ``"airplane",0``."""
+LIST = re.compile(r"\[\s*[\[{'\"]")
+"""How a list of names begins that is written as JSON, or meant to be, as Python prints one."""
 QUOTED = re.compile(r"""(["'])((?:(?!\1).)+)\1""")
 """A name in quotes, with none of them in it."""
 
@@ -154,7 +156,7 @@ def written_names(text: str) -> tuple[str, ...]:
     """A name for each of a model's outputs, as somebody wrote or pasted them: what a class index file holds.
     Raises InputError for JSON that is none of it, and for names that leave an output out."""
     written = text.strip()
-    is_json = written.startswith("{") or _is_json_list(written)
+    is_json = written.startswith("{") or LIST.match(written) is not None or _is_json_list(written)
     pairs = _pairs(written, is_json, "what is written is no list of class names")
     return _names_of_all(pairs, "what is written")
 

@@ -77,8 +77,8 @@ def test_every_kind_of_class_index_file_is_read(tmp_path: Path, content: object)
     ("content", "words"),
     [
         ("{", "is not a class index file"),
-        ([1, 2], r"class index file .entry 1 of its list is no name."),
-        (["shoe", "  "], "entry 2 of its list is no name"),
+        ([1, 2], r"class index file .entry 1 of the list is not a name."),
+        (["shoe", "  "], "entry 2 of the list is not a name"),
         (["a", "b", "c", "d", "e", "shoe"], "names the output 5, but the model has outputs 0 to 4"),
         ("7", "not a JSON object or list"),
         ({"shoe": "boot"}, "entry 1 says no output"),
@@ -257,6 +257,7 @@ def test_names_that_somebody_pasted_are_read_as_a_class_index_file() -> None:
         assert written_names(text) == names
     assert describe_names(names) == "3 names, from airplane (output 0) to cat (output 2)"
     assert written_names(" \n") == ()
+    assert written_names("[background]\ncat") == ("[background]", "cat")
 
 
 @pytest.mark.parametrize(
@@ -264,7 +265,10 @@ def test_names_that_somebody_pasted_are_read_as_a_class_index_file() -> None:
     [
         ("cat 1\nairplane 3\n", "leaves outputs out: a name is needed for each, from 0 on"),
         ('{"cat": "dog"}', "what is written is no list of class names .entry 1 says no output."),
-        ('["cat", 1]', "what is written is no list of class names .*entry 2 of its list is no name"),
+        ('["cat", 1]', "what is written is no list of class names .entry 2 of the list is not a name."),
+        ("['cat', 'dog']", r'what is written is no list of class names .*use JSON such as \["tench"'),
+        ('["cat", "dog",]', "what is written is no list of class names"),
+        ('[\n  "cat"\n  "dog"\n]', "what is written is no list of class names"),
         ("{", "what is written is no list of class names"),
     ],
 )
