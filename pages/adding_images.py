@@ -5,11 +5,11 @@ from pathlib import Path
 import streamlit as st
 
 from optimizer.data import uploaded
-from optimizer.data.folders import EXTENSIONS, INDEX_NAMES, list_folder, named
+from optimizer.data.folders import INDEX_NAMES, list_folder, named
 from optimizer.errors import InputError
 from optimizer.formats import count
 from optimizer.records import digest
-from optimizer.system.uploads import MAX_UPLOAD_MB, too_large
+from optimizer.system.uploads import MAX_UPLOAD_MB
 from pages import drawing, tasks
 from pages.session import session
 
@@ -18,7 +18,9 @@ export default ({ data, setTriggerValue }) => {
     const look = event => {
         if (!event.target.parentElement?.closest(".st-key-given-images")) return;
         const files = [...(event.dataTransfer ?? event.target).files ?? []];
-        const refused = files.filter(file => file.size > data).map(file => [file.name, file.size]);
+        const isTaken = file => file.size <= data.bytes
+            && data.kinds.some(kind => file.name.toLowerCase().endsWith(kind));
+        const refused = files.filter(file => !isTaken(file)).map(file => [file.name, file.size]);
         if (refused.length) setTimeout(() => setTriggerValue("refused", refused), 1000);
     };
     const kinds = ["change", "drop"];
@@ -26,21 +28,22 @@ export default ({ data, setTriggerValue }) => {
     return () => kinds.forEach(kind => window.removeEventListener(kind, look, true));
 }
 """
-"""Streamlit takes no file of more bytes, says so beside it in the browser alone, and forgets that with the
-uploader once the others are taken. A page that is drawn anew before it has told where to upload these loses
-them: hence the second."""
+"""Streamlit takes no file of more bytes or another kind, says so beside it in the browser alone, and forgets
+that with the uploader once the others are taken. A page that is drawn anew before it has told where to upload
+these loses them: hence the second."""
 
 
 def note_refused() -> None:
-    """Have it told, once a page is drawn, which images a browser did not upload, being too large."""
+    """Have it told, once a page is drawn, which files a browser did not upload: too large, or no images."""
 
     def refused() -> None:
-        for name, size in st.session_state[key].refused:
-            session().untold.append((too_large(name, int(size)), ":material/warning:"))
+        files = [(name, int(size)) for name, size in st.session_state[key].refused]
+        session().untold.append((uploaded.why_not_taken(files), ":material/warning:"))
 
     key = "refused images"
     component = st.components.v2.component("paretoscope_refused", js=REFUSED)
-    component(data=MAX_UPLOAD_MB * 10**6, key=key, on_refused_change=refused)
+    limits = {"bytes": MAX_UPLOAD_MB * 10**6, "kinds": list(uploaded.TAKEN)}
+    component(data=limits, key=key, on_refused_change=refused)
 
 
 def uploader() -> None:
@@ -67,7 +70,7 @@ def uploader() -> None:
 def _given() -> list[st.runtime.uploaded_file_manager.UploadedFile]:
     return st.file_uploader(
         "Your images",
-        sorted(suffix.removeprefix(".") for suffix in (*EXTENSIONS, uploaded.ARCHIVE)),
+        [suffix.removeprefix(".") for suffix in uploaded.TAKEN],
         accept_multiple_files=True,
         key=f"images {session().image_uploads}",
         max_upload_size=MAX_UPLOAD_MB,

@@ -32,6 +32,8 @@ from optimizer.system.paths import private
 from optimizer.system.uploads import check_entries, check_room, not_kept, too_large
 
 ARCHIVE = ".zip"
+TAKEN = tuple(sorted((*EXTENSIONS, ARCHIVE)))
+"""How the names of files end that can be uploaded."""
 COMPRESSION = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 """Of the others zipfile unpacks more at once than an entry says that it holds."""
 HIDDEN = (".", "__MACOSX")
@@ -104,6 +106,13 @@ def remove(name: str) -> None:
             hidden = path.with_name(f".{uuid.uuid4().hex}")
             path.rename(hidden)  # at once, also where its files can't be removed
             shutil.rmtree(hidden, ignore_errors=True)
+
+
+def why_not_taken(files: Sequence[tuple[str, int]]) -> str:
+    """Why none of these can be uploaded, by name and size in bytes, in words."""
+    others = [name for name, _ in files if not name.lower().endswith(TAKEN)]
+    large = [too_large(name, size) for name, size in files if name.lower().endswith(TAKEN)]
+    return "; ".join(filter(None, (_no_images(others), *large)))[:MAX_WORDS]
 
 
 def stage(uploads: Sequence[BinaryIO]) -> Staged:
@@ -226,8 +235,11 @@ def _left_out(found: Sequence[_Member]) -> str:
     empty = [one.path for one in found if one.is_wanted and not one.size]
     others = [one.path for one in found if not one.is_wanted]
     words = [f"{named(empty, 'empty file')} left out"] * bool(empty)
-    words += [f"{named(others, 'file')} left out: not an image by name"] * bool(others)
-    return "; ".join(words)
+    return "; ".join(filter(None, (*words, _no_images(others))))
+
+
+def _no_images(names: Sequence[str]) -> str:
+    return f"{named(names, 'file')} left out: not an image by name" if names else ""
 
 
 def _checked(members: Sequence[_Member], label: str, without: str) -> list[_Member]:

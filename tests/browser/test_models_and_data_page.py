@@ -47,16 +47,20 @@ def test_reading_a_folder(visit: Visit, dashboard: Dashboard) -> None:
 
 
 @pytest.mark.slow
-def test_of_files_that_are_given_together_the_one_that_is_too_large_is_named(
+def test_of_files_that_are_given_together_those_that_can_not_be_taken_are_named(
     visit: Visit, dashboard: Dashboard, tmp_path: Path
 ) -> None:
-    """Also where the browser itself uploads none as large."""
+    """Also where the browser itself uploads none as large, and none of another kind."""
     large = tmp_path / "large.zip"
     with large.open("wb") as file:
         file.truncate((MAX_UPLOAD_MB + 1) * 10**6)
     page = visit("/models_and_data")
     image = next(dashboard.images.rglob("*.png"))
-    act(page, lambda: page.locator("input[type=file]").last.set_input_files([large, image]))
-    expect(page.get_by_test_id("stToast")).to_contain_text("large.zip has 301 MB: a file may have 300 MB")
+    other = tmp_path / "photo.heic"
+    other.write_bytes(b"of a kind that is not read")
+    act(page, lambda: page.locator("input[type=file]").last.set_input_files([large, image, other]))
+    told = expect(page.get_by_test_id("stToast"))  # one, of them all
+    told.to_contain_text("large.zip has 301 MB: a file may have 300 MB")
+    told.to_contain_text("1 file (photo.heic) left out: not an image by name")
     expect(page.get_by_role("combobox", name="Images")).to_have_value(re.compile("images [0-9a-f]{8}"))
     act(page, page.get_by_role("button", name="Remove", exact=True).first.click)

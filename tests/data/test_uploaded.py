@@ -179,6 +179,20 @@ def test_of_several_files_the_one_that_is_too_large_is_named_and_the_others_are_
     assert [*(home / IMAGES).iterdir()] == [Path(unpacked.path)], "nothing half-written is left"
 
 
+def test_what_a_browser_did_not_upload_is_told_at_once_and_in_a_few_words(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(uploads, "MAX_UPLOAD_MB", 1)
+    large, other = ("large.PNG", 2 * 10**6), ("photo.heic", 2 * 10**6)
+    assert uploaded.why_not_taken([large]) == "large.PNG has 2.00 MB: a file may have 1 MB"
+    assert uploaded.why_not_taken([other]) == "1 file (photo.heic) left out: not an image by name"
+    both = uploaded.why_not_taken([large, other, ("note.txt", 5)])
+    assert both.startswith(
+        "2 files (photo.heic, note.txt) left out: not an image by name; large.PNG has 2.00 MB"
+    )
+    assert len(uploaded.why_not_taken([large] * 1000)) <= uploaded.MAX_WORDS
+
+
 @pytest.mark.parametrize("bad", [upload("no.zip"), locked(), damaged()], ids=lambda file: file.name)
 def test_of_several_archives_the_damaged_one_is_named_and_the_others_are_kept(
     home: Path, bad: io.BytesIO
