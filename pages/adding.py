@@ -47,9 +47,11 @@ def show(data: DataSpec) -> None:
     with below if uploaded is not None else st.container(), tasks.errors_in_words():
         if uploaded is not None:
             _add("examine", _upload(uploaded), data)
-        elif named:
-            check_id(named)
-            _add("examine hub", named, data)
+        else:
+            session().upload = "", named
+            if named:
+                check_id(named)
+                _add("examine hub", named, data)
     _show_added()
 
 

@@ -47,11 +47,12 @@ class Session:
     ``chosen`` is a model that the sidebar is yet to be set to, and ``chosen_images`` a folder of images, with
     what was uploaded beside those and left out, in words, as ``images_left_out``;
     ``images_removed`` says that the chosen ones were removed. ``upload`` is the file that lies in the
-    uploader, by Streamlit's name and by ours, after ``uploads`` that became models, and ``image_uploads``
+    uploader, by Streamlit's name and by ours, or "" and the id on the hub that is given in its place, after
+    ``uploads`` that became models, and ``image_uploads``
     that became sets of images; ``trial`` is the key of the job that tries its preprocessing; ``adding`` are
     the jobs that make models for this visitor, until they are told what came of each, with what its file is
-    called here; ``untold`` are toasts (words and icon) for when a page is drawn; ``kept_uploads`` are where
-    those of Compare lie, by Streamlit's names.
+    called here, or its id on the hub; ``untold`` are toasts (words and icon) for when a page is drawn;
+    ``kept_uploads`` are where those of Compare lie, by Streamlit's names.
     ``swept`` is the result of a sweep that was clicked, ``extends`` the sweep that the controls are to
     extend.
     ``usual_goal`` is what a search is to optimise for, as the limits given last suggest.

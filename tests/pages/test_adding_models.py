@@ -152,6 +152,47 @@ def test_of_several_that_are_ready_at_once_the_last_is_chosen_and_the_others_are
     remove("my-net-best", "second")
 
 
+def test_an_id_on_the_hub_that_is_given_meanwhile_stays(
+    page: AppTest, started: Started, content: bytes
+) -> None:
+    add_of_the_hub(page, started, content)
+    hub(page).set_value("timm/second").run()
+    started.do("add")
+    started.catalogue = listed()
+    assert not page.run().exception
+    assert page.selectbox(key="model").value == "my-net-best"
+    assert hub(page).value == "timm/second"
+    remove("my-net-best")
+
+
+def test_of_the_hub_too_nothing_is_given_any_more_once_it_is_added(
+    page: AppTest, started: Started, content: bytes
+) -> None:
+    add_of_the_hub(page, started, content)
+    started.do("add")
+    started.catalogue = listed()
+    assert not page.run().exception
+    assert not hub(page).value
+    assert not has_button(page, "Add")
+    remove("my-net-best")
+
+
+def add_of_the_hub(page: AppTest, started: Started, content: bytes) -> None:
+    """As if a repository had what a file has."""
+    give(page, started, NAME, content)
+    (looked_into,) = (job for job in started.jobs() if job.task == "examine")
+    page.file_uploader[0].set_value([]).run()
+    hub(page).set_value("timm/first").run()
+    (job,) = (job for job in started.jobs() if job.task == "examine hub")
+    job.state, job.result = "done", looked_into.result
+    press(page.run(), "Add")
+
+
+def hub(page: AppTest) -> Any:
+    """The field for an id on the hub."""
+    return next(one for one in page.text_input if "hub" in one.label)
+
+
 def add_several(page: AppTest, started: Started, content: bytes) -> None:
     """One file after the other, each before the one before is added."""
     for name, one in ((NAME, content), ("second.pt", content + b"\0")):

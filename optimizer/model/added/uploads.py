@@ -43,8 +43,11 @@ def keep_upload(name: str, size: int, content: BinaryIO) -> str:
 
 
 def forget_upload(kept: str) -> None:
-    """It was read, or who uploaded it does not want it. Another who uploaded the same still has it."""
+    """It was read, or who uploaded it does not want it. Another who uploaded the same still has it. Of what
+    was not uploaded, as an id on the hub, nothing is forgotten."""
     with _changing:
+        if kept not in _holders:
+            return
         _holders[kept] -= 1
         if _holders[kept] <= 0:
             del _holders[kept]
