@@ -70,6 +70,6 @@ with tasks.errors_in_words(), one_moment():
     address.write(sliders=not page.url_path)
     with st.sidebar:
         tasks.show_others()
-    sidebar.tell_untold()  # last: what draws the page anew takes a toast away
+    sidebar.show_notices()  # last: what draws the page anew takes a toast away
 drawing.follow_theme()
 adding_images.note_refused()

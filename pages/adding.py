@@ -60,7 +60,7 @@ def choose_added() -> None:
     was clicked in this run was meant for the one before."""
     if names := sidebar.take_added():
         session().chosen = names.pop()
-        sidebar.tell_later(names)
+        sidebar.note_added(names)
         st.rerun()
 
 

@@ -11,7 +11,7 @@ from optimizer.formats import count
 from optimizer.records import digest
 from optimizer.system.uploads import MAX_UPLOAD_MB
 from pages import drawing, tasks
-from pages.session import session
+from pages.session import Notice, session
 
 REFUSED = """
 export default ({ data, setTriggerValue }) => {
@@ -30,7 +30,7 @@ export default ({ data, setTriggerValue }) => {
 """
 """Streamlit takes no file of more bytes or another kind, says so beside it in the browser alone, and forgets
 that with the uploader once the others are taken. A page that is drawn anew before it has told where to upload
-these loses them: hence the second."""
+these loses them: hence it waits for a second."""
 
 
 def note_refused() -> None:
@@ -38,7 +38,7 @@ def note_refused() -> None:
 
     def refused() -> None:
         files = [(name, int(size)) for name, size in st.session_state[key].refused]
-        session().untold.append((uploaded.why_not_taken(files), ":material/warning:"))
+        session().notices.append(Notice(uploaded.why_not_taken(files), "warning"))
 
     key = "refused images"
     component = st.components.v2.component("paretoscope_refused", js=REFUSED)

@@ -18,7 +18,7 @@ from optimizer.formats import count
 from optimizer.methods.pruners import PRUNE_OPTIONS, PRUNERS
 from optimizer.methods.quantizers import QUANTIZE_OPTIONS, QUANTIZERS
 from optimizer.recipe import NORMAL, Recipe, steps_of_seconds
-from pages.session import session
+from pages.session import Notice, session
 
 T = TypeVar("T")
 MAX_PINS = 64
@@ -341,7 +341,7 @@ def _said(words: str, part: Callable[[], None]) -> None:
 def _tell(words: str, problem: str) -> None:
     """Once the page is drawn: a run that ends before would take the words along, and the next has nothing
     left to complain of."""
-    session().untold.append((f"{words}: {problem}.", ":material/error:"))
+    session().notices.append(Notice(f"{words}: {problem}.", "error"))
 
 
 def _among(text: str, shown: Collection[str]) -> bool:

@@ -1,4 +1,7 @@
-"""Explore: drag a slider, and see accuracy, size and latency measured."""
+"""Explore: drag a slider, and see accuracy, size and latency measured.
+
+Over 400 lines: sliders, cards and charts are of one position, and are drawn anew as it becomes known.
+"""
 
 import time
 from dataclasses import replace

@@ -17,6 +17,14 @@ KEY = "session"
 
 
 @dataclass(frozen=True, slots=True)
+class Notice:
+    """Words that are shown for some seconds in a corner of the page, with a Material icon's name."""
+
+    words: str
+    icon: str
+
+
+@dataclass(frozen=True, slots=True)
 class SidebarChoice:
     """What the sidebar says: every page works on it.
 
@@ -45,13 +53,12 @@ class Session:
     it, in seconds of the monotonic clock, and ``seen_at`` when its result was there, 0 before; ``marked`` is
     the result that Explore's charts mark.
     ``chosen`` is a model that the sidebar is yet to be set to, and ``chosen_images`` a folder of images, with
-    what was uploaded beside those and left out, in words, as ``images_left_out``;
-    ``images_removed`` says that the chosen ones were removed. ``upload`` is the file that lies in the
-    uploader, by Streamlit's name and by ours, or "" and the id on the hub that is given in its place, after
-    ``uploads`` that became models, and ``image_uploads``
-    that became sets of images; ``trial`` is the key of the job that tries its preprocessing; ``adding`` are
-    the jobs that make models for this visitor, until they are told what came of each, with what its file is
-    called here, or its id on the hub; ``untold`` are toasts (words and icon) for when a page is drawn;
+    what was uploaded beside those and left out, in words, as ``images_left_out``; ``images_removed`` says
+    that the chosen ones were removed. ``upload`` is the file that lies in the uploader, by Streamlit's name
+    and by ours, or "" and the id on the hub that is given in its place, after ``uploads`` that became models,
+    and ``image_uploads`` that became sets of images; ``trial`` is the key of the job that tries its
+    preprocessing; ``adding`` are the jobs that make models for this visitor, until they are told what came of
+    each, with what its file is called here, or its id on the hub; ``notices`` are shown once a page is drawn;
     ``kept_uploads`` are where those of Compare lie, by Streamlit's names.
     ``swept`` is the result of a sweep that was clicked, ``extends`` the sweep that the controls are to
     extend.
@@ -89,7 +96,7 @@ class Session:
     images_removed: bool = False
     upload: tuple[str, str] = ("", "")
     adding: list[tuple[Job, str]] = field(default_factory=list)
-    untold: list[tuple[str, str]] = field(default_factory=list)
+    notices: list[Notice] = field(default_factory=list)
     uploads: int = 0
     image_uploads: int = 0
     kept_uploads: dict[str, str] = field(default_factory=dict)

@@ -26,7 +26,7 @@ from pages.address import MAX_TOLD, in_address, whole_number
 from pages.consent import by_hand
 from pages.controls import with_defaults
 from pages.markup import plain
-from pages.session import SidebarChoice, session
+from pages.session import Notice, SidebarChoice, session
 
 OPEN = "open"
 """In an address: the key of a result that Explore is to show."""
@@ -115,20 +115,21 @@ def sidebar() -> None:
     )
 
 
-def tell_untold() -> None:
-    """After a page is drawn: say what is still to be told, and who has left Models and data which of their
-    models are added. None is chosen for them, since they may be about to start something of another."""
+def show_notices() -> None:
+    """After a page is drawn: what this visitor is still to be told, and, once they have left Models and data,
+    which of their models are added. None is chosen for them: they may be about to start something of
+    another."""
     visit = session()
-    tell_later(take_added())
-    for words, icon in visit.untold:
-        st.toast(plain(words), icon=icon, duration="long")
-    visit.untold.clear()
+    note_added(take_added())
+    for notice in visit.notices:
+        st.toast(plain(notice.words), icon=f":material/{notice.icon}:", duration="long")
+    visit.notices.clear()
 
 
-def tell_later(names: Iterable[str]) -> None:
+def note_added(names: Iterable[str]) -> None:
     """Have it told, once a page is drawn, that these models are added."""
     words = (f"{name} is added: choose it in the sidebar." for name in names)
-    session().untold += [(one, ":material/check:") for one in words]
+    session().notices += [Notice(one, "check") for one in words]
 
 
 def take_added() -> list[str]:
@@ -144,7 +145,7 @@ def take_added() -> list[str]:
         try:
             names.append(tasks.finished(job, AddedModel).name)
         except ParetoscopeError as error:
-            visit.untold.append((str(error), ":material/error:"))
+            visit.notices.append(Notice(str(error), "error"))
             continue
         read.add(upload)
     if visit.upload[1] in read:  # else another file lies in the uploader by now
