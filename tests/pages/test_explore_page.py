@@ -359,7 +359,7 @@ def test_two_visitors_of_one_preset_both_get_it(app: AppTest, monkeypatch: pytes
     for name, page in pages.items():
         as_visitor(monkeypatch, name)
         settled(page, lambda page: len(page.toast) == 1)
-        assert "a small file" in page.toast[0].value.lower()
+        assert "at most 3 points lost" in page.toast[0].value.lower()
         assert page.session_state["session"].preset is None
 
 
