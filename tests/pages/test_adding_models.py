@@ -62,8 +62,7 @@ def test_a_checkpoint_is_looked_into_added_chosen_and_removed(
     name.set_value("mine").run()
     next(area for area in page.text_area if area.label == "Class names").set_value("a\nb\n\nc").run()
     press(page, "Add")
-    started.do("add")
-    started.catalogue = listed()
+    finish_adding(started)
     page.run()
     assert not page.exception
     assert page.sidebar.selectbox[0].value == "mine"
@@ -80,8 +79,7 @@ def test_a_visitor_who_has_left_the_page_is_told_once_and_keeps_what_they_chose(
     give(page, started, NAME, content)
     press(page, "Add")
     page = go_to(page, "sweep")
-    started.do("add")
-    started.catalogue = listed()
+    finish_adding(started)
     page = press(page, "Start")
     assert model_of(newest()) == tasks.FIRST_MODEL
     assert page.sidebar.selectbox(key="model").value == tasks.FIRST_MODEL
@@ -101,8 +99,7 @@ def test_on_the_page_a_model_is_chosen_after_what_was_clicked_in_the_meantime(
     give(page, started, NAME, content)
     press(page, "Add")
     drawn_of.clear()
-    started.do("add")
-    started.catalogue = listed()
+    finish_adding(started)
     page.run()
     assert drawn_of == [tasks.FIRST_MODEL, "my-net-best"]
     assert page.selectbox(key="model").value == "my-net-best"
@@ -119,8 +116,7 @@ def test_a_visitor_who_has_left_the_page_is_told_in_a_toast(
     press(page, "Add")
     page = go_to(page, "complexity")
     assert not page.toast
-    started.do("add")
-    started.catalogue = listed()
+    finish_adding(started)
     assert toasts(page.run()) == ["my-net-best is added: choose it in the sidebar."]
     assert "my-net-best" in page.selectbox(key="model").options
     assert not page.run().toast
@@ -130,8 +126,7 @@ def test_a_visitor_who_has_left_the_page_is_told_in_a_toast(
 def test_a_visitor_who_adds_several_is_told_of_each(page: AppTest, started: Started, content: bytes) -> None:
     add_several(page, started, content)
     page = go_to(page, "complexity")
-    started.do("add")
-    started.catalogue = listed()
+    finish_adding(started)
     assert toasts(page.run()) == [
         f"{name} is added: choose it in the sidebar." for name in ("my-net-best", "second")
     ]
@@ -143,8 +138,7 @@ def test_of_several_that_are_ready_at_once_the_last_is_chosen_and_the_others_are
     page: AppTest, started: Started, content: bytes
 ) -> None:
     add_several(page, started, content)
-    started.do("add")
-    started.catalogue = listed()
+    finish_adding(started)
     assert toasts(page.run()) == ["my-net-best is added: choose it in the sidebar."]
     assert page.selectbox(key="model").value == "second"
     assert not page.run().toast
@@ -157,8 +151,7 @@ def test_an_id_on_the_hub_that_is_given_meanwhile_stays(
 ) -> None:
     add_of_the_hub(page, started, content)
     hub(page).set_value("timm/second").run()
-    started.do("add")
-    started.catalogue = listed()
+    finish_adding(started)
     assert not page.run().exception
     assert page.selectbox(key="model").value == "my-net-best"
     assert hub(page).value == "timm/second"
@@ -169,8 +162,7 @@ def test_of_the_hub_too_nothing_is_given_any_more_once_it_is_added(
     page: AppTest, started: Started, content: bytes
 ) -> None:
     add_of_the_hub(page, started, content)
-    started.do("add")
-    started.catalogue = listed()
+    finish_adding(started)
     assert not page.run().exception
     assert not hub(page).value
     assert not has_button(page, "Add")
@@ -198,6 +190,12 @@ def add_several(page: AppTest, started: Started, content: bytes) -> None:
     for name, one in ((NAME, content), ("second.pt", content + b"\0")):
         give(page, started, name, one)
         press(page, "Add")
+
+
+def finish_adding(started: Started) -> None:
+    """All that is being added is in the catalogue."""
+    started.do("add")
+    started.catalogue = listed()
 
 
 def remove(*names: str) -> None:
@@ -236,8 +234,7 @@ def test_each_of_two_who_add_the_same_is_told_and_only_of_their_own(
     press(page, "Add")
     page = go_to(page, "complexity")
     (job,) = (job for job in started.jobs() if job.task == "add")
-    started.do("add")
-    started.catalogue = listed()
+    finish_adding(started)
     started.forget(job.key)
     started.submit(job.lane, job.task, job.request, job.key, visitor="another")
     assert toasts(page.run()) == ["my-net-best is added: choose it in the sidebar."]
