@@ -60,15 +60,16 @@ def work_off(store: Store, nodes: Nodes, sweep: int | None = None) -> Iterator[I
     stop_if_cancelled()
 
 
-class _Company:
-    """Who measures beside whom."""
+class _SharedLock:
+    """Held by any number at once, or by one alone (a readers-writer lock); who waits for
+    it learns where the work is cancelled."""
 
     def __init__(self) -> None:
         self._changed, self._inside, self._closed = threading.Condition(), 0, False
 
     @contextmanager
-    def beside_others(self) -> Iterator[None]:
-        """Any number at once, unless one is alone or waits for that. Raises Cancelled where one waits."""
+    def shared(self) -> Iterator[None]:
+        """By any number, unless one has it alone or waits for that. Raises Cancelled while it waits."""
         with self._changed:
             self._wait_until(lambda: not self._closed)
             self._inside += 1
@@ -80,8 +81,8 @@ class _Company:
                 self._changed.notify_all()
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
-        """Once all others have left, and until then nobody comes. Raises Cancelled where one waits."""
+    def exclusive(self) -> Iterator[None]:
+        """By one, once all others have left; until then nobody comes. Raises Cancelled while it waits."""
         with self._changed:
             self._wait_until(lambda: not self._closed)
             self._closed = True
@@ -110,7 +111,7 @@ class _Work:
     ended: "queue.SimpleQueue[Item | None]" = field(default_factory=queue.SimpleQueue)
     stop: threading.Event = field(default_factory=threading.Event)
     problems: list[Exception] = field(default_factory=list)
-    company: _Company = field(default_factory=_Company)
+    lock: _SharedLock = field(default_factory=_SharedLock)
 
     def run(self, owner: str) -> None:
         """One thread's: item after item, until none waits."""
@@ -170,7 +171,7 @@ class _Work:
     def _measured(self, item: Item, request: Request) -> Result:
         """One that was begun before and lost is measured alone: what the node had beside it is innocent."""
         stop_if_cancelled()  # another may have lost it a moment ago
-        with self.company.beside_others() if item.attempts <= 1 else self.company.alone():
+        with self.lock.shared() if item.attempts <= 1 else self.lock.exclusive():
             return measure(self.nodes, request, self._scores(item, request))
 
     def _scores(self, item: Item, request: Request) -> Scores | None:
